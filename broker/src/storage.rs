@@ -15,6 +15,15 @@ pub mod disk;
 pub mod log;
 pub mod snapshot;
 
-pub use disk::{Disk, FileDisk, MemoryDisk, SimulatedDisk};
-pub use log::{Damage, GroupLog, Health, Limits, Log, Options, Recovered, Torn};
+mod index;
+mod record;
+mod recovery;
+mod state;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use disk::{Crash, Disk, Faults, FileDisk, MemoryDisk, SimulatedDisk};
+pub use log::{Damage, GroupLog, Health, Limits, Log, Options, Recovered, Torn, Usage};
 pub use snapshot::{SnapshotReader, SnapshotWriter};

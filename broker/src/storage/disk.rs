@@ -10,12 +10,13 @@ mod simulated;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use bytes::Bytes;
 
 pub use file::FileDisk;
 pub use memory::MemoryDisk;
-pub use simulated::{Faults, SimulatedDisk};
+pub use simulated::{Crash, Faults, SimulatedDisk};
 
 use crate::identity::GroupId;
 
@@ -57,8 +58,8 @@ pub struct Extent {
 
 /// A directory of files that can be written, made durable and read back.
 ///
-/// The operations on one file take effect in the order in which the methods were called; nothing is promised between
-/// files. An implementor must never report success before what [`Durability`] asks for is true, and must never
+/// Changes of one file take effect in the order in which the methods were called; a read sees the changes that were complete
+/// when it was called; nothing is promised between files. An implementor must never report success before what [`Durability`] asks for is true, and must never
 /// block the calling thread.
 pub trait Disk {
     /// All files and their lengths, in the order of their names. Files that have no [`FileName`] are left alone.
@@ -98,6 +99,23 @@ pub enum WriteError {
     /// The bytes were written, but the sync failed: the kernel may have dropped them, and a second sync would lie.
     #[error("sync failed: {0}")]
     Sync(#[source] io::Error),
+}
+
+/// Reads a file as it stands.
+pub(super) async fn read_file(
+    disk: &Rc<dyn Disk>,
+    file: FileName,
+    length: u64,
+) -> io::Result<Bytes> {
+    let extent = Extent {
+        file,
+        offset: 0,
+        length: length as usize,
+    };
+    let read = disk.read(vec![extent]).await?;
+    read.into_iter()
+        .next()
+        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 impl FileName {
@@ -146,7 +164,14 @@ mod tests {
         ] {
             assert_eq!(FileName::parse(&name.to_file_name()), Some(name));
         }
-        for other in ["log", "log-1", "log-00000000000000zz", "node", "snapshot-0001", ""] {
+        for other in [
+            "log",
+            "log-1",
+            "log-00000000000000zz",
+            "node",
+            "snapshot-0001",
+            "",
+        ] {
             assert_eq!(FileName::parse(other), None, "{other}");
         }
     }
