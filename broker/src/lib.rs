@@ -2,8 +2,10 @@
 //!
 //! The rooms, in the order a PUBLISH walks them. `ARCHITECTURE.md` has the map.
 
+pub mod door;
 pub mod identity;
 pub mod limits;
+pub mod local;
 pub mod message;
 pub mod protocol;
 pub mod replication;
