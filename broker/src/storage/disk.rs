@@ -102,20 +102,10 @@ pub enum WriteError {
 }
 
 /// Reads a file as it stands.
-pub(super) async fn read_file(
-    disk: &Rc<dyn Disk>,
-    file: FileName,
-    length: u64,
-) -> io::Result<Bytes> {
-    let extent = Extent {
-        file,
-        offset: 0,
-        length: length as usize,
-    };
+pub(super) async fn read_file(disk: &Rc<dyn Disk>, file: FileName, length: u64) -> io::Result<Bytes> {
+    let extent = Extent { file, offset: 0, length: length as usize };
     let read = disk.read(vec![extent]).await?;
-    read.into_iter()
-        .next()
-        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    read.into_iter().next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 impl FileName {
@@ -137,11 +127,7 @@ impl FileName {
             "snapshot" | "partial" => {
                 let group = GroupId(u16::from_str_radix(parts.next()?, 16).ok()?);
                 let number = u64::from_str_radix(parts.next()?, 16).ok()?;
-                if kind == "snapshot" {
-                    FileName::Snapshot(group, number)
-                } else {
-                    FileName::Partial(group, number)
-                }
+                if kind == "snapshot" { FileName::Snapshot(group, number) } else { FileName::Partial(group, number) }
             }
             _ => return None,
         };
@@ -164,14 +150,7 @@ mod tests {
         ] {
             assert_eq!(FileName::parse(&name.to_file_name()), Some(name));
         }
-        for other in [
-            "log",
-            "log-1",
-            "log-00000000000000zz",
-            "node",
-            "snapshot-0001",
-            "",
-        ] {
+        for other in ["log", "log-1", "log-00000000000000zz", "node", "snapshot-0001", ""] {
             assert_eq!(FileName::parse(other), None, "{other}");
         }
     }

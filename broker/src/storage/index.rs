@@ -20,11 +20,7 @@ pub(super) struct Place {
 
 impl Place {
     /// The place of an entry that recovery has heard of and not found.
-    pub const MISSING: Place = Place {
-        segment: 0,
-        offset: 0,
-        length: 0,
-    };
+    pub const MISSING: Place = Place { segment: 0, offset: 0, length: 0 };
 
     pub fn is_missing(self) -> bool {
         self.segment == 0
@@ -79,17 +75,13 @@ impl Group {
 
     /// Takes out the entries from `index` on.
     pub fn truncate_from(&mut self, index: u64) -> VecDeque<Slot> {
-        let keep = index
-            .saturating_sub(self.first)
-            .min(self.slots.len() as u64);
+        let keep = index.saturating_sub(self.first).min(self.slots.len() as u64);
         self.slots.split_off(keep as usize)
     }
 
     /// Takes out the entries below `first`, which becomes the first index even where nothing was.
     pub fn purge_below(&mut self, first: u64) -> VecDeque<Slot> {
-        let gone = first
-            .saturating_sub(self.first)
-            .min(self.slots.len() as u64);
+        let gone = first.saturating_sub(self.first).min(self.slots.len() as u64);
         let kept = self.slots.split_off(gone as usize);
         self.first = self.first.max(first);
         std::mem::replace(&mut self.slots, kept)

@@ -144,11 +144,7 @@ impl Log {
     /// Recovers the log on `disk`, or begins one, and starts its writer on the current `LocalSet`.
     pub async fn open(disk: Rc<dyn Disk>, options: Options) -> io::Result<(Log, Recovered)> {
         let limits = options.limits;
-        if limits
-            .segment_bytes_max
-            .saturating_add(limits.entry_bytes_max as u64)
-            > 1 << 31
-        {
+        if limits.segment_bytes_max.saturating_add(limits.entry_bytes_max as u64) > 1 << 31 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "segment_bytes_max and entry_bytes_max must be below 2 GiB together",
@@ -167,10 +163,7 @@ impl Log {
 
     /// The part of the log that belongs to `group`.
     pub fn group(&self, group: GroupId) -> GroupLog {
-        GroupLog {
-            id: group,
-            hold: self.hold.clone(),
-        }
+        GroupLog { id: group, hold: self.hold.clone() }
     }
 
     /// Whether appends are accepted.
@@ -198,11 +191,7 @@ impl Log {
 }
 
 /// Reads all segments and cuts a torn end.
-async fn replay(
-    disk: &Rc<dyn Disk>,
-    seal: Seal,
-    files: &[(FileName, u64)],
-) -> io::Result<(Replay, Recovered)> {
+async fn replay(disk: &Rc<dyn Disk>, seal: Seal, files: &[(FileName, u64)]) -> io::Result<(Replay, Recovered)> {
     let segments = files.iter().filter_map(|(file, length)| match file {
         FileName::Segment(number) => Some((*number, *length)),
         _ => None,
@@ -215,10 +204,7 @@ async fn replay(
         let bytes = super::disk::read_file(disk, file, *length).await?;
         let last = position + 1 == segments.len();
         replay.segment(*number, &bytes, last).map_err(|Foreign| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{} belongs to another node", file.to_file_name()),
-            )
+            io::Error::new(io::ErrorKind::InvalidData, format!("{} belongs to another node", file.to_file_name()))
         })?;
         recovered.segments += 1;
         recovered.bytes += length;
@@ -236,10 +222,7 @@ async fn replay(
     recovered.unreadable = replay.unreadable;
     for (id, group) in &replay.groups {
         if let Some(reason) = &group.damage {
-            recovered.damaged.push(Damage {
-                group: *id,
-                reason: reason.clone(),
-            });
+            recovered.damaged.push(Damage { group: *id, reason: reason.clone() });
         } else if !group.is_empty() {
             recovered.groups.push(*id);
         }
@@ -269,14 +252,9 @@ impl GroupLog {
     /// durable. Never blocks: await [`GroupLog::ready`] before.
     ///
     /// The bytes stay in memory while they are cached: don't pass a small slice of a large buffer.
-    pub fn append(
-        &self,
-        entries: impl IntoIterator<Item = (u64, Bytes)>,
-        done: impl FnOnce(io::Result<()>) + 'static,
-    ) {
+    pub fn append(&self, entries: impl IntoIterator<Item = (u64, Bytes)>, done: impl FnOnce(io::Result<()>) + 'static) {
         let entries = entries.into_iter().collect();
-        self.shared()
-            .accept(|state| state.append(self.id, entries), done);
+        self.shared().accept(|state| state.append(self.id, entries), done);
     }
 
     /// Waits while too much is queued for writing ([`Limits::queue_bytes_max`]).
@@ -307,11 +285,7 @@ impl GroupLog {
                         Piece::Stored(index, place) => !state.is_at(self.id, *index, *place),
                     });
                     if !moved {
-                        let gone = [
-                            io::ErrorKind::InvalidData,
-                            io::ErrorKind::UnexpectedEof,
-                            io::ErrorKind::NotFound,
-                        ];
+                        let gone = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof, io::ErrorKind::NotFound];
                         if gone.contains(&error.kind()) {
                             let damage = &mut state.group(self.id).damage;
                             damage.get_or_insert_with(|| error.to_string());
@@ -334,9 +308,7 @@ impl GroupLog {
         for piece in pieces {
             match piece {
                 Piece::Cached(index, bytes) => entries.push((*index, bytes.clone())),
-                Piece::Stored(index, _) => {
-                    entries.extend(stored.next().map(|bytes| (*index, bytes)))
-                }
+                Piece::Stored(index, _) => entries.extend(stored.next().map(|bytes| (*index, bytes))),
             }
         }
         Ok(entries)
@@ -344,15 +316,13 @@ impl GroupLog {
 
     /// Removes the entries from `index` on.
     pub fn truncate_from(&self, index: u64, done: impl FnOnce(io::Result<()>) + 'static) {
-        self.shared()
-            .accept(|state| state.truncate_from(self.id, index), done);
+        self.shared().accept(|state| state.truncate_from(self.id, index), done);
     }
 
     /// Forgets the entries up to and including `index`, which may lie beyond the end: the next one appended is then
     /// `index + 1`. A power cut may bring them back.
     pub fn purge_to(&self, index: u64) {
-        self.shared()
-            .accept(|state| state.purge_below(self.id, index + 1), |_| {});
+        self.shared().accept(|state| state.purge_below(self.id, index + 1), |_| {});
     }
 
     /// Forgets all entries, values and snapshots, and any damage: the group starts again at index 0.
@@ -374,34 +344,18 @@ impl GroupLog {
 
     /// Why this group refuses everything but [`GroupLog::erase`].
     pub fn damage(&self) -> Option<Damage> {
-        let reason = self
-            .shared()
-            .state
-            .borrow_mut()
-            .group(self.id)
-            .damage
-            .clone()?;
-        Some(Damage {
-            group: self.id,
-            reason,
-        })
+        let reason = self.shared().state.borrow_mut().group(self.id).damage.clone()?;
+        Some(Damage { group: self.id, reason })
     }
 
     /// Stores a small value under `key`; durable when this returns. Takes its place among the appends when it is called.
     pub fn save(&self, key: u8, value: Bytes) -> impl Future<Output = io::Result<()>> + 'static {
-        self.shared()
-            .change(|state| state.save(self.id, key, value))
+        self.shared().change(|state| state.save(self.id, key, value))
     }
 
     /// The value last given to [`GroupLog::save`].
     pub fn load(&self, key: u8) -> Option<Bytes> {
-        self.shared()
-            .state
-            .borrow_mut()
-            .group(self.id)
-            .values
-            .get(&key)
-            .cloned()
+        self.shared().state.borrow_mut().group(self.id).values.get(&key).cloned()
     }
 
     /// Begins a snapshot that replaces the group's present one when it is finished. `meta` is any small description.
@@ -410,11 +364,7 @@ impl GroupLog {
     }
 
     /// Writes a whole snapshot, pulling one chunk at a time.
-    pub async fn write_snapshot(
-        &self,
-        meta: Bytes,
-        chunks: impl IntoIterator<Item = Bytes>,
-    ) -> io::Result<()> {
+    pub async fn write_snapshot(&self, meta: Bytes, chunks: impl IntoIterator<Item = Bytes>) -> io::Result<()> {
         let mut snapshot = self.begin_snapshot(meta).await?;
         for chunk in chunks {
             snapshot.write(chunk).await?;

@@ -92,10 +92,7 @@ pub(super) struct Seal {
 
 impl Seal {
     pub fn new(identity: u64) -> Seal {
-        Seal {
-            fingerprint: stable_hash(&identity.to_le_bytes()),
-            seed: crc32c::crc32c(&identity.to_le_bytes()),
-        }
+        Seal { fingerprint: stable_hash(&identity.to_le_bytes()), seed: crc32c::crc32c(&identity.to_le_bytes()) }
     }
 
     fn at(self, segment: u64, offset: u32) -> u32 {
@@ -133,16 +130,7 @@ impl Seal {
         let (_, key) = (header.get_u8(), header.get_u8());
         let index = header.get_u64_le();
         let sequence = header.get_u64_le();
-        Some(Header {
-            payload_checksum,
-            length,
-            batch,
-            group,
-            kind,
-            key,
-            index,
-            sequence,
-        })
+        Some(Header { payload_checksum, length, batch, group, kind, key, index, sequence })
     }
 
     pub fn encode_segment(self, header: &SegmentHeader) -> Bytes {
@@ -181,9 +169,7 @@ impl Seal {
 
     /// The header of the segment `number` and its length in bytes.
     pub fn decode_segment(self, bytes: &[u8], number: u64) -> Result<(SegmentHeader, u32), Spoilt> {
-        let mut fixed = bytes
-            .get(..SEGMENT_HEADER_BYTES)
-            .ok_or(Spoilt::Unreadable)?;
+        let mut fixed = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(Spoilt::Unreadable)?;
         if fixed[..8] != *MAGIC {
             return Err(Spoilt::Unreadable);
         }
@@ -196,11 +182,7 @@ impl Seal {
         let whole = bytes.get(..length).ok_or(Spoilt::Unreadable)?;
         if checksum != self.segment_checksum(whole) {
             // A header that is whole under another identity is no damage: it is somebody else's log.
-            return Err(if fingerprint == self.fingerprint {
-                Spoilt::Unreadable
-            } else {
-                Spoilt::Foreign
-            });
+            return Err(if fingerprint == self.fingerprint { Spoilt::Unreadable } else { Spoilt::Foreign });
         }
         if own_number != number || fingerprint != self.fingerprint {
             return Err(Spoilt::Unreadable);
@@ -219,23 +201,9 @@ impl Seal {
                 let length = table.u32()? as usize;
                 values.push((key, Bytes::copy_from_slice(table.take(length)?)));
             }
-            groups.push((
-                group,
-                GroupHeader {
-                    first,
-                    next,
-                    sequence,
-                    damage,
-                    values,
-                },
-            ));
+            groups.push((group, GroupHeader { first, next, sequence, damage, values }));
         }
-        let header = SegmentHeader {
-            number,
-            previous_length,
-            stray,
-            groups,
-        };
+        let header = SegmentHeader { number, previous_length, stray, groups };
         Ok((header, length as u32))
     }
 }
@@ -267,11 +235,7 @@ impl From<&Group> for GroupHeader {
             next: group.next(),
             sequence: group.sequence,
             damage: group.damage.clone(),
-            values: group
-                .values
-                .iter()
-                .map(|(key, value)| (*key, value.clone()))
-                .collect(),
+            values: group.values.iter().map(|(key, value)| (*key, value.clone())).collect(),
         }
     }
 }
@@ -389,10 +353,7 @@ mod tests {
             )],
         };
         let bytes = seal.encode_segment(&header);
-        assert_eq!(
-            seal.decode_segment(&bytes, 9),
-            Ok((header, bytes.len() as u32))
-        );
+        assert_eq!(seal.decode_segment(&bytes, 9), Ok((header, bytes.len() as u32)));
         assert!(seal.decode_segment(&bytes, 8).is_err(), "another number");
         assert_eq!(Seal::new(2).decode_segment(&bytes, 9), Err(Spoilt::Foreign));
         for bit in 0..bytes.len() * 8 {

@@ -56,11 +56,7 @@ impl Replay {
         if let Some((previous, _)) = previous
             && previous + 1 != number
         {
-            self.doubt(format!(
-                "segments {} to {} are missing",
-                previous + 1,
-                number - 1
-            ));
+            self.doubt(format!("segments {} to {} are missing", previous + 1, number - 1));
         }
         let mut offset = match self.seal.decode_segment(bytes, number) {
             Ok((header, length)) => {
@@ -90,11 +86,7 @@ impl Replay {
                 offset += RECORD_HEADER_BYTES as u32 + header.length;
                 continue;
             }
-            if last
-                && self
-                    .first_written_after(number, bytes, offset + 1, offset)
-                    .is_none()
-            {
+            if last && self.first_written_after(number, bytes, offset + 1, offset).is_none() {
                 self.tear(number, bytes, offset);
                 self.segments.push((number, offset));
                 return Ok(());
@@ -103,10 +95,7 @@ impl Replay {
             match header {
                 // Its length is sound when it stays inside the file: the header was checked.
                 Some(header) if rest.len() >= RECORD_HEADER_BYTES + header.length as usize => {
-                    self.lose(
-                        &header,
-                        format!("the payload of a record is damaged: {place}"),
-                    );
+                    self.lose(&header, format!("the payload of a record is damaged: {place}"));
                     offset += RECORD_HEADER_BYTES as u32 + header.length;
                 }
                 _ => {
@@ -145,25 +134,18 @@ impl Replay {
     fn reconcile(&mut self, number: u64, oldest: bool, table: Vec<(GroupId, GroupHeader)>) {
         for (group, header) in table {
             let state = self.groups.entry(group).or_default();
-            let agrees = state.sequence == header.sequence
-                && state.first == header.first
-                && state.next() == header.next;
+            let agrees =
+                state.sequence == header.sequence && state.first == header.first && state.next() == header.next;
             if !oldest && !agrees {
                 let reason = format!("records are missing before segment {number}");
-                let reason = self
-                    .doubt
-                    .as_ref()
-                    .map_or(reason, |doubt| doubt.reason.clone());
+                let reason = self.doubt.as_ref().map_or(reason, |doubt| doubt.reason.clone());
                 spoil(state, &reason);
             }
             state.sequence = header.sequence;
             state.truncate_from(header.next.max(header.first));
             state.purge_below(header.first);
             while state.next() < header.next {
-                state.slots.push_back(Slot {
-                    place: Place::MISSING,
-                    bytes: None,
-                });
+                state.slots.push_back(Slot { place: Place::MISSING, bytes: None });
             }
             if let Some(damage) = header.damage {
                 spoil(state, &damage);
@@ -190,11 +172,7 @@ impl Replay {
         if let Some(doubt) = &mut self.doubt {
             doubt.cleared.insert(header.group);
         }
-        let place = Place {
-            segment,
-            offset,
-            length: header.length,
-        };
+        let place = Place { segment, offset, length: header.length };
         apply(state, header, place, payload);
     }
 
@@ -214,27 +192,17 @@ impl Replay {
         self.unreadable += 1;
         // What was cleared before this place is in doubt again; the first reason is the one to tell.
         let reason = self.doubt.take().map_or(reason, |doubt| doubt.reason);
-        self.doubt = Some(Doubt {
-            reason,
-            cleared: BTreeSet::new(),
-        });
+        self.doubt = Some(Doubt { reason, cleared: BTreeSet::new() });
     }
 
     fn tear(&mut self, segment: u64, bytes: &[u8], offset: u32) {
-        self.torn = Some(Torn {
-            segment,
-            offset: u64::from(offset),
-            bytes: bytes.len() as u64 - u64::from(offset),
-        });
+        self.torn = Some(Torn { segment, offset: u64::from(offset), bytes: bytes.len() as u64 - u64::from(offset) });
     }
 
     /// The first whole record header from `from` on.
     fn resynchronise(&self, segment: u64, bytes: &[u8], from: u32) -> Option<u32> {
-        (from..bytes.len() as u32).find(|offset| {
-            self.seal
-                .decode(&bytes[*offset as usize..], segment, *offset)
-                .is_some()
-        })
+        (from..bytes.len() as u32)
+            .find(|offset| self.seal.decode(&bytes[*offset as usize..], segment, *offset).is_some())
     }
 
     fn holds_a_record(&self, segment: u64, bytes: &[u8], from: u32) -> bool {
@@ -243,17 +211,9 @@ impl Replay {
 
     /// The first whole record header from `from` on that belongs to a write begun behind `spoilt`: it proves that what was
     /// at `spoilt` had been durable.
-    fn first_written_after(
-        &self,
-        segment: u64,
-        bytes: &[u8],
-        mut from: u32,
-        spoilt: u32,
-    ) -> Option<u32> {
+    fn first_written_after(&self, segment: u64, bytes: &[u8], mut from: u32, spoilt: u32) -> Option<u32> {
         while let Some(offset) = self.resynchronise(segment, bytes, from) {
-            let header = self
-                .seal
-                .decode(&bytes[offset as usize..], segment, offset)?;
+            let header = self.seal.decode(&bytes[offset as usize..], segment, offset)?;
             if header.batch > spoilt {
                 return Some(offset);
             }
@@ -264,9 +224,7 @@ impl Replay {
 }
 
 fn payload<'a>(record: &'a [u8], header: &Header) -> Option<&'a [u8]> {
-    let payload = record
-        .get(RECORD_HEADER_BYTES..)?
-        .get(..header.length as usize)?;
+    let payload = record.get(RECORD_HEADER_BYTES..)?.get(..header.length as usize)?;
     (crc32c::crc32c(payload) == header.payload_checksum).then_some(payload)
 }
 
@@ -280,10 +238,7 @@ fn apply(state: &mut Group, header: &Header, place: Place, payload: &[u8]) {
         Kind::Entry => {
             if header.index != state.next() {
                 let expected = state.next();
-                spoil(
-                    state,
-                    &format!("entry {} where {expected} was next", header.index),
-                );
+                spoil(state, &format!("entry {} where {expected} was next", header.index));
                 // Restart behind the hole: a damaged group is never read, it is erased.
                 state.slots.clear();
                 state.first = header.index;
@@ -298,15 +253,10 @@ fn apply(state: &mut Group, header: &Header, place: Place, payload: &[u8]) {
         Kind::Truncate => drop(state.truncate_from(header.index)),
         Kind::Purge => drop(state.purge_below(header.index)),
         Kind::Value => {
-            state
-                .values
-                .insert(header.key, Bytes::copy_from_slice(payload));
+            state.values.insert(header.key, Bytes::copy_from_slice(payload));
         }
         Kind::Erase => {
-            *state = Group {
-                sequence: state.sequence,
-                ..Group::default()
-            };
+            *state = Group { sequence: state.sequence, ..Group::default() };
         }
         Kind::Mark => {}
     }

@@ -38,10 +38,7 @@ struct Known {
 
 impl Snapshots {
     /// Finds the finished snapshots and removes what a crash left behind.
-    pub async fn recover(
-        disk: &Rc<dyn Disk>,
-        files: &[(FileName, u64)],
-    ) -> io::Result<Rc<Snapshots>> {
+    pub async fn recover(disk: &Rc<dyn Disk>, files: &[(FileName, u64)]) -> io::Result<Rc<Snapshots>> {
         let mut known = Known::default();
         let mut stale = Vec::new();
         for (file, _) in files {
@@ -61,10 +58,7 @@ impl Snapshots {
         for file in stale {
             disk.remove(file).await?;
         }
-        Ok(Rc::new(Snapshots {
-            disk: disk.clone(),
-            known: RefCell::new(known),
-        }))
+        Ok(Rc::new(Snapshots { disk: disk.clone(), known: RefCell::new(known) }))
     }
 
     pub async fn remove_all(&self, group: GroupId) -> io::Result<()> {
@@ -101,23 +95,13 @@ pub struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    pub(super) async fn begin(
-        snapshots: Rc<Snapshots>,
-        group: GroupId,
-        meta: Bytes,
-    ) -> io::Result<SnapshotWriter> {
+    pub(super) async fn begin(snapshots: Rc<Snapshots>, group: GroupId, meta: Bytes) -> io::Result<SnapshotWriter> {
         let number = {
             let mut known = snapshots.known.borrow_mut();
             known.last += 1;
             known.last
         };
-        let mut writer = SnapshotWriter {
-            snapshots,
-            group,
-            number,
-            offset: 0,
-            frames: 0,
-        };
+        let mut writer = SnapshotWriter { snapshots, group, number, offset: 0, frames: 0 };
         writer.write(meta).await?;
         Ok(writer)
     }
@@ -125,10 +109,7 @@ impl SnapshotWriter {
     /// Adds a chunk, of at most [`CHUNK_BYTES_MAX`] bytes.
     pub async fn write(&mut self, chunk: Bytes) -> io::Result<()> {
         if chunk.len() > CHUNK_BYTES_MAX {
-            let message = format!(
-                "a chunk of {} bytes, {CHUNK_BYTES_MAX} are allowed",
-                chunk.len()
-            );
+            let message = format!("a chunk of {} bytes, {CHUNK_BYTES_MAX} are allowed", chunk.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let header = frame_header(self.frames, chunk.len() as u32, &chunk);
@@ -163,9 +144,7 @@ impl SnapshotWriter {
     async fn put(&mut self, buffers: Vec<Bytes>, durability: Durability) -> io::Result<()> {
         let bytes: usize = buffers.iter().map(Bytes::len).sum();
         let disk = &self.snapshots.disk;
-        let written = disk
-            .write(self.file(), self.offset, buffers, durability)
-            .await;
+        let written = disk.write(self.file(), self.offset, buffers, durability).await;
         written.map_err(|error| match error {
             WriteError::Write(error) | WriteError::Sync(error) => error,
         })?;
@@ -196,10 +175,7 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    pub(super) async fn open(
-        snapshots: Rc<Snapshots>,
-        group: GroupId,
-    ) -> io::Result<Option<SnapshotReader>> {
+    pub(super) async fn open(snapshots: Rc<Snapshots>, group: GroupId) -> io::Result<Option<SnapshotReader>> {
         let file = {
             let mut known = snapshots.known.borrow_mut();
             let Some(number) = known.current.get(&group).copied() else {
@@ -209,14 +185,7 @@ impl SnapshotReader {
             *known.readers.entry(file).or_insert(0) += 1;
             file
         };
-        let mut reader = SnapshotReader {
-            snapshots,
-            file,
-            meta: Bytes::new(),
-            length: 0,
-            offset: 0,
-            frames: 0,
-        };
+        let mut reader = SnapshotReader { snapshots, file, meta: Bytes::new(), length: 0, offset: 0, frames: 0 };
         let files = reader.snapshots.disk.list().await?;
         let found = files.iter().find(|(name, _)| *name == file);
         reader.length = found.ok_or_else(|| reader.damaged())?.1;
@@ -257,11 +226,7 @@ impl SnapshotReader {
         if self.offset + length as u64 > self.length {
             return Err(self.damaged());
         }
-        let extent = Extent {
-            file: self.file,
-            offset: self.offset,
-            length,
-        };
+        let extent = Extent { file: self.file, offset: self.offset, length };
         let read = self.snapshots.disk.read(vec![extent]).await?;
         self.offset += length as u64;
         read.into_iter().next().ok_or_else(|| self.damaged())

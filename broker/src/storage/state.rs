@@ -62,16 +62,8 @@ struct Segment {
 }
 
 enum Item {
-    Segment {
-        number: u64,
-        header: Bytes,
-    },
-    Record {
-        header: Header,
-        place: Place,
-        payload: Bytes,
-        undo: Undo,
-    },
+    Segment { number: u64, header: Bytes },
+    Record { header: Header, place: Place, payload: Bytes, undo: Undo },
     Done(Done, io::Result<()>),
 }
 
@@ -142,10 +134,7 @@ impl State {
 
     pub fn group(&mut self, id: GroupId) -> &mut Group {
         let stray = &self.stray;
-        self.groups.entry(id).or_insert_with(|| Group {
-            damage: stray.clone(),
-            ..Group::default()
-        })
+        self.groups.entry(id).or_insert_with(|| Group { damage: stray.clone(), ..Group::default() })
     }
 
     /// Why `group` may not be changed or read now.
@@ -175,10 +164,7 @@ impl State {
             }
             if bytes.len() > self.limits.entry_bytes_max {
                 let most = self.limits.entry_bytes_max;
-                return Err(invalid(format!(
-                    "{id}: entry {index} has {} bytes, {most} are allowed",
-                    bytes.len()
-                )));
+                return Err(invalid(format!("{id}: entry {index} has {} bytes, {most} are allowed", bytes.len())));
             }
         }
         for (index, bytes) in entries {
@@ -186,10 +172,7 @@ impl State {
             self.live(place, true);
             self.cache_bytes += bytes.len();
             self.cache.push_back((id, index, place));
-            self.group(id).slots.push_back(Slot {
-                place,
-                bytes: Some(bytes.clone()),
-            });
+            self.group(id).slots.push_back(Slot { place, bytes: Some(bytes.clone()) });
             self.push(id, Kind::Entry, 0, index, place, bytes, Undo::Append);
         }
         self.evict();
@@ -206,15 +189,7 @@ impl State {
         let place = self.reserve(0);
         let gone = self.group(id).truncate_from(index);
         let gone = self.let_go(gone);
-        self.push(
-            id,
-            Kind::Truncate,
-            0,
-            index,
-            place,
-            Bytes::new(),
-            Undo::Truncate(gone),
-        );
+        self.push(id, Kind::Truncate, 0, index, place, Bytes::new(), Undo::Truncate(gone));
         Ok(())
     }
 
@@ -230,15 +205,7 @@ impl State {
         let place = self.reserve(0);
         let gone = self.group(id).purge_below(first);
         let gone = self.let_go(gone);
-        self.push(
-            id,
-            Kind::Purge,
-            0,
-            first,
-            place,
-            Bytes::new(),
-            Undo::Purge(before, gone),
-        );
+        self.push(id, Kind::Purge, 0, first, place, Bytes::new(), Undo::Purge(before, gone));
         Ok(())
     }
 
@@ -248,10 +215,7 @@ impl State {
         }
         if value.len() > self.limits.value_bytes_max {
             let most = self.limits.value_bytes_max;
-            return Err(invalid(format!(
-                "{id}: value {key} has {} bytes, {most} are allowed",
-                value.len()
-            )));
+            return Err(invalid(format!("{id}: value {key} has {} bytes, {most} are allowed", value.len())));
         }
         let place = self.reserve(value.len());
         let before = self.group(id).values.insert(key, value.clone());
@@ -265,46 +229,23 @@ impl State {
         }
         let place = self.reserve(0);
         let sequence = self.group(id).sequence;
-        let fresh = Group {
-            sequence,
-            ..Group::default()
-        };
+        let fresh = Group { sequence, ..Group::default() };
         let mut before = std::mem::replace(self.group(id), fresh);
         let slots = std::mem::take(&mut before.slots);
         before.slots = self.let_go(slots);
-        self.push(
-            id,
-            Kind::Erase,
-            0,
-            0,
-            place,
-            Bytes::new(),
-            Undo::Erase(Box::new(before)),
-        );
+        self.push(id, Kind::Erase, 0, 0, place, Bytes::new(), Undo::Erase(Box::new(before)));
         Ok(())
     }
 
     /// A record that shows, once it is there, that what is before it was durable.
     pub fn mark(&mut self) {
         let place = self.reserve(0);
-        self.push(
-            GroupId::CONTROL,
-            Kind::Mark,
-            0,
-            0,
-            place,
-            Bytes::new(),
-            Undo::Mark,
-        );
+        self.push(GroupId::CONTROL, Kind::Mark, 0, 0, place, Bytes::new(), Undo::Mark);
     }
 
     /// Repeats an entry at the end of the log, if it is still where it was read.
     pub fn rewrite(&mut self, id: GroupId, index: u64, from: Place, payload: Bytes) {
-        if self
-            .group(id)
-            .slot(index)
-            .is_none_or(|slot| slot.place != from)
-        {
+        if self.group(id).slot(index).is_none_or(|slot| slot.place != from) {
             return;
         }
         let place = self.reserve(payload.len());
@@ -318,15 +259,7 @@ impl State {
             self.cache_bytes += if kept { 0 } else { payload.len() };
             self.cache.push_back((id, index, place));
         }
-        self.push(
-            id,
-            Kind::Rewrite,
-            0,
-            index,
-            place,
-            payload,
-            Undo::Rewrite(from),
-        );
+        self.push(id, Kind::Rewrite, 0, index, place, payload, Undo::Rewrite(from));
     }
 
     /// Queues a callback behind everything accepted so far.
@@ -340,9 +273,7 @@ impl State {
     }
 
     fn tail(&self) -> &Segment {
-        self.segments
-            .back()
-            .expect("a log has a segment from its opening on")
+        self.segments.back().expect("a log has a segment from its opening on")
     }
 
     /// The place of the next record. Must be followed by [`State::push`]; a change of segment happens here, while the groups
@@ -355,11 +286,7 @@ impl State {
             self.begin_segment();
         }
         let tail = self.tail();
-        Place {
-            segment: tail.number,
-            offset: tail.length,
-            length: length as u32,
-        }
+        Place { segment: tail.number, offset: tail.length, length: length as u32 }
     }
 
     fn begin_segment(&mut self) {
@@ -367,10 +294,7 @@ impl State {
             Some(tail) => (tail.number + 1, tail.length),
             None => (1, 0),
         };
-        let groups = self
-            .groups
-            .iter()
-            .map(|(id, group)| (*id, GroupHeader::from(group)));
+        let groups = self.groups.iter().map(|(id, group)| (*id, GroupHeader::from(group)));
         let header = self.seal.encode_segment(&SegmentHeader {
             number,
             previous_length,
@@ -393,20 +317,8 @@ impl State {
         self.queue.push_back(Item::Segment { number, header });
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the fields of a record, spelled once"
-    )]
-    fn push(
-        &mut self,
-        id: GroupId,
-        kind: Kind,
-        key: u8,
-        index: u64,
-        place: Place,
-        payload: Bytes,
-        undo: Undo,
-    ) {
+    #[expect(clippy::too_many_arguments, reason = "the fields of a record, spelled once")]
+    fn push(&mut self, id: GroupId, kind: Kind, key: u8, index: u64, place: Place, payload: Bytes, undo: Undo) {
         let sequence = if kind == Kind::Mark {
             0
         } else {
@@ -429,12 +341,7 @@ impl State {
             tail.length += place.bytes() as u32;
         }
         self.queue_bytes += place.bytes() as usize;
-        self.queue.push_back(Item::Record {
-            header,
-            place,
-            payload,
-            undo,
-        });
+        self.queue.push_back(Item::Record { header, place, payload, undo });
     }
 
     /// Counts an entry in or out of its segment.
@@ -527,12 +434,7 @@ impl State {
                         end: header.len() as u32,
                     });
                 }
-                Item::Record {
-                    header,
-                    place,
-                    payload,
-                    ..
-                } => {
+                Item::Record { header, place, payload, .. } => {
                     if bytes > 0 && bytes + place.bytes() as usize > self.limits.batch_bytes_max {
                         break;
                     }
@@ -544,12 +446,8 @@ impl State {
                         items: 0,
                         end: place.offset,
                     });
-                    let header = Header {
-                        batch: batch.offset,
-                        ..*header
-                    };
-                    self.seal
-                        .encode(&header, place.segment, place.offset, &mut gathered);
+                    let header = Header { batch: batch.offset, ..*header };
+                    self.seal.encode(&header, place.segment, place.offset, &mut gathered);
                     if payload.len() < GATHER_BYTES_MAX {
                         gathered.extend_from_slice(payload);
                     } else {
@@ -581,11 +479,7 @@ impl State {
 
     /// Callbacks that nothing unwritten stands before.
     pub fn complete_callbacks(&mut self) -> Verdicts {
-        let ready = self
-            .queue
-            .iter()
-            .take_while(|item| matches!(item, Item::Done(..)))
-            .count();
+        let ready = self.queue.iter().take_while(|item| matches!(item, Item::Done(..))).count();
         self.pop(ready)
     }
 
@@ -618,12 +512,7 @@ impl State {
                     self.queue_bytes -= header.len();
                     self.segments.pop_back();
                 }
-                Item::Record {
-                    header,
-                    place,
-                    payload,
-                    undo,
-                } => {
+                Item::Record { header, place, payload, undo } => {
                     self.queue_bytes -= place.bytes() as usize;
                     if let Some(tail) = self.segments.back_mut() {
                         tail.length = place.offset;
@@ -705,17 +594,11 @@ impl State {
 
     pub fn cached(&self, id: GroupId, index: u64, place: Place) -> Option<Bytes> {
         let slot = self.groups.get(&id)?.slot(index)?;
-        if slot.place == place {
-            slot.bytes.clone()
-        } else {
-            None
-        }
+        if slot.place == place { slot.bytes.clone() } else { None }
     }
 
     pub fn is_at(&mut self, id: GroupId, index: u64, place: Place) -> bool {
-        self.group(id)
-            .slot(index)
-            .is_some_and(|slot| slot.place == place)
+        self.group(id).slot(index).is_some_and(|slot| slot.place == place)
     }
 
     /// The oldest segment, when nothing in it is needed and that is durable.
@@ -726,11 +609,7 @@ impl State {
     }
 
     pub fn deleted(&mut self, number: u64) {
-        if self
-            .segments
-            .front()
-            .is_some_and(|oldest| oldest.number == number)
-        {
+        if self.segments.front().is_some_and(|oldest| oldest.number == number) {
             self.segments.pop_front();
         }
     }
@@ -738,11 +617,7 @@ impl State {
     /// Live entries of the oldest segment that should be rewritten so that it can go; none while the log is not wasteful.
     /// Without this, a quiet group would keep every later segment.
     pub fn to_rewrite(&self, bytes_max: u64) -> Vec<(GroupId, u64, Place)> {
-        let total: u64 = self
-            .segments
-            .iter()
-            .map(|segment| u64::from(segment.length))
-            .sum();
+        let total: u64 = self.segments.iter().map(|segment| u64::from(segment.length)).sum();
         let live: u64 = self.segments.iter().map(|segment| segment.live_bytes).sum();
         let segment_bytes = self.limits.segment_bytes_max;
         let wasteful = total > WASTE_FACTOR * (live + segment_bytes)
@@ -772,21 +647,14 @@ impl State {
             queued_bytes: self.queue_bytes,
             cached_bytes: self.cache_bytes,
             segments: self.segments.len(),
-            log_bytes: self
-                .segments
-                .iter()
-                .map(|segment| u64::from(segment.length))
-                .sum(),
+            log_bytes: self.segments.iter().map(|segment| u64::from(segment.length)).sum(),
             live_bytes: self.segments.iter().map(|segment| segment.live_bytes).sum(),
         }
     }
 }
 
 pub(super) fn damaged(id: GroupId, reason: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("the log of {id} is damaged: {reason}"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("the log of {id} is damaged: {reason}"))
 }
 
 fn invalid(message: String) -> io::Error {

@@ -23,32 +23,18 @@ const IDENTITY: u64 = 0x1dea;
 
 /// Runs on one thread in simulated time, and fails instead of hanging.
 fn simulate<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let bounded = async { tokio::time::timeout(Duration::from_secs(3600), test).await };
-    LocalSet::new()
-        .block_on(&runtime, bounded)
-        .expect("nothing happens any more")
+    LocalSet::new().block_on(&runtime, bounded).expect("nothing happens any more")
 }
 
 /// Limits so small that a test reaches them.
 fn small() -> Limits {
-    Limits {
-        segment_bytes_max: 1024,
-        batch_bytes_max: 256,
-        cache_bytes_max: 128,
-        ..Limits::default()
-    }
+    Limits { segment_bytes_max: 1024, batch_bytes_max: 256, cache_bytes_max: 128, ..Limits::default() }
 }
 
 async fn open_with(disk: impl Disk + 'static, limits: Limits) -> io::Result<(Log, Recovered)> {
-    let options = Options {
-        identity: IDENTITY,
-        limits,
-    };
+    let options = Options { identity: IDENTITY, limits };
     Log::open(Rc::new(disk), options).await
 }
 
@@ -70,11 +56,7 @@ async fn entries(group: &GroupLog) -> Vec<(u64, Bytes)> {
 
 /// Payloads in the order of their indexes.
 async fn payloads(group: &GroupLog) -> Vec<Bytes> {
-    entries(group)
-        .await
-        .into_iter()
-        .map(|(_, payload)| payload)
-        .collect()
+    entries(group).await.into_iter().map(|(_, payload)| payload).collect()
 }
 
 /// What callbacks were told, in their order.
@@ -87,10 +69,7 @@ type Verdict = (u32, Option<io::ErrorKind>);
 impl Told {
     fn callback(&self, name: u32) -> impl FnOnce(io::Result<()>) + use<> {
         let told = self.0.clone();
-        move |verdict| {
-            told.borrow_mut()
-                .push((name, verdict.err().map(|error| error.kind())))
-        }
+        move |verdict| told.borrow_mut().push((name, verdict.err().map(|error| error.kind())))
     }
 
     fn so_far(&self) -> Vec<Verdict> {
@@ -125,9 +104,7 @@ fn entries_values_and_bounds_come_back() {
         assert_eq!((one.first_index(), one.next_index()), (4, 8));
         assert_eq!(one.load(7).as_deref(), Some(&b"vote"[..]));
         assert_eq!(one.load(8), None);
-        let expected: Vec<_> = (4..8_u8)
-            .map(|number| (u64::from(number), Bytes::from(vec![number; 50])))
-            .collect();
+        let expected: Vec<_> = (4..8_u8).map(|number| (u64::from(number), Bytes::from(vec![number; 50]))).collect();
         assert_eq!(entries(&one).await, expected);
         assert_eq!(entries(&two).await, [(100, Bytes::from_static(b"hundred"))]);
     });
@@ -149,10 +126,7 @@ fn an_entry_is_readable_before_it_is_durable_and_callbacks_keep_their_order() {
         assert_eq!(two.read(0..2, usize::MAX).await.unwrap().len(), 2);
         log.close().await.unwrap();
         let refused = Some(io::ErrorKind::InvalidInput);
-        assert_eq!(
-            told.so_far(),
-            [(1, None), (2, None), (3, refused), (4, None), (5, None)]
-        );
+        assert_eq!(told.so_far(), [(1, None), (2, None), (3, refused), (4, None), (5, None)]);
     });
 }
 
@@ -164,10 +138,7 @@ fn a_group_that_was_erased_starts_again() {
         let group = log.group(GroupId(4));
         append(&group, "old").await.unwrap();
         group.save(1, Bytes::from_static(b"old")).await.unwrap();
-        group
-            .write_snapshot(Bytes::from_static(b"old"), [])
-            .await
-            .unwrap();
+        group.write_snapshot(Bytes::from_static(b"old"), []).await.unwrap();
         group.erase().await.unwrap();
         append(&group, "new").await.unwrap();
 

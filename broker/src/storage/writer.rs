@@ -60,10 +60,7 @@ impl Shared {
         self.accept(change, move |verdict| {
             let _ = tell.send(verdict);
         });
-        Box::pin(async move {
-            told.await
-                .unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))
-        })
+        Box::pin(async move { told.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped"))) })
     }
 
     pub async fn ready(&self) {
@@ -140,11 +137,7 @@ pub(super) async fn write_next(shared: &Shared) -> io::Result<()> {
         tell(verdicts);
         return Ok(());
     };
-    let durability = if batch.begins_segment {
-        Durability::DataAndName
-    } else {
-        Durability::Data
-    };
+    let durability = if batch.begins_segment { Durability::DataAndName } else { Durability::Data };
     let file = FileName::Segment(batch.segment);
     let buffers = std::mem::take(&mut batch.buffers);
     let offset = u64::from(batch.offset);
@@ -228,10 +221,7 @@ async fn rewrite_oldest(shared: &Shared) {
                 let mut state = shared.state.borrow_mut();
                 if state.is_at(group, index, place) {
                     tracing::error!(%error, "an entry could not be read back");
-                    state
-                        .group(group)
-                        .damage
-                        .get_or_insert_with(|| error.to_string());
+                    state.group(group).damage.get_or_insert_with(|| error.to_string());
                 }
             }
         }

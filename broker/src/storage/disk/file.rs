@@ -31,10 +31,7 @@ impl FileDisk {
     pub fn open(path: impl AsRef<Path>) -> io::Result<FileDisk> {
         let path = path.as_ref();
         fs::create_dir_all(path).map_err(|error| named(path, "cannot be made", &error))?;
-        if let Some(parent) = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             File::open(parent)?.sync_all()?;
         }
         let lock = OpenOptions::new()
@@ -66,10 +63,7 @@ impl FileDisk {
 }
 
 fn named(path: &Path, what: &str, error: &io::Error) -> io::Error {
-    io::Error::new(
-        error.kind(),
-        format!("data directory {} {what}: {error}", path.display()),
-    )
+    io::Error::new(error.kind(), format!("data directory {} {what}: {error}", path.display()))
 }
 
 type Job = Box<dyn FnOnce(&mut Files) + Send>;
@@ -83,23 +77,13 @@ struct Lane {
 impl Lane {
     fn start(name: &str, path: &Path, lock: Arc<File>) -> io::Result<Lane> {
         let (sender, jobs) = mpsc::channel::<Job>();
-        let mut files = Files {
-            directory: File::open(path)?,
-            path: path.to_owned(),
-            open: None,
-            _lock: lock,
-        };
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                for job in jobs {
-                    job(&mut files);
-                }
-            })?;
-        Ok(Lane {
-            jobs: Some(sender),
-            thread: Some(thread),
-        })
+        let mut files = Files { directory: File::open(path)?, path: path.to_owned(), open: None, _lock: lock };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            for job in jobs {
+                job(&mut files);
+            }
+        })?;
+        Ok(Lane { jobs: Some(sender), thread: Some(thread) })
     }
 
     fn run<T: Send + 'static>(
@@ -115,10 +99,7 @@ impl Lane {
         async move { replied.await.ok() }
     }
 
-    fn pending<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&mut Files) -> io::Result<T> + Send + 'static,
-    ) -> Pending<T> {
+    fn pending<T: Send + 'static>(&self, job: impl FnOnce(&mut Files) -> io::Result<T> + Send + 'static) -> Pending<T> {
         let outcome = self.run(job);
         Box::pin(async move { outcome.await.unwrap_or_else(|| Err(stopped())) })
     }
@@ -189,8 +170,7 @@ impl Files {
         let mut read = Vec::with_capacity(extents.len());
         for extent in extents {
             let mut bytes = BytesMut::zeroed(extent.length);
-            self.open(extent.file, &options)?
-                .read_exact_at(&mut bytes, extent.offset)?;
+            self.open(extent.file, &options)?.read_exact_at(&mut bytes, extent.offset)?;
             read.push(bytes.freeze());
         }
         Ok(read)
@@ -205,9 +185,7 @@ impl Files {
     ) -> Result<(), WriteError> {
         let opened = self.open_to_write(file).map_err(WriteError::Write)?;
         for buffer in buffers {
-            opened
-                .write_all_at(buffer, offset)
-                .map_err(WriteError::Write)?;
+            opened.write_all_at(buffer, offset).map_err(WriteError::Write)?;
             offset += buffer.len() as u64;
         }
         if durability != Durability::None {
@@ -257,19 +235,12 @@ impl Disk for FileDisk {
         buffers: Vec<Bytes>,
         durability: Durability,
     ) -> Pin<Box<dyn Future<Output = Result<(), WriteError>>>> {
-        let written = self
-            .lane(file)
-            .run(move |files| files.write(file, offset, &buffers, durability));
-        Box::pin(async move {
-            written
-                .await
-                .unwrap_or_else(|| Err(WriteError::Sync(stopped())))
-        })
+        let written = self.lane(file).run(move |files| files.write(file, offset, &buffers, durability));
+        Box::pin(async move { written.await.unwrap_or_else(|| Err(WriteError::Sync(stopped()))) })
     }
 
     fn truncate(&self, file: FileName, length: u64) -> Pending<()> {
-        self.lane(file)
-            .pending(move |files| files.truncate(file, length))
+        self.lane(file).pending(move |files| files.truncate(file, length))
     }
 
     fn rename(&self, from: FileName, to: FileName) -> Pending<()> {

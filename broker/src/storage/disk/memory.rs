@@ -19,10 +19,7 @@ pub struct MemoryDisk {
 impl Disk for MemoryDisk {
     fn list(&self) -> Pending<Vec<(FileName, u64)>> {
         let files = self.files.borrow();
-        let list = files
-            .iter()
-            .map(|(file, bytes)| (*file, bytes.len() as u64))
-            .collect();
+        let list = files.iter().map(|(file, bytes)| (*file, bytes.len() as u64)).collect();
         Box::pin(ready(Ok(list)))
     }
 
@@ -42,11 +39,7 @@ impl Disk for MemoryDisk {
         buffers: Vec<Bytes>,
         _durability: Durability,
     ) -> Pin<Box<dyn Future<Output = Result<(), WriteError>>>> {
-        overwrite(
-            self.files.borrow_mut().entry(file).or_default(),
-            offset as usize,
-            &buffers,
-        );
+        overwrite(self.files.borrow_mut().entry(file).or_default(), offset as usize, &buffers);
         Box::pin(ready(Ok(())))
     }
 
@@ -79,8 +72,7 @@ impl Disk for MemoryDisk {
 pub(super) fn slice(file: &[u8], extent: Extent) -> io::Result<Bytes> {
     let from = usize::try_from(extent.offset).unwrap_or(usize::MAX);
     let rest = file.get(from..).and_then(|rest| rest.get(..extent.length));
-    rest.map(Bytes::copy_from_slice)
-        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    rest.map(Bytes::copy_from_slice).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// Writes into `file` as a file system does: a hole reads as zeros.

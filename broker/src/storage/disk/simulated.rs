@@ -32,10 +32,7 @@ pub struct Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        Self {
-            delay_max: Duration::ZERO,
-            capacity_bytes: u64::MAX,
-        }
+        Self { delay_max: Duration::ZERO, capacity_bytes: u64::MAX }
     }
 }
 
@@ -138,10 +135,7 @@ impl Platter {
     }
 
     fn used_bytes(&self) -> u64 {
-        self.names
-            .values()
-            .map(|inode| self.inodes[*inode].data.len() as u64)
-            .sum()
+        self.names.values().map(|inode| self.inodes[*inode].data.len() as u64).sum()
     }
 
     fn cut_power(&mut self) {
@@ -198,10 +192,7 @@ impl SimulatedDisk {
             halt_at: None,
             fail_next_sync: false,
         };
-        SimulatedDisk {
-            platter: Rc::new(RefCell::new(platter)),
-            life: 0,
-        }
+        SimulatedDisk { platter: Rc::new(RefCell::new(platter)), life: 0 }
     }
 
     /// Ends this run of the node.
@@ -213,10 +204,7 @@ impl SimulatedDisk {
         if crash == Crash::PowerCut {
             platter.cut_power();
         }
-        SimulatedDisk {
-            platter: self.platter.clone(),
-            life: platter.life,
-        }
+        SimulatedDisk { platter: self.platter.clone(), life: platter.life }
     }
 
     /// Makes the disk larger or smaller. What is on it stays.
@@ -254,9 +242,7 @@ impl SimulatedDisk {
     pub fn files(&self) -> Vec<(FileName, Vec<u8>)> {
         let platter = self.platter.borrow();
         let files = platter.names.iter();
-        files
-            .map(|(file, inode)| (*file, platter.inodes[*inode].data.clone()))
-            .collect()
+        files.map(|(file, inode)| (*file, platter.inodes[*inode].data.clone())).collect()
     }
 
     /// Puts a file there as if it had always been.
@@ -265,11 +251,7 @@ impl SimulatedDisk {
         let inode = platter.inode(file);
         let changes = platter.changes();
         platter.commit_names(changes);
-        platter.inodes[inode] = Inode {
-            synced: data.len(),
-            data,
-            going: Vec::new(),
-        };
+        platter.inodes[inode] = Inode { synced: data.len(), data, going: Vec::new() };
     }
 
     /// Flips bits of one byte, as a failing disk does. Nothing happens outside the file.
@@ -337,10 +319,7 @@ impl Disk for SimulatedDisk {
             |_| (),
             move |platter, ()| {
                 let read = extents.into_iter().map(|extent| {
-                    let inode = *platter
-                        .names
-                        .get(&extent.file)
-                        .ok_or(io::ErrorKind::NotFound)?;
+                    let inode = *platter.names.get(&extent.file).ok_or(io::ErrorKind::NotFound)?;
                     slice(&platter.inodes[inode].data, extent)
                 });
                 read.collect()
@@ -357,15 +336,10 @@ impl Disk for SimulatedDisk {
     ) -> Pin<Box<dyn Future<Output = Result<(), WriteError>>>> {
         let begin = move |platter: &mut Platter| {
             let inode = platter.inode(file);
-            let free = platter
-                .faults
-                .capacity_bytes
-                .saturating_sub(platter.used_bytes());
+            let free = platter.faults.capacity_bytes.saturating_sub(platter.used_bytes());
             let data = &mut platter.inodes[inode].data;
             let bytes: usize = buffers.iter().map(Bytes::len).sum();
-            let fits = (free as usize)
-                .saturating_add(data.len())
-                .saturating_sub(offset as usize);
+            let fits = (free as usize).saturating_add(data.len()).saturating_sub(offset as usize);
             let mut left = bytes.min(fits);
             let parts = buffers.iter().map(|buffer| {
                 let part = buffer.slice(..left.min(buffer.len()));

@@ -80,60 +80,44 @@ fn a_read_stops_at_its_bound_and_gives_at_least_one_entry() {
         for _ in 0..5 {
             append(&group, vec![0; 40]).await.unwrap();
         }
-        let indexes =
-            |read: Vec<(u64, Bytes)>| read.iter().map(|(index, _)| *index).collect::<Vec<_>>();
+        let indexes = |read: Vec<(u64, Bytes)>| read.iter().map(|(index, _)| *index).collect::<Vec<_>>();
         assert_eq!(indexes(group.read(0..100, 80).await.unwrap()), [10, 11]);
         assert_eq!(indexes(group.read(12..100, 1).await.unwrap()), [12]);
         assert_eq!(indexes(group.read(11..13, 1000).await.unwrap()), [11, 12]);
-        assert_eq!(
-            indexes(group.read(15..100, 1000).await.unwrap()),
-            [0_u64; 0]
-        );
+        assert_eq!(indexes(group.read(15..100, 1000).await.unwrap()), [0_u64; 0]);
     });
 }
 
 #[test]
 fn a_group_is_not_ready_while_too_much_is_queued() {
     simulate(async {
-        let limits = Limits {
-            queue_bytes_max: 1000,
-            ..small()
-        };
+        let limits = Limits { queue_bytes_max: 1000, ..small() };
         let disk = SimulatedDisk::new(1, Faults::default());
         let (log, _) = open_with(disk, limits).await.unwrap();
         let group = log.group(GroupId(1));
         group.ready().await;
-        let last = (0..20)
-            .map(|_| append(&group, vec![0; 100]))
-            .next_back()
-            .unwrap();
+        let appended: Vec<_> = (0..20).map(|_| append(&group, vec![0; 100])).collect();
         let mut ready = std::pin::pin!(group.ready());
-        let now = std::future::poll_fn(|context| {
-            std::task::Poll::Ready(ready.as_mut().poll(context).is_ready())
-        });
+        let now = std::future::poll_fn(|context| std::task::Poll::Ready(ready.as_mut().poll(context).is_ready()));
         assert!(!now.await);
         ready.await;
         assert!(log.usage().queued_bytes <= 1000);
-        last.await.unwrap();
+        for durable in appended {
+            durable.await.unwrap();
+        }
     });
 }
 
 #[test]
 fn an_entry_or_a_value_beyond_its_bound_is_refused() {
     simulate(async {
-        let limits = Limits {
-            entry_bytes_max: 5000,
-            value_bytes_max: 10,
-            ..small()
-        };
+        let limits = Limits { entry_bytes_max: 5000, value_bytes_max: 10, ..small() };
         let (log, _) = open_with(MemoryDisk::default(), limits).await.unwrap();
         let group = log.group(GroupId(1));
         append(&group, vec![0; 5001]).await.unwrap_err();
         assert_eq!(group.next_index(), 0);
         append(&group, vec![0; 5000]).await.unwrap();
-        append(&group, "after an entry larger than a segment")
-            .await
-            .unwrap();
+        append(&group, "after an entry larger than a segment").await.unwrap();
         assert_eq!(entries(&group).await[0].1.len(), 5000);
         group.save(1, Bytes::from(vec![0; 11])).await.unwrap_err();
         group.save(1, Bytes::from(vec![0; 10])).await.unwrap();

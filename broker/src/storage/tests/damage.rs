@@ -38,11 +38,7 @@ async fn write() -> Written {
         let (file, data) = files.last().unwrap();
         syncs.push((*file, data.len(), contents(&log).await.0));
     }
-    Written {
-        files: disk.files(),
-        contents: contents(&log).await.0,
-        syncs,
-    }
+    Written { files: disk.files(), contents: contents(&log).await.0, syncs }
 }
 
 /// What the groups that are not damaged have, and those that are.
@@ -70,8 +66,7 @@ fn disk_of(files: &[(FileName, Vec<u8>)]) -> SimulatedDisk {
 }
 
 fn starts_with(whole: &Contents, part: &Contents) -> bool {
-    part.iter()
-        .all(|(group, entries)| whole[group].starts_with(entries))
+    part.iter().all(|(group, entries)| whole[group].starts_with(entries))
 }
 
 #[test]
@@ -90,19 +85,10 @@ fn torn_at_every_byte_the_log_has_what_was_durable_and_nothing_else() {
             assert_eq!(recovered.damaged, [], "cut at {cut}");
             torn += u64::from(recovered.torn.is_some());
             let (found, _) = contents(&log).await;
-            let durable = written
-                .syncs
-                .iter()
-                .rev()
-                .find(|(file, length, _)| file < last || (file == last && *length <= cut));
-            assert!(
-                starts_with(&found, &durable.unwrap().2),
-                "durable, cut at {cut}"
-            );
-            assert!(
-                starts_with(&written.contents, &found),
-                "nothing else, cut at {cut}"
-            );
+            let durable =
+                written.syncs.iter().rev().find(|(file, length, _)| file < last || (file == last && *length <= cut));
+            assert!(starts_with(&found, &durable.unwrap().2), "durable, cut at {cut}");
+            assert!(starts_with(&written.contents, &found), "nothing else, cut at {cut}");
 
             // It goes on from there.
             let group = log.group(GroupId(1));
@@ -110,11 +96,7 @@ fn torn_at_every_byte_the_log_has_what_was_durable_and_nothing_else() {
             let before = contents(&log).await.0;
             drop((log, group));
             let (log, recovered) = open(&disk).await;
-            assert_eq!(
-                (recovered.torn, recovered.damaged),
-                (None, vec![]),
-                "cut at {cut}"
-            );
+            assert_eq!((recovered.torn, recovered.damaged), (None, vec![]), "cut at {cut}");
             assert_eq!(contents(&log).await.0, before, "cut at {cut}");
         }
         assert!(torn > data.len() as u64 / 2, "{torn} cuts were seen");
@@ -127,10 +109,7 @@ fn a_flipped_byte_anywhere_is_detected_and_never_replayed() {
         let written = write().await;
         let last = written.files.len() - 1;
         let last_write_begins = written.syncs[written.syncs.len() - 2].1;
-        assert_eq!(
-            written.syncs[written.syncs.len() - 2].0,
-            written.files[last].0
-        );
+        assert_eq!(written.syncs[written.syncs.len() - 2].0, written.files[last].0);
         for (position, (file, data)) in written.files.iter().enumerate() {
             for offset in 0..data.len() {
                 let disk = disk_of(&written.files);
@@ -192,10 +171,7 @@ fn a_missing_segment_damages_the_groups_that_had_something_in_it() {
         assert_eq!(recovered.damaged.len(), 1);
         assert_eq!(recovered.damaged[0].group, GroupId(2));
         assert_eq!(entries(&log.group(GroupId(1))).await.len(), 1);
-        assert!(
-            log.group(GroupId(9)).damage().is_none(),
-            "the next table shows that there was no other"
-        );
+        assert!(log.group(GroupId(9)).damage().is_none(), "the next table shows that there was no other");
     });
 }
 
@@ -204,11 +180,7 @@ fn damage_before_the_last_write_of_the_log_is_in_doubt_for_all_who_wrote_nothing
     simulate(async {
         let disk = SimulatedDisk::new(1, Faults::default());
         let (log, _) = open(&disk).await;
-        let (one, two, three) = (
-            log.group(GroupId(1)),
-            log.group(GroupId(2)),
-            log.group(GroupId(3)),
-        );
+        let (one, two, three) = (log.group(GroupId(1)), log.group(GroupId(2)), log.group(GroupId(3)));
         append(&one, "one").await.unwrap();
         append(&two, "two").await.unwrap();
         let spoilt = disk.files()[0].1.len();
@@ -216,16 +188,8 @@ fn damage_before_the_last_write_of_the_log_is_in_doubt_for_all_who_wrote_nothing
         append(&one, "one again").await.unwrap();
         disk.flip(FileName::Segment(1), spoilt + 20, 1);
         let (log, recovered) = open(&disk).await;
-        let damaged: Vec<_> = recovered
-            .damaged
-            .iter()
-            .map(|damage| damage.group.0)
-            .collect();
-        assert_eq!(
-            damaged,
-            [2],
-            "the first showed by its next record that it lost nothing"
-        );
+        let damaged: Vec<_> = recovered.damaged.iter().map(|damage| damage.group.0).collect();
+        assert_eq!(damaged, [2], "the first showed by its next record that it lost nothing");
         assert!(recovered.stray.is_some());
         assert_eq!(entries(&log.group(GroupId(1))).await.len(), 2);
         let three = log.group(GroupId(3));
@@ -249,11 +213,7 @@ fn damage_that_appears_while_running_stops_the_group_that_reads_it() {
         for _ in 0..4 {
             append(&two, vec![2; 60]).await.unwrap();
         }
-        let end_of_first = disk.files()[0]
-            .1
-            .windows(60)
-            .position(|bytes| bytes == [1; 60])
-            .unwrap();
+        let end_of_first = disk.files()[0].1.windows(60).position(|bytes| bytes == [1; 60]).unwrap();
         disk.flip(FileName::Segment(1), end_of_first, 1);
         let error = one.read(0..1, 100).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);

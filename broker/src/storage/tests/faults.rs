@@ -12,21 +12,14 @@ use crate::storage::{Crash, Faults, Health, SimulatedDisk};
 #[test]
 fn what_arrives_during_a_sync_shares_the_next() {
     simulate(async {
-        let faults = Faults {
-            delay_max: Duration::from_millis(5),
-            ..Faults::default()
-        };
+        let faults = Faults { delay_max: Duration::from_millis(5), ..Faults::default() };
         let disk = SimulatedDisk::new(3, faults);
-        let (log, _) = super::open_with(disk.clone(), crate::storage::Limits::default())
-            .await
-            .unwrap();
+        let (log, _) = super::open_with(disk.clone(), crate::storage::Limits::default()).await.unwrap();
         let before = disk.syncs();
         let first = append(&log.group(GroupId(0)), "first");
         // Lets the writer begin.
         tokio::task::yield_now().await;
-        let others: Vec<_> = (1..=40)
-            .map(|group| append(&log.group(GroupId(group)), "other"))
-            .collect();
+        let others: Vec<_> = (1..=40).map(|group| append(&log.group(GroupId(group)), "other")).collect();
         first.await.unwrap();
         assert_eq!(disk.syncs() - before, 1);
         for other in others {
@@ -56,11 +49,7 @@ fn a_full_disk_refuses_and_the_log_goes_on_when_there_is_room() {
         let full = Some(io::ErrorKind::StorageFull);
         assert_eq!(told.so_far(), [(1, full), (2, full), (3, full)]);
         assert_eq!(log.health(), Health::Full);
-        assert_eq!(
-            payloads(&one).await,
-            ["kept", "also kept"],
-            "memory is what the disk is"
-        );
+        assert_eq!(payloads(&one).await, ["kept", "also kept"], "memory is what the disk is");
         assert_eq!(two.next_index(), 0);
         assert_eq!(two.load(1).as_deref(), Some(&b"before"[..]));
         assert!(append(&one, vec![1; 100]).await.is_err(), "still full");
@@ -70,10 +59,7 @@ fn a_full_disk_refuses_and_the_log_goes_on_when_there_is_room() {
         assert_eq!(log.health(), Health::Healthy);
         let (log, recovered) = open(&disk.crash(Crash::PowerCut)).await;
         assert_eq!((recovered.torn, recovered.damaged), (None, vec![]));
-        assert_eq!(
-            payloads(&log.group(GroupId(1))).await,
-            ["kept", "also kept", "more"]
-        );
+        assert_eq!(payloads(&log.group(GroupId(1))).await, ["kept", "also kept", "more"]);
     });
 }
 
@@ -103,11 +89,7 @@ fn a_disk_that_fills_up_at_any_byte_loses_nothing_that_was_durable() {
             disk.set_capacity_bytes(u64::MAX);
             append(&group, "more").await.unwrap();
             let (log, recovered) = open(&disk.crash(Crash::PowerCut)).await;
-            assert_eq!(
-                (recovered.torn, recovered.damaged),
-                (None, vec![]),
-                "room {room}"
-            );
+            assert_eq!((recovered.torn, recovered.damaged), (None, vec![]), "room {room}");
             let found = entries(&log.group(GroupId(1))).await;
             assert_eq!(found.len() as u64, durable + 1, "room {room}");
             assert_eq!(found.last().unwrap().1, "more");

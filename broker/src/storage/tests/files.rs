@@ -8,10 +8,7 @@ use crate::storage::{FileDisk, Log, Options};
 
 fn on_files<T>(test: impl Future<Output = T>) -> T {
     // Real threads answer: simulated time would run ahead of them.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, test)
 }
 
@@ -21,24 +18,16 @@ fn a_log_on_real_files_comes_back() {
     let path = directory.path().join("log");
     for start in 0..3_u64 {
         on_files(async {
-            let (log, recovered) = open_with(FileDisk::open(&path).unwrap(), small())
-                .await
-                .unwrap();
+            let (log, recovered) = open_with(FileDisk::open(&path).unwrap(), small()).await.unwrap();
             assert_eq!(recovered.damaged, []);
             let group = log.group(GroupId(1));
             assert_eq!(group.next_index(), start * 20);
-            let durable: Vec<_> = (0..20)
-                .map(|_| append(&group, vec![start as u8; 90]))
-                .collect();
+            let durable: Vec<_> = (0..20).map(|_| append(&group, vec![start as u8; 90])).collect();
             for durable in durable {
                 durable.await.unwrap();
             }
             let found = entries(&group).await;
-            assert!(
-                found
-                    .iter()
-                    .all(|(index, payload)| *payload == vec![(index / 20) as u8; 90])
-            );
+            assert!(found.iter().all(|(index, payload)| *payload == vec![(index / 20) as u8; 90]));
             let mut snapshot = group.read_snapshot().await.unwrap();
             if let Some(snapshot) = &mut snapshot {
                 assert_eq!(snapshot.meta()[..], [start as u8 - 1]);
@@ -47,10 +36,7 @@ fn a_log_on_real_files_comes_back() {
             }
             assert_eq!(snapshot.is_some(), start > 0);
             let meta = Bytes::from(vec![start as u8]);
-            group
-                .write_snapshot(meta, [Bytes::from_static(b"chunk")])
-                .await
-                .unwrap();
+            group.write_snapshot(meta, [Bytes::from_static(b"chunk")]).await.unwrap();
             if start == 1 {
                 group.purge_to(group.next_index() - 2);
             }
@@ -58,10 +44,7 @@ fn a_log_on_real_files_comes_back() {
         });
     }
     let files = std::fs::read_dir(&path).unwrap().count();
-    assert!(
-        files < 20,
-        "old segments and snapshots are removed: {files} files"
-    );
+    assert!(files < 20, "old segments and snapshots are removed: {files} files");
 }
 
 #[test]
@@ -81,14 +64,8 @@ fn the_log_of_another_node_is_refused_and_left_alone() {
         let (log, _) = super::open(&disk).await;
         append(&log.group(GroupId(1)), "theirs").await.unwrap();
         let before = disk.files();
-        let options = Options {
-            identity: super::IDENTITY + 1,
-            limits: small(),
-        };
-        let error = Log::open(std::rc::Rc::new(disk.clone()), options)
-            .await
-            .err()
-            .unwrap();
+        let options = Options { identity: super::IDENTITY + 1, limits: small() };
+        let error = Log::open(std::rc::Rc::new(disk.clone()), options).await.err().unwrap();
         assert!(error.to_string().contains("another node"), "{error}");
         assert_eq!(disk.files(), before);
     });

@@ -67,22 +67,14 @@ struct History {
 
 impl History {
     fn new(state: Model) -> History {
-        History {
-            states: vec![state],
-            durable: Rc::default(),
-            failed: Rc::default(),
-        }
+        History { states: vec![state], durable: Rc::default(), failed: Rc::default() }
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Model)) -> Box<dyn FnOnce(std::io::Result<()>)> {
         let mut state = self.now().clone();
         change(&mut state);
         self.states.push(state);
-        let (durable, failed, number) = (
-            self.durable.clone(),
-            self.failed.clone(),
-            self.states.len() - 1,
-        );
+        let (durable, failed, number) = (self.durable.clone(), self.failed.clone(), self.states.len() - 1);
         Box::new(move |verdict| match verdict {
             Ok(()) => durable.set(durable.get().max(number)),
             Err(_) => failed.set(true),
@@ -96,10 +88,7 @@ impl History {
     /// The log shows `found`: that must be a state that it may have gone back to.
     fn back_to(&mut self, found: Model) {
         let possible = &self.states[self.durable.get()..];
-        assert!(
-            possible.contains(&found),
-            "{found:#?}\nis none of\n{possible:#?}"
-        );
+        assert!(possible.contains(&found), "{found:#?}\nis none of\n{possible:#?}");
         *self = History::new(found);
     }
 }
@@ -112,28 +101,18 @@ async fn observe(log: &Log) -> Model {
         let found = entries(&group).await;
         let first = group.first_index();
         assert_eq!(first + found.len() as u64, group.next_index());
-        assert!(
-            found
-                .iter()
-                .enumerate()
-                .all(|(at, (index, _))| first + at as u64 == *index)
-        );
+        assert!(found.iter().enumerate().all(|(at, (index, _))| first + at as u64 == *index));
         model.push(Group {
             first,
             entries: found.into_iter().map(|(_, payload)| payload).collect(),
-            values: (0..3)
-                .filter_map(|key| Some((key, group.load(key)?)))
-                .collect(),
+            values: (0..3).filter_map(|key| Some((key, group.load(key)?))).collect(),
         });
     }
     model
 }
 
 async fn run(seed: u64, steps: Vec<Step>) {
-    let faults = Faults {
-        delay_max: Duration::from_millis(seed % 3),
-        ..Faults::default()
-    };
+    let faults = Faults { delay_max: Duration::from_millis(seed % 3), ..Faults::default() };
     let mut disk = SimulatedDisk::new(seed, faults);
     let mut log = open(&disk).await.0;
     let mut history = History::new(vec![Group::default(); usize::from(GROUPS)]);
@@ -145,19 +124,14 @@ async fn run(seed: u64, steps: Vec<Step>) {
             Step::Append { group, length } => {
                 let payload = Bytes::from(vec![number as u8; length]);
                 let index = history.now()[usize::from(group)].next();
-                let done =
-                    history.change(|model| model[usize::from(group)].entries.push(payload.clone()));
+                let done = history.change(|model| model[usize::from(group)].entries.push(payload.clone()));
                 log.group(GroupId(group)).append([(index, payload)], done);
             }
             Step::Truncate { group, back } => {
-                let index = history.now()[usize::from(group)]
-                    .next()
-                    .saturating_sub(back);
+                let index = history.now()[usize::from(group)].next().saturating_sub(back);
                 let done = history.change(|model| {
                     let group = &mut model[usize::from(group)];
-                    group
-                        .entries
-                        .truncate(index.saturating_sub(group.first) as usize);
+                    group.entries.truncate(index.saturating_sub(group.first) as usize);
                 });
                 log.group(GroupId(group)).truncate_from(index, done);
             }
@@ -214,16 +188,11 @@ async fn run(seed: u64, steps: Vec<Step>) {
 /// First and next index of every group, without waiting.
 fn observe_now(log: &Log) -> Vec<(u64, u64)> {
     let groups = (0..GROUPS).map(|number| log.group(GroupId(number)));
-    groups
-        .map(|group| (group.first_index(), group.next_index()))
-        .collect()
+    groups.map(|group| (group.first_index(), group.next_index())).collect()
 }
 
 fn bounds(model: &Model) -> Vec<(u64, u64)> {
-    model
-        .iter()
-        .map(|group| (group.first, group.next()))
-        .collect()
+    model.iter().map(|group| (group.first, group.next())).collect()
 }
 
 proptest! {
