@@ -15,15 +15,19 @@ pub mod disk;
 pub mod log;
 pub mod snapshot;
 
+mod birth;
 mod index;
+mod queue;
 mod record;
 mod recovery;
+mod segments;
 mod state;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+pub use birth::register_start;
 pub use disk::{Crash, Disk, Faults, FileDisk, MemoryDisk, SimulatedDisk};
 pub use log::{Damage, GroupLog, Health, Limits, Log, Options, Recovered, Torn, Usage};
 pub use snapshot::{SnapshotReader, SnapshotWriter};

@@ -7,28 +7,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::index::{Group, Place, Slot};
 use super::log::{Health, Limits, Usage};
+use super::queue::{Batch, Done, Item, Queue, Undo, Verdicts};
 use super::record::{GroupHeader, Header, Kind, RECORD_HEADER_BYTES, Seal, SegmentHeader};
 use super::recovery::Replay;
+use super::segments::Segments;
 use crate::identity::GroupId;
-
-/// Called once, when what was queued before it is durable or refused.
-pub(super) type Done = Box<dyn FnOnce(io::Result<()>)>;
-
-/// Callbacks whose time has come, with what they are told.
-pub(super) type Verdicts = Vec<(Done, io::Result<()>)>;
-
-/// Payloads from this size on are written from where they are; smaller ones are gathered first.
-const GATHER_BYTES_MAX: usize = 16 << 10;
-
-/// Old segments are emptied by rewriting when there are more than this many, beyond what live entries fill.
-const SEGMENTS_SPARE: u64 = 16;
-
-/// Old segments are emptied by rewriting when the log is more than this many times its live entries.
-const WASTE_FACTOR: u64 = 4;
 
 pub(super) struct State {
     pub seal: Seal,
@@ -38,55 +25,11 @@ pub(super) struct State {
     pub stray: Option<String>,
     pub health: Health,
     pub closed: bool,
-    /// Oldest first, numbers without gaps; the last one is written to.
-    segments: VecDeque<Segment>,
-    queue: VecDeque<Item>,
-    pub queue_bytes: usize,
-    /// Items ever queued, and items ever made durable.
-    accepted: u64,
-    durable: u64,
-    /// Where the durable part of the log ends.
-    durable_end: (u64, u32),
+    pub segments: Segments,
+    pub queue: Queue,
+    /// Entries whose bytes are kept in memory, oldest first, and some that are gone.
     cache: VecDeque<(GroupId, u64, Place)>,
     cache_bytes: usize,
-}
-
-struct Segment {
-    number: u64,
-    length: u32,
-    header_bytes: u32,
-    live_records: u64,
-    live_bytes: u64,
-    /// When its last entry was let go: a count of items, to be compared with what is durable.
-    emptied_at: u64,
-}
-
-enum Item {
-    Segment { number: u64, header: Bytes },
-    Record { header: Header, place: Place, payload: Bytes, undo: Undo },
-    Done(Done, io::Result<()>),
-}
-
-/// How to take a record back.
-enum Undo {
-    Append,
-    Rewrite(Place),
-    Truncate(VecDeque<Slot>),
-    Purge(u64, VecDeque<Slot>),
-    Value(Option<Bytes>),
-    Erase(Box<Group>),
-    Mark,
-}
-
-/// One write, and one sync.
-pub(super) struct Batch {
-    pub segment: u64,
-    pub offset: u32,
-    pub begins_segment: bool,
-    pub buffers: Vec<Bytes>,
-    /// How many items of the queue it completes.
-    items: usize,
-    end: u32,
 }
 
 /// An entry to be read.
@@ -98,14 +41,6 @@ pub(super) enum Piece {
 impl State {
     /// Goes on from what was recovered, in a new segment.
     pub fn new(replay: Replay, seal: Seal, limits: Limits) -> State {
-        let segments = replay.segments.iter().map(|(number, length)| Segment {
-            number: *number,
-            length: *length,
-            header_bytes: 0,
-            live_records: 0,
-            live_bytes: 0,
-            emptied_at: 0,
-        });
         let mut state = State {
             seal,
             limits,
@@ -113,18 +48,14 @@ impl State {
             stray: replay.stray,
             health: Health::Healthy,
             closed: false,
-            segments: segments.collect(),
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            accepted: 0,
-            durable: 0,
-            durable_end: replay.segments.last().copied().unwrap_or_default(),
+            segments: Segments::recovered(&replay.segments),
+            queue: Queue::after(replay.segments.last().copied().unwrap_or_default()),
             cache: VecDeque::new(),
             cache_bytes: 0,
         };
         for group in replay.groups.values() {
             for slot in &group.slots {
-                state.live(slot.place, true);
+                state.segments.hold(slot.place);
             }
         }
         state.groups = replay.groups;
@@ -169,7 +100,7 @@ impl State {
         }
         for (index, bytes) in entries {
             let place = self.reserve(bytes.len());
-            self.live(place, true);
+            self.segments.hold(place);
             self.cache_bytes += bytes.len();
             self.cache.push_back((id, index, place));
             self.group(id).slots.push_back(Slot { place, bytes: Some(bytes.clone()) });
@@ -249,8 +180,8 @@ impl State {
             return;
         }
         let place = self.reserve(payload.len());
-        self.live(from, false);
-        self.live(place, true);
+        self.segments.release(from, self.queue.next());
+        self.segments.hold(place);
         if let Some(slot) = self.group(id).slot_mut(index) {
             slot.place = place;
             // Its bytes stay readable until the new place is on the disk.
@@ -264,36 +195,20 @@ impl State {
 
     /// Queues a callback behind everything accepted so far.
     pub fn then(&mut self, done: Done, verdict: io::Result<()>) {
-        self.accepted += 1;
-        self.queue.push_back(Item::Done(done, verdict));
-    }
-
-    pub fn is_idle(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    fn tail(&self) -> &Segment {
-        self.segments.back().expect("a log has a segment from its opening on")
+        self.queue.push(Item::Done(done, verdict));
     }
 
     /// The place of the next record. Must be followed by [`State::push`]; a change of segment happens here, while the groups
     /// are still as the new segment's table has to say.
     fn reserve(&mut self, length: usize) -> Place {
-        let tail = self.tail();
         let bytes = (RECORD_HEADER_BYTES + length) as u64;
-        let full = u64::from(tail.length) + bytes > self.limits.segment_bytes_max;
-        if full && tail.length > tail.header_bytes {
-            self.begin_segment();
-        }
-        let tail = self.tail();
-        Place { segment: tail.number, offset: tail.length, length: length as u32 }
+        let room = self.segments.room(bytes, self.limits.segment_bytes_max);
+        let (segment, offset) = room.unwrap_or_else(|| self.begin_segment());
+        Place { segment, offset, length: length as u32 }
     }
 
-    fn begin_segment(&mut self) {
-        let (number, previous_length) = match self.segments.back() {
-            Some(tail) => (tail.number + 1, tail.length),
-            None => (1, 0),
-        };
+    fn begin_segment(&mut self) -> (u64, u32) {
+        let (number, previous_length) = self.segments.next();
         let groups = self.groups.iter().map(|(id, group)| (*id, GroupHeader::from(group)));
         let header = self.seal.encode_segment(&SegmentHeader {
             number,
@@ -301,20 +216,10 @@ impl State {
             stray: self.stray.clone(),
             groups: groups.collect(),
         });
-        self.accepted += 1;
-        if let Some(tail) = self.segments.back_mut() {
-            tail.emptied_at = self.accepted;
-        }
-        self.segments.push_back(Segment {
-            number,
-            length: header.len() as u32,
-            header_bytes: header.len() as u32,
-            live_records: 0,
-            live_bytes: 0,
-            emptied_at: 0,
-        });
-        self.queue_bytes += header.len();
-        self.queue.push_back(Item::Segment { number, header });
+        let length = header.len() as u32;
+        self.segments.begin(number, length, self.queue.next());
+        self.queue.push(Item::Segment { number, header });
+        (number, length)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of a record, spelled once")]
@@ -336,40 +241,14 @@ impl State {
             index,
             sequence,
         };
-        self.accepted += 1;
-        if let Some(tail) = self.segments.back_mut() {
-            tail.length += place.bytes() as u32;
-        }
-        self.queue_bytes += place.bytes() as usize;
-        self.queue.push_back(Item::Record { header, place, payload, undo });
-    }
-
-    /// Counts an entry in or out of its segment.
-    fn live(&mut self, place: Place, enters: bool) {
-        let now = self.accepted + 1;
-        let Some(segment) = self.segment_mut(place.segment) else {
-            return;
-        };
-        if enters {
-            segment.live_records += 1;
-            segment.live_bytes += place.bytes();
-        } else {
-            segment.live_records -= 1;
-            segment.live_bytes -= place.bytes();
-            // Let go by the item that is being queued.
-            segment.emptied_at = segment.emptied_at.max(now);
-        }
-    }
-
-    fn segment_mut(&mut self, number: u64) -> Option<&mut Segment> {
-        let oldest = self.segments.front()?.number;
-        self.segments.get_mut(number.checked_sub(oldest)? as usize)
+        self.segments.end_at(place.offset + place.bytes() as u32);
+        self.queue.push(Item::Record { header, place, payload, undo });
     }
 
     /// Counts removed entries out, and drops their bytes: an undo brings back only what is on the disk.
     fn let_go(&mut self, mut slots: VecDeque<Slot>) -> VecDeque<Slot> {
         for slot in &mut slots {
-            self.live(slot.place, false);
+            self.segments.release(slot.place, self.queue.next());
             self.cache_bytes -= slot.bytes.take().map_or(0, |bytes| bytes.len());
         }
         slots
@@ -377,7 +256,7 @@ impl State {
 
     fn take_back(&mut self, slots: &VecDeque<Slot>) {
         for slot in slots {
-            self.live(slot.place, true);
+            self.segments.hold(slot.place);
         }
     }
 
@@ -387,11 +266,11 @@ impl State {
             let Some((id, index, place)) = self.cache.front().copied() else {
                 return;
             };
-            let durable_end = self.durable_end;
+            let durable = self.queue.is_durable(place);
             if let Some(slot) = self.group(id).slot_mut(index)
                 && slot.place == place
             {
-                if (place.segment, place.offset) >= durable_end {
+                if !durable {
                     return;
                 }
                 let bytes = slot.bytes.take().map_or(0, |bytes| bytes.len());
@@ -410,89 +289,16 @@ impl State {
         }
     }
 
-    /// What to write next: as much as is queued, up to the bound and to the end of a segment. Stays queued until
-    /// [`State::complete`] or [`State::fail`].
+    /// What to write next. Ends with [`State::complete`] or [`State::fail`].
     pub fn batch(&self) -> Option<Batch> {
-        let mut batch: Option<Batch> = None;
-        let mut gathered = BytesMut::new();
-        let mut items = 0;
-        let mut bytes = 0;
-        for item in &self.queue {
-            match item {
-                Item::Done(..) => {}
-                Item::Segment { number, header } => {
-                    if batch.is_some() {
-                        break;
-                    }
-                    gathered.extend_from_slice(header);
-                    batch = Some(Batch {
-                        segment: *number,
-                        offset: 0,
-                        begins_segment: true,
-                        buffers: Vec::new(),
-                        items: 0,
-                        end: header.len() as u32,
-                    });
-                }
-                Item::Record { header, place, payload, .. } => {
-                    if bytes > 0 && bytes + place.bytes() as usize > self.limits.batch_bytes_max {
-                        break;
-                    }
-                    let batch = batch.get_or_insert_with(|| Batch {
-                        segment: place.segment,
-                        offset: place.offset,
-                        begins_segment: false,
-                        buffers: Vec::new(),
-                        items: 0,
-                        end: place.offset,
-                    });
-                    let header = Header { batch: batch.offset, ..*header };
-                    self.seal.encode(&header, place.segment, place.offset, &mut gathered);
-                    if payload.len() < GATHER_BYTES_MAX {
-                        gathered.extend_from_slice(payload);
-                    } else {
-                        batch.buffers.push(gathered.split().freeze());
-                        batch.buffers.push(payload.clone());
-                    }
-                    batch.end = place.offset + place.bytes() as u32;
-                    bytes += place.bytes() as usize;
-                }
-            }
-            items += 1;
-        }
-        let mut batch = batch?;
-        batch.items = items;
-        if !gathered.is_empty() {
-            batch.buffers.push(gathered.freeze());
-        }
-        Some(batch)
+        self.queue.batch(self.seal, self.limits.batch_bytes_max)
     }
 
     /// The batch is durable.
     pub fn complete(&mut self, batch: &Batch) -> Verdicts {
-        self.durable_end = (batch.segment, batch.end);
         self.health = Health::Healthy;
-        let verdicts = self.pop(batch.items);
+        let verdicts = self.queue.complete(batch);
         self.evict();
-        verdicts
-    }
-
-    /// Callbacks that nothing unwritten stands before.
-    pub fn complete_callbacks(&mut self) -> Verdicts {
-        let ready = self.queue.iter().take_while(|item| matches!(item, Item::Done(..))).count();
-        self.pop(ready)
-    }
-
-    fn pop(&mut self, items: usize) -> Verdicts {
-        let mut verdicts = Vec::new();
-        for item in self.queue.drain(..items) {
-            self.durable += 1;
-            match item {
-                Item::Segment { header, .. } => self.queue_bytes -= header.len(),
-                Item::Record { place, .. } => self.queue_bytes -= place.bytes() as usize,
-                Item::Done(done, verdict) => verdicts.push((done, verdict)),
-            }
-        }
         verdicts
     }
 
@@ -500,23 +306,15 @@ impl State {
     pub fn fail(&mut self, error: &io::Error, health: Health) -> Verdicts {
         self.health = health;
         let mut verdicts = Vec::new();
-        while let Some(item) = self.queue.pop_back() {
-            // Counted as dealt with, so that the two counts meet again when the queue is empty.
-            self.durable += 1;
+        while let Some(item) = self.queue.pop_newest() {
             match item {
                 Item::Done(done, verdict) => {
                     let verdict = verdict.and(Err(io::Error::new(error.kind(), error.to_string())));
                     verdicts.push((done, verdict));
                 }
-                Item::Segment { header, .. } => {
-                    self.queue_bytes -= header.len();
-                    self.segments.pop_back();
-                }
+                Item::Segment { .. } => self.segments.unbegin(),
                 Item::Record { header, place, payload, undo } => {
-                    self.queue_bytes -= place.bytes() as usize;
-                    if let Some(tail) = self.segments.back_mut() {
-                        tail.length = place.offset;
-                    }
+                    self.segments.end_at(place.offset);
                     self.undo(&header, place, payload.len(), undo);
                 }
             }
@@ -532,14 +330,14 @@ impl State {
         }
         match undo {
             Undo::Append => {
-                self.live(place, false);
+                self.segments.release(place, self.queue.next());
                 if let Some(slot) = self.group(id).slots.pop_back() {
                     self.cache_bytes -= slot.bytes.map_or(0, |bytes| bytes.len());
                 }
             }
             Undo::Rewrite(from) => {
-                self.live(place, false);
-                self.live(from, true);
+                self.segments.release(place, self.queue.next());
+                self.segments.hold(from);
                 if let Some(slot) = self.group(id).slot_mut(header.index) {
                     slot.place = from;
                     if slot.bytes.take().is_some() {
@@ -601,30 +399,11 @@ impl State {
         self.group(id).slot(index).is_some_and(|slot| slot.place == place)
     }
 
-    /// The oldest segment, when nothing in it is needed and that is durable.
-    pub fn deletable(&self) -> Option<u64> {
-        let oldest = self.segments.front()?;
-        let done = oldest.live_records == 0 && oldest.emptied_at <= self.durable;
-        (self.segments.len() > 1 && done).then_some(oldest.number)
-    }
-
-    pub fn deleted(&mut self, number: u64) {
-        if self.segments.front().is_some_and(|oldest| oldest.number == number) {
-            self.segments.pop_front();
-        }
-    }
-
     /// Live entries of the oldest segment that should be rewritten so that it can go; none while the log is not wasteful.
     /// Without this, a quiet group would keep every later segment.
     pub fn to_rewrite(&self, bytes_max: u64) -> Vec<(GroupId, u64, Place)> {
-        let total: u64 = self.segments.iter().map(|segment| u64::from(segment.length)).sum();
-        let live: u64 = self.segments.iter().map(|segment| segment.live_bytes).sum();
-        let segment_bytes = self.limits.segment_bytes_max;
-        let wasteful = total > WASTE_FACTOR * (live + segment_bytes)
-            || self.segments.len() as u64 > SEGMENTS_SPARE + WASTE_FACTOR * live / segment_bytes;
-        let oldest = match self.segments.front() {
-            Some(oldest) if wasteful && self.segments.len() > 1 => oldest.number,
-            _ => return Vec::new(),
+        let Some(oldest) = self.segments.wasteful(self.limits.segment_bytes_max) else {
+            return Vec::new();
         };
         let mut found = Vec::new();
         let mut bytes = 0;
@@ -644,11 +423,11 @@ impl State {
 
     pub fn usage(&self) -> Usage {
         Usage {
-            queued_bytes: self.queue_bytes,
+            queued_bytes: self.queue.bytes(),
             cached_bytes: self.cache_bytes,
-            segments: self.segments.len(),
-            log_bytes: self.segments.iter().map(|segment| u64::from(segment.length)).sum(),
-            live_bytes: self.segments.iter().map(|segment| segment.live_bytes).sum(),
+            segments: self.segments.count(),
+            log_bytes: self.segments.bytes(),
+            live_bytes: self.segments.live_bytes(),
         }
     }
 }

@@ -10,9 +10,10 @@ use tokio::sync::{Notify, oneshot};
 use super::disk::{Disk, Durability, FileName, Pending, WriteError};
 use super::index::Place;
 use super::log::Health;
+use super::queue::{Batch, Verdicts};
 use super::record::{Kind, RECORD_HEADER_BYTES};
 use super::snapshot::Snapshots;
-use super::state::{Batch, State, Verdicts, damaged};
+use super::state::{State, damaged};
 use crate::identity::GroupId;
 
 /// Most bytes that are rewritten between two writes.
@@ -68,7 +69,7 @@ impl Shared {
             let progress = self.progress.notified();
             {
                 let state = self.state.borrow();
-                if state.queue_bytes <= state.limits.queue_bytes_max {
+                if state.queue.bytes() <= state.limits.queue_bytes_max {
                     return;
                 }
             }
@@ -114,7 +115,7 @@ impl Shared {
 /// Writes until nobody is left and nothing is queued.
 pub(super) async fn run(shared: Rc<Shared>) {
     loop {
-        if shared.state.borrow().is_idle() {
+        if shared.state.borrow().queue.is_empty() {
             if shared.abandoned.get() {
                 return;
             }
@@ -133,7 +134,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
 pub(super) async fn write_next(shared: &Shared) -> io::Result<()> {
     let batch = shared.state.borrow().batch();
     let Some(mut batch) = batch else {
-        let verdicts = shared.state.borrow_mut().complete_callbacks();
+        let verdicts = shared.state.borrow_mut().queue.complete_callbacks();
         tell(verdicts);
         return Ok(());
     };
@@ -188,13 +189,16 @@ fn tell(verdicts: Verdicts) {
 /// Removes segments that nothing needs, oldest first and one after the other, so that a power cut leaves no gap.
 async fn delete_oldest(shared: &Shared) {
     loop {
-        let deletable = shared.state.borrow().deletable();
+        let deletable = {
+            let state = shared.state.borrow();
+            state.segments.deletable(state.queue.durable())
+        };
         let Some(number) = deletable else { return };
         if let Err(error) = shared.disk.remove(FileName::Segment(number)).await {
             tracing::warn!(%error, segment = number, "an old segment could not be removed");
             return;
         }
-        shared.state.borrow_mut().deleted(number);
+        shared.state.borrow_mut().segments.deleted(number);
     }
 }
 
@@ -202,7 +206,7 @@ async fn delete_oldest(shared: &Shared) {
 async fn rewrite_oldest(shared: &Shared) {
     let entries = {
         let state = shared.state.borrow();
-        if state.closed || state.queue_bytes > state.limits.queue_bytes_max {
+        if state.closed || state.queue.bytes() > state.limits.queue_bytes_max {
             return;
         }
         state.to_rewrite(REWRITE_BYTES_MAX)
