@@ -151,13 +151,25 @@ mod tests {
     #[test]
     fn numbers_of_a_queue_keep_their_packet_ids_over_gaps() {
         let mut window = Window::default();
-        assert_eq!(window.send_numbered(70_000), Some(Delivery::packet_id(70_000)));
-        assert_eq!(window.send_numbered(70_003), Some(Delivery::packet_id(70_003)));
+        assert_eq!(
+            window.send_numbered(70_000),
+            Some(Delivery::packet_id(70_000))
+        );
+        assert_eq!(
+            window.send_numbered(70_003),
+            Some(Delivery::packet_id(70_003))
+        );
         assert_eq!(window.send_numbered(70_003), None);
         assert_eq!(window.in_flight(), 2);
         assert_eq!(window.acknowledge(Delivery::packet_id(70_001)), None);
-        assert_eq!(window.acknowledge(Delivery::packet_id(70_003)), Some(70_003));
-        assert_eq!(window.acknowledge(Delivery::packet_id(70_000)), Some(70_000));
+        assert_eq!(
+            window.acknowledge(Delivery::packet_id(70_003)),
+            Some(70_003)
+        );
+        assert_eq!(
+            window.acknowledge(Delivery::packet_id(70_000)),
+            Some(70_000)
+        );
         assert_eq!(window.sent_to(), 70_003);
         assert_eq!(window.send_numbered(70_002), None);
         assert!(window.send_numbered(70_004).is_some());
