@@ -10,15 +10,15 @@ mod routes;
 mod subscribers;
 mod trie;
 
-use crate::door::{RouteChange, Targets};
+use std::sync::Arc;
 
-pub use cache::Matches;
-pub use levels::{is_shared, levels_of};
+use crate::door::{RouteChange, RouteOwner, Targets};
+
 pub use routes::RouteTable;
 pub use subscribers::{Subscriber, Subscribers};
 pub use trie::{Trie, ValueId};
 
-use cache::TopicCache;
+use cache::{Matches, TopicCache};
 
 /// What one worker knows about topics: its own subscribers, everybody else's routes, and the answers it gave lately.
 #[derive(Default)]
@@ -61,23 +61,20 @@ impl Router {
     }
 
     /// Who wants `topic`.
-    pub fn matches(&mut self, topic: &str) -> &Matches {
+    pub fn find(&mut self, topic: &str) -> Found<'_> {
         let Router {
             subscribers,
             routes,
             cache,
         } = self;
-        cache.get_or_fill(topic, |matches| {
+        let matches = cache.get_or_fill(topic, |matches| {
             subscribers.for_each_match(topic, |id, _| matches.local.push(id));
             routes.targets(topic, &mut matches.targets);
-        })
-    }
-
-    /// The subscribers of a filter that [`Router::matches`] named; empty if it is gone.
-    pub fn subscribers(&self, id: ValueId) -> &[Subscriber] {
-        self.subscribers
-            .value(id)
-            .map_or(&[], Subscribers::as_slice)
+        });
+        Found {
+            matches,
+            subscribers,
+        }
     }
 
     /// How many filters this worker's subscribers have.
@@ -86,8 +83,34 @@ impl Router {
     }
 }
 
+/// Who wants a topic.
+#[derive(Clone, Copy)]
+pub struct Found<'r> {
+    matches: &'r Matches,
+    subscribers: &'r Trie<Subscribers>,
+}
+
+impl<'r> Found<'r> {
+    /// The topic, to be shared by what leaves the worker.
+    pub fn topic(&self) -> &'r Arc<str> {
+        &self.matches.topic
+    }
+
+    /// Everybody outside the worker, each once.
+    pub fn targets(&self) -> &'r [RouteOwner] {
+        &self.matches.targets
+    }
+
+    /// The worker's own subscribers, one slice per filter that matches.
+    pub fn local(&self) -> impl ExactSizeIterator<Item = &'r [Subscriber]> + use<'r> {
+        let subscribers = self.subscribers;
+        let filters = self.matches.local.iter();
+        filters.map(|id| subscribers.value(*id).map_or(&[][..], Subscribers::as_slice))
+    }
+}
+
 /// Collects an owner once.
-fn add_target(targets: &mut Targets, owner: crate::door::RouteOwner) {
+fn add_target(targets: &mut Targets, owner: RouteOwner) {
     if !targets.contains(&owner) {
         targets.push(owner);
     }

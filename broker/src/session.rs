@@ -11,6 +11,7 @@ mod window;
 
 use crate::identity::ClientId;
 use crate::message::QoS;
+use crate::protocol::Version;
 use crate::shard::{Ack, Delivery};
 
 pub use backlog::{Backlog, BacklogBounds, Identifiers, Waiting};
@@ -25,8 +26,8 @@ pub struct Terms {
     pub client_id: ClientId,
     /// Fences what this connection says to the shard.
     pub epoch: u64,
-    /// MQTT 5.0, not 3.1.1.
-    pub v5: bool,
+    /// Of the protocol.
+    pub version: Version,
     /// The session outlives its connection.
     pub persistent: bool,
     /// How many unacknowledged messages the client takes at once.
@@ -128,6 +129,11 @@ impl Session {
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.bytes())
+    }
+
+    /// Messages that wait.
+    pub fn waiting_items(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.len())
     }
 
     /// Whether nothing waits.

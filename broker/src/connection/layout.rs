@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::output::{Output, Spares};
 use crate::limits::SHARED_PAYLOAD_BYTES_MIN;
 use crate::message::QoS;
+use crate::protocol::{PropertiesBuilder, PropertyId, PublishLayout, PublishParts, Version, publish_len};
 
 /// The message as the encoder sees it.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +42,10 @@ impl<'m> Payload<'m> {
         }
     }
 
-    fn len(&self) -> usize {
+    fn bytes(&self) -> &'m [u8] {
         match self {
-            Payload::Copied(payload) => payload.len(),
-            Payload::Shared(payload) => payload.len(),
+            Payload::Copied(payload) => payload,
+            Payload::Shared(payload) => payload,
         }
     }
 }
@@ -52,40 +53,32 @@ impl<'m> Payload<'m> {
 /// How a message goes to one client.
 #[derive(Clone, Copy, Debug)]
 pub struct Form<'m> {
-    /// MQTT 5.0: there are properties.
-    pub v5: bool,
+    /// Of the client.
+    pub version: Version,
     /// The QoS to send at.
     pub qos: QoS,
-    /// Above QoS 0.
-    pub packet_id: Option<u16>,
+    /// 0 at QoS 0.
+    pub packet_id: u16,
     /// The retain flag to send.
     pub retain: bool,
     /// It may have been sent before.
     pub dup: bool,
-    /// Of the subscriptions that matched; 5.0 only.
+    /// Of the subscriptions that matched; not sent before 5.0.
     pub identifiers: &'m [u32],
 }
 
 /// The encodings of one message.
 #[derive(Debug, Default)]
 pub struct Layouts {
-    bytes: Vec<u8>,
-    made: [Option<Layout>; 16],
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Layout {
-    start: usize,
-    end: usize,
-    /// Where the packet id is, from `start`.
-    packet_id_at: usize,
+    made: [Option<PublishLayout>; 16],
+    /// Which of `made` are of the message at hand.
+    valid: u16,
 }
 
 impl Layouts {
     /// Forgets the last message.
     pub fn begin(&mut self) {
-        self.bytes.clear();
-        self.made = [None; 16];
+        self.valid = 0;
     }
 
     /// Appends the PUBLISH to a client's output. All calls since [`Layouts::begin`] must be for the same message.
@@ -96,120 +89,62 @@ impl Layouts {
         output: &mut Output,
         spares: &mut Spares,
     ) {
-        let identifiers = form.v5 && !form.identifiers.is_empty();
-        if identifiers || form.dup {
-            let buffer = output.buffer(spares);
-            let start = buffer.len();
-            let packet_id_at = encode(content, form, buffer);
-            patch(buffer, start + packet_id_at, form.packet_id);
+        let buffer = output.buffer(spares);
+        let v5 = form.version == Version::V5;
+        if form.dup || (v5 && !form.identifiers.is_empty()) {
+            encode(content, form).append_header(buffer, form.packet_id);
         } else {
-            let layout = self.layout(content, form);
-            let buffer = output.buffer(spares);
-            let start = buffer.len();
-            buffer.extend_from_slice(&self.bytes[layout.start..layout.end]);
-            patch(buffer, start + layout.packet_id_at, form.packet_id);
+            let index = usize::from(v5) | (form.qos as usize) << 1 | usize::from(form.retain) << 3;
+            let known = self.valid & (1 << index) != 0;
+            self.valid |= 1 << index;
+            let layout = &mut self.made[index];
+            match layout {
+                Some(layout) if known => layout,
+                _ => layout.insert(encode(content, form)),
+            }
+            .append_header(buffer, form.packet_id);
         }
-        if let Payload::Shared(payload) = content.payload {
-            output.share(payload.clone());
+        match content.payload {
+            Payload::Copied(payload) => buffer.extend_from_slice(payload),
+            Payload::Shared(payload) => output.share(payload.clone()),
         }
-    }
-
-    fn layout(&mut self, content: &Content<'_>, form: &Form<'_>) -> Layout {
-        let index =
-            usize::from(form.v5) | (form.qos as usize) << 1 | usize::from(form.retain) << 3;
-        if let Some(layout) = self.made[index] {
-            return layout;
-        }
-        let start = self.bytes.len();
-        let packet_id_at = encode(content, form, &mut self.bytes);
-        let layout = Layout {
-            start,
-            end: self.bytes.len(),
-            packet_id_at,
-        };
-        self.made[index] = Some(layout);
-        layout
     }
 }
 
 /// How many bytes the packet has ([MQTT-3.1.2-24] compares them).
 pub fn packet_bytes(content: &Content<'_>, form: &Form<'_>) -> usize {
-    let remaining = remaining_length(content, form);
-    1 + varint_bytes(remaining) + remaining
+    with_parts(content, form, |parts| publish_len(parts))
 }
 
-fn properties_length(content: &Content<'_>, form: &Form<'_>) -> usize {
-    let identifiers: usize = form
-        .identifiers
-        .iter()
-        .map(|identifier| 1 + varint_bytes(*identifier as usize))
-        .sum();
-    content.properties.len() + content.expiry_seconds.map_or(0, |_| 5) + identifiers
+fn encode(content: &Content<'_>, form: &Form<'_>) -> PublishLayout {
+    with_parts(content, form, |parts| PublishLayout::new(parts))
 }
 
-fn remaining_length(content: &Content<'_>, form: &Form<'_>) -> usize {
-    let properties = if form.v5 {
-        let length = properties_length(content, form);
-        varint_bytes(length) + length
-    } else {
-        0
+fn with_parts<R>(
+    content: &Content<'_>,
+    form: &Form<'_>,
+    use_parts: impl FnOnce(&PublishParts<'_>) -> R,
+) -> R {
+    let mut parts = PublishParts {
+        version: form.version,
+        dup: form.dup,
+        qos: form.qos,
+        retain: form.retain,
+        topic: content.topic,
+        properties: content.properties,
+        payload: content.payload.bytes(),
     };
-    2 + content.topic.len()
-        + form.packet_id.map_or(0, |_| 2)
-        + properties
-        + content.payload.len()
-}
-
-/// Encodes all but a shared payload, with 0 for the packet id; returns where that is.
-fn encode(content: &Content<'_>, form: &Form<'_>, into: &mut Vec<u8>) -> usize {
-    let start = into.len();
-    into.push(
-        0x30 | u8::from(form.dup) << 3 | (form.qos as u8) << 1 | u8::from(form.retain),
-    );
-    put_varint(into, remaining_length(content, form));
-    into.extend_from_slice(&(content.topic.len() as u16).to_be_bytes());
-    into.extend_from_slice(content.topic.as_bytes());
-    let packet_id_at = into.len() - start;
-    if form.packet_id.is_some() {
-        into.extend_from_slice(&[0, 0]);
+    if content.expiry_seconds.is_none() && form.identifiers.is_empty() {
+        return use_parts(&parts);
     }
-    if form.v5 {
-        put_varint(into, properties_length(content, form));
-        if let Some(seconds) = content.expiry_seconds {
-            into.push(0x02);
-            into.extend_from_slice(&seconds.to_be_bytes());
-        }
-        for identifier in form.identifiers {
-            into.push(0x0B);
-            put_varint(into, *identifier as usize);
-        }
-        into.extend_from_slice(content.properties);
+    let mut own = PropertiesBuilder::new();
+    if let Some(seconds) = content.expiry_seconds {
+        own = own.int(PropertyId::MessageExpiryInterval, seconds);
     }
-    if let Payload::Copied(payload) = content.payload {
-        into.extend_from_slice(payload);
+    for identifier in form.identifiers {
+        own = own.int(PropertyId::SubscriptionIdentifier, *identifier);
     }
-    packet_id_at
-}
-
-fn patch(buffer: &mut [u8], at: usize, packet_id: Option<u16>) {
-    if let Some(packet_id) = packet_id {
-        buffer[at..at + 2].copy_from_slice(&packet_id.to_be_bytes());
-    }
-}
-
-fn varint_bytes(value: usize) -> usize {
-    match value {
-        0..=127 => 1,
-        128..=16_383 => 2,
-        16_384..=2_097_151 => 3,
-        _ => 4,
-    }
-}
-
-fn put_varint(into: &mut Vec<u8>, mut value: usize) {
-    while value > 127 {
-        into.push((value & 0x7F) as u8 | 0x80);
-        value >>= 7;
-    }
-    into.push(value as u8);
+    let properties = [own.raw(), content.properties].concat();
+    parts.properties = &properties;
+    use_parts(&parts)
 }

@@ -23,13 +23,13 @@ const EVERYWHERE: u16 = 0;
 
 /// Who wants a topic.
 #[derive(Clone, Debug)]
-pub struct Matches {
+pub(super) struct Matches {
     /// The topic, to be shared by the messages that leave the worker.
-    pub topic: Arc<str>,
+    pub(super) topic: Arc<str>,
     /// The filters of this worker's own subscribers.
-    pub local: SmallVec<[ValueId; 4]>,
+    pub(super) local: SmallVec<[ValueId; 4]>,
     /// Everybody else, each once.
-    pub targets: Targets,
+    pub(super) targets: Targets,
     /// The changes up to this one are known not to touch this answer.
     checked: u64,
     parts: [u16; PART_LEVELS + 2],

@@ -55,16 +55,6 @@ pub(super) fn begins_with_level(label: &str, level: &str) -> bool {
         && matches!(label.as_bytes().get(level.len()), None | Some(b'/'))
 }
 
-/// How many levels a topic or filter has.
-pub fn levels_of(text: &str) -> usize {
-    text.bytes().filter(|byte| *byte == b'/').count() + 1
-}
-
-/// Whether a filter is a shared subscription (`$share/{group}/{filter}`).
-pub fn is_shared(filter: &str) -> bool {
-    filter == "$share" || filter.starts_with("$share/")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

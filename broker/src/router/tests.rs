@@ -128,8 +128,7 @@ fn a_subscriber_is_held_once_and_by_its_own_slot() {
     assert!(router.subscribe("a/+", subscriber(7, QoS::AtMostOnce)));
     assert!(!router.subscribe("a/+", subscriber(3, QoS::AtMostOnce)));
     assert!(!router.subscribe("a/+", subscriber(7, QoS::AtLeastOnce)));
-    let local = router.matches("a/b").local.clone();
-    let found = router.subscribers(local[0]);
+    let found = router.find("a/b").local().next().unwrap();
     assert_eq!(
         found.iter().map(|s| (s.slot, s.qos)).collect::<Vec<_>>(),
         [(3, QoS::AtMostOnce), (7, QoS::AtLeastOnce)]
@@ -137,7 +136,7 @@ fn a_subscriber_is_held_once_and_by_its_own_slot() {
     assert!(!router.unsubscribe("a/+", 3));
     assert!(!router.unsubscribe("a/+", 3));
     assert!(router.unsubscribe("a/+", 7));
-    assert!(router.matches("a/b").local.is_empty());
+    assert_eq!(router.find("a/b").local().len(), 0);
 }
 
 proptest! {
@@ -205,10 +204,8 @@ proptest! {
             router.apply(&RouteChange { owner, filter: filter.as_str().into(), wanted });
             if wanted { routes.insert((filter, owner)); } else { routes.remove(&(filter, owner)); }
             for topic in &topics {
-                let matches = router.matches(topic).clone();
-                let mut slots: Vec<u32> = matches.local.iter()
-                    .flat_map(|id| router.subscribers(*id).iter().map(|s| s.slot))
-                    .collect();
+                let found = router.find(topic);
+                let mut slots: Vec<u32> = found.local().flatten().map(|s| s.slot).collect();
                 slots.sort();
                 let mut expected: Vec<u32> = local.iter()
                     .filter(|(filter, _)| matches_naively(filter, topic))
@@ -216,8 +213,8 @@ proptest! {
                     .collect();
                 expected.sort();
                 prop_assert_eq!(slots, expected, "{}", topic);
-                let targets: BTreeSet<RouteOwner> = matches.targets.iter().copied().collect();
-                prop_assert_eq!(targets.len(), matches.targets.len());
+                let targets: BTreeSet<RouteOwner> = found.targets().iter().copied().collect();
+                prop_assert_eq!(targets.len(), found.targets().len());
                 let expected: BTreeSet<RouteOwner> = routes.iter()
                     .filter(|(filter, _)| matches_naively(filter, topic))
                     .map(|(_, owner)| *owner)

@@ -61,6 +61,11 @@ impl Backlog {
         self.bytes
     }
 
+    /// Messages held.
+    pub fn len(&self) -> usize {
+        self.at_most_once.len() + self.acknowledged.len()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.at_most_once.is_empty() && self.acknowledged.is_empty()
@@ -107,9 +112,6 @@ impl Backlog {
         Some(next)
     }
 
-    fn len(&self) -> usize {
-        self.at_most_once.len() + self.acknowledged.len()
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ fn session(persistent: bool, receive_maximum: u16) -> Session {
     Session::new(Terms {
         client_id: "c".into(),
         epoch: 1,
-        v5: true,
+        version: Version::V5,
         persistent,
         receive_maximum,
         packet_bytes_max: u32::MAX,
