@@ -81,3 +81,16 @@ impl Default for ClientLimits {
         }
     }
 }
+
+// The bounds of a shard are the same on every replica: they decide what is stored, so they are constants.
+
+/// Messages in the queue of one persistent session. At the bound the newest is not queued, and counted.
+pub const SESSION_QUEUE_ITEMS_MAX: usize = 100_000;
+/// Bytes of topics, properties and payloads in the queue of one persistent session; policy as above.
+pub const SESSION_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Bytes in all queues of one shard. At the bound publishes are refused: 0x97 Quota exceeded.
+pub const SHARD_QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Client ids that one shard keeps. More are refused: 0x97 Quota exceeded.
+pub const SHARD_SESSIONS_MAX: usize = 1_000_000;
+/// Subscriptions of one persistent session. More are refused one by one: 0x97 Quota exceeded.
+pub const SESSION_SUBSCRIPTIONS_MAX: usize = 10_000;
