@@ -1,0 +1,7 @@
+//! The nodes that together are one broker: members, links between them, placement of shards, routes, leases, drain.
+//!
+//! Everything here runs on one thread, on a `LocalSet`, and reaches the world through `net::Net` alone. Deliberately
+//! absent: client connections, MQTT packets, what a shard's state machine does with a command.
+
+pub mod frames;
+pub mod mesh;
