@@ -37,10 +37,7 @@ impl Broker {
         command.arg("-c").arg(core.to_string());
         match self {
             Broker::Ours(path) => {
-                command
-                    .arg(path)
-                    .args(["--workers", "1", "--listen"])
-                    .arg(format!("mqtt://127.0.0.1:{port}"));
+                command.arg(path).args(["--workers", "1", "--listen"]).arg(format!("mqtt://127.0.0.1:{port}"));
             }
             Broker::Mosquitto => {
                 let config = folder.path().join("mosquitto.conf");
@@ -55,10 +52,7 @@ impl Broker {
                 command.arg(mosquitto()?).arg("-c").arg(config);
             }
             Broker::Floor => {
-                command
-                    .arg(std::env::current_exe()?)
-                    .args(["floor", "--port"])
-                    .arg(port.to_string());
+                command.arg(std::env::current_exe()?).args(["floor", "--port"]).arg(port.to_string());
             }
         }
         let process = command
@@ -67,26 +61,18 @@ impl Broker {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("starting {}", self.name()))?;
-        let mut running = Running {
-            process,
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-            _folder: folder,
-        };
+        let mut running = Running { process, address: SocketAddr::from(([127, 0, 0, 1], port)), _folder: folder };
         running.wait_until_it_accepts(self.name())?;
         Ok(running)
     }
 }
 
 fn mosquitto() -> Result<&'static Path> {
-    [
-        "/usr/sbin/mosquitto",
-        "/usr/bin/mosquitto",
-        "/usr/local/sbin/mosquitto",
-    ]
-    .into_iter()
-    .map(Path::new)
-    .find(|path| path.exists())
-    .context("mosquitto is not installed: apt-get install mosquitto")
+    ["/usr/sbin/mosquitto", "/usr/bin/mosquitto", "/usr/local/sbin/mosquitto"]
+        .into_iter()
+        .map(Path::new)
+        .find(|path| path.exists())
+        .context("mosquitto is not installed: apt-get install mosquitto")
 }
 
 /// A broker that was started; ends when dropped.
@@ -117,12 +103,7 @@ impl Running {
         let mut total_ns = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
             let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            total_ns += text
-                .split(' ')
-                .next()
-                .unwrap_or("0")
-                .trim()
-                .parse::<u64>()?;
+            total_ns += text.split(' ').next().unwrap_or("0").trim().parse::<u64>()?;
         }
         Ok(Duration::from_nanos(total_ns))
     }
@@ -145,10 +126,7 @@ pub fn pin_self(core: usize) -> Result<()> {
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
     };
     if result != 0 {
-        bail!(
-            "pinning to core {core}: {}",
-            std::io::Error::last_os_error()
-        );
+        bail!("pinning to core {core}: {}", std::io::Error::last_os_error());
     }
     Ok(())
 }

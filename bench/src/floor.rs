@@ -59,11 +59,7 @@ impl Floor {
                 let filter = usize::from(u16::from_be_bytes([body[2], body[3]]));
                 let topic = body[4..4 + filter].to_vec();
                 let qos = body[4 + filter];
-                self.subscribers
-                    .borrow_mut()
-                    .entry(topic)
-                    .or_default()
-                    .push((connection.clone(), qos));
+                self.subscribers.borrow_mut().entry(topic).or_default().push((connection.clone(), qos));
                 self.answer(connection, &[0x90, 3, body[0], body[1], qos]);
             }
             12 => self.answer(connection, &[0xd0, 0]),
@@ -78,14 +74,9 @@ impl Floor {
     }
 
     fn publish(&self, connection: &Rc<Connection>, packet: &[u8], header: usize) {
-        let topic_end =
-            header + 2 + usize::from(u16::from_be_bytes([packet[header], packet[header + 1]]));
+        let topic_end = header + 2 + usize::from(u16::from_be_bytes([packet[header], packet[header + 1]]));
         let published_qos = (packet[0] >> 1) & 3;
-        if let Some(subscribers) = self
-            .subscribers
-            .borrow()
-            .get(&packet[header + 2..topic_end])
-        {
+        if let Some(subscribers) = self.subscribers.borrow().get(&packet[header + 2..topic_end]) {
             for (subscriber, qos) in subscribers {
                 let mut output = subscriber.output.borrow_mut();
                 let start = output.bytes.len();
@@ -101,10 +92,7 @@ impl Floor {
             }
         }
         if published_qos > 0 {
-            self.answer(
-                connection,
-                &wire::puback([packet[topic_end], packet[topic_end + 1]]),
-            );
+            self.answer(connection, &wire::puback([packet[topic_end], packet[topic_end + 1]]));
         }
     }
 }
@@ -120,10 +108,7 @@ pub async fn serve(listener: TcpListener) -> io::Result<()> {
             loop {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                let connection = Rc::new(Connection {
-                    stream,
-                    output: RefCell::default(),
-                });
+                let connection = Rc::new(Connection { stream, output: RefCell::default() });
                 tokio::task::spawn_local(read(floor.clone(), connection, scratch.clone()));
             }
         })
@@ -168,9 +153,7 @@ async fn flush(floor: Rc<Floor>) {
                     output.bytes.drain(..written);
                     floor.touch(&connection, &mut output);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    floor.touch(&connection, &mut output)
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => floor.touch(&connection, &mut output),
                 Err(_) => output.bytes.clear(),
             }
         }

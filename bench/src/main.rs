@@ -59,41 +59,22 @@ const LOAD_CORE: usize = 1;
 const WARM_UP: Duration = Duration::from_millis(1000);
 
 fn pairs(qos: u8) -> Pairs {
-    Pairs {
-        pairs: 100,
-        payload: 64,
-        window: 16,
-        qos,
-    }
+    Pairs { pairs: 100, payload: 64, window: 16, qos }
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        What::Run {
-            broker,
-            seconds,
-            rounds,
-            at_least,
-        } => run(broker, Duration::from_secs_f64(seconds), rounds, at_least),
-        What::Load {
-            address,
-            qos,
-            seconds,
-        } => {
-            let measured = scenario::run(
-                address,
-                pairs(qos),
-                WARM_UP,
-                Duration::from_secs_f64(seconds),
-                || Ok(Duration::ZERO),
-            )?;
+        What::Run { broker, seconds, rounds, at_least } => {
+            run(broker, Duration::from_secs_f64(seconds), rounds, at_least)
+        }
+        What::Load { address, qos, seconds } => {
+            let measured =
+                scenario::run(address, pairs(qos), WARM_UP, Duration::from_secs_f64(seconds), || Ok(Duration::ZERO))?;
             println!("{:.0} delivered a second", measured.rate());
             Ok(())
         }
         What::Floor { port } => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
                 floor::serve(listener).await
@@ -105,10 +86,7 @@ fn main() -> Result<()> {
 
 fn run(ours: PathBuf, measure: Duration, rounds: usize, at_least: Option<f64>) -> Result<()> {
     if !ours.exists() {
-        bail!(
-            "{} is not there: cargo build --release -p mqtt-broker",
-            ours.display()
-        );
+        bail!("{} is not there: cargo build --release -p mqtt-broker", ours.display());
     }
     pin_self(LOAD_CORE).context("this benchmark needs two cores")?;
     let brokers = [Broker::Mosquitto, Broker::Ours(ours), Broker::Floor];
@@ -119,19 +97,15 @@ fn run(ours: PathBuf, measure: Duration, rounds: usize, at_least: Option<f64>) -
         for round in 1..=rounds {
             for (broker, results) in brokers.iter().zip(&mut results) {
                 eprintln!("{name}: {}, round {round} of {rounds}", broker.name());
-                results.push(broker.start(BROKER_CORE).and_then(|running| {
-                    scenario::run(running.address, load, WARM_UP, measure, || {
-                        running.cpu_time()
-                    })
-                }));
+                results.push(
+                    broker.start(BROKER_CORE).and_then(|running| {
+                        scenario::run(running.address, load, WARM_UP, measure, || running.cpu_time())
+                    }),
+                );
             }
         }
         for (broker, results) in brokers.iter().zip(results) {
-            lines.push(Line {
-                scenario: name.into(),
-                broker: broker.name(),
-                result: median(results),
-            });
+            lines.push(Line { scenario: name.into(), broker: broker.name(), result: median(results) });
         }
     }
     println!("{}", report::markdown(&lines));
@@ -149,13 +123,7 @@ fn run(ours: PathBuf, measure: Duration, rounds: usize, at_least: Option<f64>) -
 
 /// The median by CPU per message; any failed round makes the whole a failure.
 fn median(results: Vec<Result<Measured>>) -> Result<Measured, String> {
-    let mut measured = results
-        .into_iter()
-        .collect::<Result<Vec<_>>>()
-        .map_err(|error| format!("{error:#}"))?;
+    let mut measured = results.into_iter().collect::<Result<Vec<_>>>().map_err(|error| format!("{error:#}"))?;
     measured.sort_by(|a, b| a.cpu_ns_per_message().total_cmp(&b.cpu_ns_per_message()));
-    measured
-        .get(measured.len() / 2)
-        .copied()
-        .ok_or_else(|| "no rounds".into())
+    measured.get(measured.len() / 2).copied().ok_or_else(|| "no rounds".into())
 }

@@ -28,21 +28,11 @@ pub fn markdown(lines: &[Line]) -> String {
                 line.scenario,
                 line.broker,
                 measured.cpu_ns_per_message(),
-                ratio(
-                    cpu_of(lines, &line.scenario, "mosquitto"),
-                    Some(measured.cpu_ns_per_message())
-                ),
-                ratio(
-                    Some(measured.cpu_ns_per_message()),
-                    cpu_of(lines, &line.scenario, "floor")
-                ),
+                ratio(cpu_of(lines, &line.scenario, "mosquitto"), Some(measured.cpu_ns_per_message())),
+                ratio(Some(measured.cpu_ns_per_message()), cpu_of(lines, &line.scenario, "floor")),
                 measured.rate(),
             ),
-            Err(why) => writeln!(
-                out,
-                "| {} | {} | not measured: {why} | | | |",
-                line.scenario, line.broker
-            ),
+            Err(why) => writeln!(out, "| {} | {} | not measured: {why} | | | |", line.scenario, line.broker),
         };
     }
     out
@@ -54,9 +44,7 @@ pub fn times_less_than_mosquitto(lines: &[Line], scenario: &str, broker: &str) -
 }
 
 fn cpu_of(lines: &[Line], scenario: &str, broker: &str) -> Option<f64> {
-    let line = lines
-        .iter()
-        .find(|line| line.scenario == scenario && line.broker == broker)?;
+    let line = lines.iter().find(|line| line.scenario == scenario && line.broker == broker)?;
     line.result.as_ref().ok().map(Measured::cpu_ns_per_message)
 }
 
@@ -74,44 +62,23 @@ mod tests {
     use super::*;
 
     fn line(broker: &'static str, cpu_us: u64) -> Line {
-        let measured = Measured {
-            delivered: 1000,
-            elapsed: Duration::from_secs(1),
-            broker_cpu: Duration::from_micros(cpu_us),
-        };
-        Line {
-            scenario: "pairs".into(),
-            broker,
-            result: Ok(measured),
-        }
+        let measured =
+            Measured { delivered: 1000, elapsed: Duration::from_secs(1), broker_cpu: Duration::from_micros(cpu_us) };
+        Line { scenario: "pairs".into(), broker, result: Ok(measured) }
     }
 
     #[test]
     fn ratios_are_taken_within_a_scenario() {
-        let lines = [
-            line("mosquitto", 20_000),
-            line("mqtt-broker", 2_000),
-            line("floor", 1_000),
-        ];
-        assert_eq!(
-            times_less_than_mosquitto(&lines, "pairs", "mqtt-broker"),
-            Some(10.0)
-        );
+        let lines = [line("mosquitto", 20_000), line("mqtt-broker", 2_000), line("floor", 1_000)];
+        assert_eq!(times_less_than_mosquitto(&lines, "pairs", "mqtt-broker"), Some(10.0));
         assert!(markdown(&lines).contains("| pairs | mqtt-broker | 2000 | 10.0 | 2.0 | 1000 |"));
     }
 
     #[test]
     fn a_peer_that_is_not_there_is_named() {
-        let missing = Line {
-            scenario: "pairs".into(),
-            broker: "mosquitto",
-            result: Err("not installed".into()),
-        };
+        let missing = Line { scenario: "pairs".into(), broker: "mosquitto", result: Err("not installed".into()) };
         let lines = [missing, line("mqtt-broker", 2_000)];
-        assert_eq!(
-            times_less_than_mosquitto(&lines, "pairs", "mqtt-broker"),
-            None
-        );
+        assert_eq!(times_less_than_mosquitto(&lines, "pairs", "mqtt-broker"), None);
         assert!(markdown(&lines).contains("mosquitto | not measured: not installed"));
     }
 }

@@ -57,9 +57,7 @@ pub fn run(
     measure: Duration,
     cpu: impl Fn() -> Result<Duration>,
 ) -> Result<Measured> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let delivered = Rc::new(Cell::new(0_u64));
@@ -72,9 +70,7 @@ pub fn run(
             let (delivered, failed) = (delivered.clone(), failed.clone());
             tokio::task::spawn_local(async move {
                 let error = pair.run(&delivered).await.err();
-                failed.set(Some(error.map_or("closed by the broker".into(), |error| {
-                    format!("{error:#}")
-                })));
+                failed.set(Some(error.map_or("closed by the broker".into(), |error| format!("{error:#}"))));
             });
         }
         tokio::time::sleep(warm_up).await;
@@ -106,17 +102,10 @@ impl Pair {
     async fn connect(address: SocketAddr, index: usize, load: Pairs) -> Result<Pair> {
         let topic = format!("bench/pair/{index}");
         let subscriber = open(address, &format!("bench-sub-{index}")).await?;
-        exchange(&subscriber, &wire::subscribe(1, &topic, load.qos), 0x90)
-            .await
-            .context("SUBSCRIBE")?;
+        exchange(&subscriber, &wire::subscribe(1, &topic, load.qos), 0x90).await.context("SUBSCRIBE")?;
         let publisher = open(address, &format!("bench-pub-{index}")).await?;
         let publish = wire::publish(&topic, load.qos, &vec![b'x'; load.payload]);
-        Ok(Pair {
-            publisher,
-            subscriber,
-            publish,
-            load,
-        })
+        Ok(Pair { publisher, subscriber, publish, load })
     }
 
     async fn run(mut self, delivered: &Cell<u64>) -> Result<()> {
@@ -170,13 +159,9 @@ impl Pair {
 }
 
 async fn open(address: SocketAddr, client_id: &str) -> Result<TcpStream> {
-    let stream = TcpStream::connect(address)
-        .await
-        .with_context(|| format!("connecting to {address}"))?;
+    let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
     stream.set_nodelay(true)?;
-    exchange(&stream, &wire::connect(client_id), 0x20)
-        .await
-        .context("CONNECT")?;
+    exchange(&stream, &wire::connect(client_id), 0x20).await.context("CONNECT")?;
     Ok(stream)
 }
 
@@ -190,10 +175,7 @@ async fn exchange(stream: &TcpStream, packet: &[u8], expected: u8) -> Result<()>
             bail!("closed instead of answering");
         }
         if let Some(length) = wire::packet_len(&answer) {
-            if answer[0] != expected
-                || answer[length - 1] >= 0x80
-                || (expected == 0x20 && answer[3] != 0)
-            {
+            if answer[0] != expected || answer[length - 1] >= 0x80 || (expected == 0x20 && answer[3] != 0) {
                 bail!("answered {answer:02x?}");
             }
             return Ok(());

@@ -58,12 +58,7 @@ pub fn packet_len(buffer: &[u8]) -> Option<usize> {
 
 /// The length of the fixed header of a whole packet.
 pub fn header_len(packet: &[u8]) -> usize {
-    1 + packet
-        .iter()
-        .skip(1)
-        .take_while(|byte| **byte & 0x80 != 0)
-        .count()
-        + 1
+    1 + packet.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count() + 1
 }
 
 fn string(body: &mut Vec<u8>, text: &str) {

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod door;
 pub mod identity;
 pub mod limits;
+pub mod local;
 pub mod message;
 pub mod protocol;
 pub mod replication;
