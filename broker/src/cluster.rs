@@ -10,4 +10,5 @@ pub mod links;
 pub mod mesh;
 pub mod net;
 pub mod placement;
+pub mod routes;
 pub mod tasks;

@@ -175,12 +175,9 @@ impl Control {
     /// Applies one command.
     pub fn apply(&mut self, command: &ControlCommand) -> ControlAnswer {
         let changed = match command {
-            ControlCommand::Found {
-                cluster,
-                shards,
-                factor,
-                founder,
-            } => self.found(*cluster, *shards, *factor, founder),
+            ControlCommand::Found { cluster, shards, factor, founder } => {
+                self.found(*cluster, *shards, *factor, founder)
+            }
             ControlCommand::Join(joiner) => self.join(joiner),
             ControlCommand::Activate(origin) => self.with(*origin, |member| {
                 if member.unreachable {
@@ -192,9 +189,7 @@ impl Control {
             ControlCommand::Leave { name, leaving } => self.leave(name, *leaving),
             ControlCommand::Remove(node) => self.remove(*node),
             ControlCommand::Place { version, shards } => self.place(*version, shards),
-            ControlCommand::SetFactor(factor) => {
-                Ok(std::mem::replace(&mut self.factor, *factor) != *factor)
-            }
+            ControlCommand::SetFactor(factor) => Ok(std::mem::replace(&mut self.factor, *factor) != *factor),
         };
         match changed {
             Ok(changed) => {
@@ -222,8 +217,7 @@ impl Control {
         self.shards = shards;
         self.factor = factor;
         self.placement = vec![vec![founder.origin.node]; usize::from(shards)];
-        self.members
-            .insert(founder.origin.node, Member::new(founder, self.version + 1));
+        self.members.insert(founder.origin.node, Member::new(founder, self.version + 1));
         Ok(true)
     }
 
@@ -238,9 +232,7 @@ impl Control {
             return Err(ControlAnswer::Over);
         }
         if let Some(member) = self.members.get(&origin.node) {
-            if member.origin.incarnation > origin.incarnation
-                || (member.origin == origin && member.unreachable)
-            {
+            if member.origin.incarnation > origin.incarnation || (member.origin == origin && member.unreachable) {
                 return Err(ControlAnswer::Over);
             }
             if member.origin == origin {
@@ -322,11 +314,7 @@ impl Control {
         Ok(true)
     }
 
-    fn place(
-        &mut self,
-        version: u64,
-        shards: &[(ShardId, Vec<NodeId>)],
-    ) -> Result<bool, ControlAnswer> {
+    fn place(&mut self, version: u64, shards: &[(ShardId, Vec<NodeId>)]) -> Result<bool, ControlAnswer> {
         if version != self.version {
             return Err(ControlAnswer::Outdated);
         }
@@ -364,9 +352,7 @@ impl Control {
 
     /// The voters `shard` shall have; none for a shard that does not exist.
     pub fn voters(&self, shard: ShardId) -> &[NodeId] {
-        self.placement
-            .get(usize::from(shard.0))
-            .map_or(&[], Vec::as_slice)
+        self.placement.get(usize::from(shard.0)).map_or(&[], Vec::as_slice)
     }
 
     /// Members that may accept publishes, as far as this replica knows: routes must reach them.

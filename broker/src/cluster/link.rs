@@ -168,9 +168,7 @@ pub async fn greet(stream: &mut BoxStream, mine: &Hello) -> Result<Hello, LinkEr
         stream.read_exact(&mut body).await?;
         Ok(postcard::from_bytes(&body)?)
     };
-    timeout(Duration::from_millis(HELLO_MS), exchange)
-        .await
-        .unwrap_or(Err(LinkError::Silent))
+    timeout(Duration::from_millis(HELLO_MS), exchange).await.unwrap_or(Err(LinkError::Silent))
 }
 
 /// Reads the one frame with which the lower of two nodes takes the stream for the link.
@@ -184,17 +182,11 @@ pub async fn taken(stream: &mut BoxStream) -> Result<(), LinkError> {
         stream.read_exact(&mut body).await?;
         Ok(())
     };
-    timeout(Duration::from_millis(HELLO_MS), read)
-        .await
-        .unwrap_or(Err(LinkError::Silent))
+    timeout(Duration::from_millis(HELLO_MS), read).await.unwrap_or(Err(LinkError::Silent))
 }
 
 /// Carries frames until the link ends; says why it ended. `receive` is called for each frame, in order.
-pub async fn carry(
-    stream: BoxStream,
-    outbound: Rc<Outbound>,
-    receive: impl FnMut(Frame),
-) -> LinkError {
+pub async fn carry(stream: BoxStream, outbound: Rc<Outbound>, receive: impl FnMut(Frame)) -> LinkError {
     let (reader, writer) = tokio::io::split(stream);
     tokio::select! {
         error = read(reader, receive) => error,
@@ -251,10 +243,7 @@ async fn write(mut writer: impl AsyncWrite + Unpin, outbound: &Outbound) -> Link
         }
         let bytes = outbound.next();
         if bytes.is_empty() {
-            if timeout_at(next_ping, outbound.wake.notified())
-                .await
-                .is_err()
-            {
+            if timeout_at(next_ping, outbound.wake.notified()).await.is_err() {
                 outbound.send(&Frame::Ping);
             }
             continue;
@@ -290,10 +279,7 @@ mod tests {
             assert!(matches!(decode(&mut part), Ok(None)), "cut at {cut}");
         }
         let mut whole = bytes.clone();
-        assert_eq!(
-            decode(&mut whole).ok().flatten(),
-            Some(Frame::Forwarded { number: 7 })
-        );
+        assert_eq!(decode(&mut whole).ok().flatten(), Some(Frame::Forwarded { number: 7 }));
     }
 
     #[test]

@@ -188,15 +188,7 @@ impl Links {
         match addresses.get_mut(&address) {
             Some(known) => known.node = node.or(known.node),
             None if known < ADDRESSES_MAX => {
-                addresses.insert(
-                    address,
-                    Address {
-                        node,
-                        failures: 0,
-                        due: Instant::now(),
-                        busy: false,
-                    },
-                );
+                addresses.insert(address, Address { node, failures: 0, due: Instant::now(), busy: false });
             }
             None => {}
         }
@@ -228,8 +220,7 @@ impl Links {
     /// Bytes that wait for the network on the way to a node.
     pub fn waiting_bytes(&self, to: NodeId) -> usize {
         let live = self.inner.live.borrow();
-        live.get(&to)
-            .map_or(0, |live| live.outbound.waiting_bytes())
+        live.get(&to).map_or(0, |live| live.outbound.waiting_bytes())
     }
 
     /// Sends what `frame` makes of a new call number, and waits for the answer. The frame is queued before this returns.
@@ -255,11 +246,7 @@ impl Links {
                 live.outbound.send(&frame);
             }
         }
-        let forget = Forget {
-            links: self.clone(),
-            to,
-            number,
-        };
+        let forget = Forget { links: self.clone(), to, number };
         Box::pin(async move {
             let _forget = forget;
             match timeout(wait, receiver).await {
@@ -297,11 +284,7 @@ impl Links {
                     links.dialled(&address, outcome);
                 });
             }
-            let _ = timeout(
-                Duration::from_millis(DIAL_TURN_MS),
-                self.inner.turn.notified(),
-            )
-            .await;
+            let _ = timeout(Duration::from_millis(DIAL_TURN_MS), self.inner.turn.notified()).await;
         }
     }
 
@@ -364,31 +347,19 @@ impl Links {
     }
 
     /// Makes the stream the link, if both ends want it, and carries it to its end.
-    async fn admit(
-        &self,
-        mut stream: BoxStream,
-        mine: Hello,
-        theirs: Hello,
-    ) -> Result<(), LinkError> {
+    async fn admit(&self, mut stream: BoxStream, mine: Hello, theirs: Hello) -> Result<(), LinkError> {
         if theirs.cluster.is_some() {
             self.inner.heard_of.set(theirs.cluster);
         }
         let node = theirs.origin.node;
         if node == mine.origin.node {
             if theirs.origin != mine.origin || theirs.name != mine.name {
-                tracing::warn!(
-                    name = theirs.name,
-                    "another process runs with this node's data: id {node}"
-                );
+                tracing::warn!(name = theirs.name, "another process runs with this node's data: id {node}");
             }
             return Err(LinkError::Dropped("it is this node itself"));
         }
         if theirs.protocol + 1 < PROTOCOL {
-            tracing::warn!(
-                name = theirs.name,
-                "peer speaks protocol {}",
-                theirs.protocol
-            );
+            tracing::warn!(name = theirs.name, "peer speaks protocol {}", theirs.protocol);
             return Err(LinkError::Dropped("its protocol is too old"));
         }
         if let (Some(ours), Some(other)) = (mine.cluster, theirs.cluster)
@@ -401,21 +372,13 @@ impl Links {
             return Err(LinkError::Dropped("this node has begun a new run"));
         }
         if mine.origin.node < node {
-            if self
-                .peer(node)
-                .is_some_and(|run| run >= theirs.origin.incarnation)
-            {
+            if self.peer(node).is_some_and(|run| run >= theirs.origin.incarnation) {
                 return Err(LinkError::Dropped("it is linked already"));
             }
         } else {
             link::taken(&mut stream).await?;
         }
-        let peer = Peer {
-            origin: theirs.origin,
-            name: theirs.name,
-            address: theirs.address,
-            version: theirs.version,
-        };
+        let peer = Peer { origin: theirs.origin, name: theirs.name, address: theirs.address, version: theirs.version };
         let error = self.run(stream, peer).await;
         match error {
             LinkError::Closed | LinkError::Dropped(_) => Ok(()),
@@ -430,15 +393,10 @@ impl Links {
         // The first frame: it says that this stream is the link.
         outbound.send(&Frame::Ping);
         self.take_down(node, None);
-        self.inner.live.borrow_mut().insert(
-            node,
-            Live {
-                peer: peer.clone(),
-                outbound: outbound.clone(),
-                serial,
-                calls: BTreeMap::new(),
-            },
-        );
+        self.inner
+            .live
+            .borrow_mut()
+            .insert(node, Live { peer: peer.clone(), outbound: outbound.clone(), serial, calls: BTreeMap::new() });
         tracing::info!(peer = peer.name, node = %node, "link up");
         if let Some(events) = self.inner.events.upgrade() {
             events.up(&peer);
@@ -483,9 +441,7 @@ impl Links {
             Frame::Answer { call, answer } => {
                 let waiting = {
                     let mut live = self.inner.live.borrow_mut();
-                    live.get_mut(&node)
-                        .filter(|live| live.serial == serial)
-                        .and_then(|live| live.calls.remove(&call))
+                    live.get_mut(&node).filter(|live| live.serial == serial).and_then(|live| live.calls.remove(&call))
                 };
                 if let Some(waiting) = waiting {
                     // The caller may have given up.

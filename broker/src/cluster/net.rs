@@ -23,8 +23,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 pub type BoxStream = Box<dyn Stream>;
 
 /// Waits for the next incoming stream.
-pub type Accept<'a> =
-    Pin<Box<dyn Future<Output = io::Result<LocalFuture<io::Result<BoxStream>>>> + 'a>>;
+pub type Accept<'a> = Pin<Box<dyn Future<Output = io::Result<LocalFuture<io::Result<BoxStream>>>> + 'a>>;
 
 /// Incoming streams of one address.
 pub trait Listener {

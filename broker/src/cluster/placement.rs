@@ -26,17 +26,11 @@ pub fn factor(control: &Control) -> usize {
 
 /// The factor that the cluster is meant to have, whether or not there are members enough.
 pub fn factor_wanted(control: &Control) -> usize {
-    control
-        .factor
-        .map_or(AUTOMATIC_FACTOR, |factor| usize::from(factor.max(1)))
+    control.factor.map_or(AUTOMATIC_FACTOR, |factor| usize::from(factor.max(1)))
 }
 
 fn largest_odd(most: usize) -> usize {
-    if most.is_multiple_of(2) {
-        most.saturating_sub(1).max(1)
-    } else {
-        most
-    }
+    if most.is_multiple_of(2) { most.saturating_sub(1).max(1) } else { most }
 }
 
 /// The shards whose placement shall change, with their new voters (the first shall lead). Empty at rest: applied to the
@@ -45,12 +39,8 @@ fn largest_odd(most: usize) -> usize {
 /// Each shard keeps the voters it has as far as it may; what must move goes to the member with the fewest replicas, and
 /// leaders are spread by the order of voters.
 pub fn plan(control: &Control) -> Vec<(ShardId, Vec<NodeId>)> {
-    let mut load: BTreeMap<NodeId, usize> = control
-        .members
-        .values()
-        .filter(|member| !member.leaving)
-        .map(|member| (member.origin.node, 0))
-        .collect();
+    let mut load: BTreeMap<NodeId, usize> =
+        control.members.values().filter(|member| !member.leaving).map(|member| (member.origin.node, 0)).collect();
     if load.is_empty() {
         return Vec::new();
     }
@@ -85,19 +75,11 @@ pub fn plan(control: &Control) -> Vec<(ShardId, Vec<NodeId>)> {
 }
 
 fn reachable(control: &Control, node: NodeId) -> bool {
-    control
-        .members
-        .get(&node)
-        .is_some_and(|member| !member.unreachable)
+    control.members.get(&node).is_some_and(|member| !member.unreachable)
 }
 
 /// Adds the least loaded members, or drops the most loaded voters, until there are `factor`.
-fn resize(
-    voters: &mut Vec<NodeId>,
-    factor: usize,
-    load: &mut BTreeMap<NodeId, usize>,
-    control: &Control,
-) {
+fn resize(voters: &mut Vec<NodeId>, factor: usize, load: &mut BTreeMap<NodeId, usize>, control: &Control) {
     while voters.len() > factor {
         // Unreachable ones first: they hold nothing that counts now. The one that leads stays if it can.
         let drop = (0..voters.len()).max_by_key(|&at| {
@@ -193,11 +175,7 @@ pub fn control_voters(control: &Control, now: &[NodeId]) -> Vec<NodeId> {
     // A voter that is unreachable for a while keeps its seat, unless a reachable member can take it.
     candidates.sort();
     let size = largest_odd(candidates.len().clamp(1, CONTROL_VOTERS_MAX));
-    let mut voters: Vec<NodeId> = candidates
-        .into_iter()
-        .map(|(_, _, node)| node)
-        .take(size)
-        .collect();
+    let mut voters: Vec<NodeId> = candidates.into_iter().map(|(_, _, node)| node).take(size).collect();
     voters.sort();
     voters
 }

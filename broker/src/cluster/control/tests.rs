@@ -4,10 +4,7 @@ use super::*;
 
 fn joiner(node: u64, run: u64, name: &str) -> Joiner {
     Joiner {
-        origin: Origin {
-            node: NodeId(node),
-            incarnation: Incarnation(run << RUN_BITS),
-        },
+        origin: Origin { node: NodeId(node), incarnation: Incarnation(run << RUN_BITS) },
         name: name.to_string(),
         address: format!("{name}:7883"),
         version: "1".to_string(),
@@ -16,12 +13,7 @@ fn joiner(node: u64, run: u64, name: &str) -> Joiner {
 
 fn founded() -> Control {
     let mut control = Control::default();
-    let found = ControlCommand::Found {
-        cluster: 9,
-        shards: 4,
-        factor: None,
-        founder: joiner(1, 1, "a"),
-    };
+    let found = ControlCommand::Found { cluster: 9, shards: 4, factor: None, founder: joiner(1, 1, "a") };
     assert_eq!(control.apply(&found), ControlAnswer::Done(1));
     control
 }
@@ -31,12 +23,7 @@ fn the_founder_holds_every_shard() {
     let mut control = founded();
     assert_eq!(control.voters(ShardId(3)), [NodeId(1)]);
     assert_eq!(control.voters(ShardId(4)), []);
-    let again = ControlCommand::Found {
-        cluster: 10,
-        shards: 8,
-        factor: Some(3),
-        founder: joiner(2, 1, "b"),
-    };
+    let again = ControlCommand::Found { cluster: 10, shards: 8, factor: Some(3), founder: joiner(2, 1, "b") };
     assert_eq!(control.apply(&again), ControlAnswer::Done(1));
     assert_eq!((control.cluster, control.shards), (9, 4));
 }
@@ -63,17 +50,11 @@ fn a_run_that_was_declared_unreachable_is_over() {
     assert_eq!(control.members[&NodeId(2)].state(), MemberState::Active);
     control.apply(&ControlCommand::Unreachable(origin));
     control.apply(&ControlCommand::Unreachable(origin));
-    assert_eq!(
-        control.members[&NodeId(2)].state(),
-        MemberState::Unreachable
-    );
+    assert_eq!(control.members[&NodeId(2)].state(), MemberState::Unreachable);
     assert_eq!(control.ended, [origin], "told once");
     let back = ControlCommand::Join(joiner(2, 1, "b"));
     assert_eq!(control.apply(&back), ControlAnswer::Over);
-    assert_eq!(
-        control.apply(&ControlCommand::Activate(origin)),
-        ControlAnswer::Over
-    );
+    assert_eq!(control.apply(&ControlCommand::Activate(origin)), ControlAnswer::Over);
     let mut next = joiner(2, 1, "b");
     next.origin.incarnation.0 += 1;
     control.apply(&ControlCommand::Join(next));
@@ -86,10 +67,7 @@ fn an_empty_node_takes_the_places_of_its_unreachable_namesake() {
     let mut control = founded();
     control.apply(&ControlCommand::Join(joiner(2, 1, "b")));
     let version = control.version;
-    let place = ControlCommand::Place {
-        version,
-        shards: vec![(ShardId(0), vec![NodeId(2), NodeId(1)])],
-    };
+    let place = ControlCommand::Place { version, shards: vec![(ShardId(0), vec![NodeId(2), NodeId(1)])] };
     assert_eq!(control.apply(&place), ControlAnswer::Done(3));
     let empty = ControlCommand::Join(joiner(7, 1, "b"));
     assert_eq!(control.apply(&empty), ControlAnswer::NameTaken);
@@ -103,15 +81,8 @@ fn an_empty_node_takes_the_places_of_its_unreachable_namesake() {
 fn a_member_leaves_only_once_it_holds_nothing() {
     let mut control = founded();
     control.apply(&ControlCommand::Join(joiner(2, 1, "b")));
-    let leave = |leaving| ControlCommand::Leave {
-        name: "b".to_string(),
-        leaving,
-    };
-    assert_eq!(
-        control.apply(&ControlCommand::Remove(NodeId(2))),
-        ControlAnswer::Refused,
-        "nobody asked it to leave"
-    );
+    let leave = |leaving| ControlCommand::Leave { name: "b".to_string(), leaving };
+    assert_eq!(control.apply(&ControlCommand::Remove(NodeId(2))), ControlAnswer::Refused, "nobody asked it to leave");
     control.apply(&leave(true));
     assert_eq!(control.members[&NodeId(2)].state(), MemberState::Leaving);
     control.apply(&leave(false));
@@ -124,29 +95,17 @@ fn a_member_leaves_only_once_it_holds_nothing() {
     };
     control.apply(&place(&[1, 2]));
     assert_eq!(control.apply(&place(&[1])), ControlAnswer::Outdated);
-    assert_eq!(
-        control.apply(&ControlCommand::Remove(NodeId(2))),
-        ControlAnswer::Refused
-    );
-    let emptied = ControlCommand::Place {
-        version: control.version,
-        shards: vec![(ShardId(1), vec![NodeId(1)])],
-    };
+    assert_eq!(control.apply(&ControlCommand::Remove(NodeId(2))), ControlAnswer::Refused);
+    let emptied = ControlCommand::Place { version: control.version, shards: vec![(ShardId(1), vec![NodeId(1)])] };
     control.apply(&emptied);
-    assert!(matches!(
-        control.apply(&ControlCommand::Remove(NodeId(2))),
-        ControlAnswer::Done(_)
-    ));
+    assert!(matches!(control.apply(&ControlCommand::Remove(NodeId(2))), ControlAnswer::Done(_)));
     assert_eq!(control.apply(&leave(true)), ControlAnswer::Unknown);
     assert_eq!(
         control.apply(&ControlCommand::Join(joiner(2, 1, "b"))),
         ControlAnswer::Over,
         "the run that left does not come back"
     );
-    assert!(matches!(
-        control.apply(&ControlCommand::Join(joiner(2, 2, "b"))),
-        ControlAnswer::Done(_)
-    ));
+    assert!(matches!(control.apply(&ControlCommand::Join(joiner(2, 2, "b"))), ControlAnswer::Done(_)));
 }
 
 #[test]

@@ -55,10 +55,7 @@ struct Pipe {
 
 impl Pipe {
     fn wake(&mut self) {
-        for waker in [self.reader.take(), self.writer.take()]
-            .into_iter()
-            .flatten()
-        {
+        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
             waker.wake();
         }
     }
@@ -85,10 +82,7 @@ impl MemoryNet {
 
     /// The network as `host` sees it. Its addresses are `host:port`.
     pub fn host(&self, host: &str) -> Rc<dyn Net> {
-        Rc::new(Host {
-            net: self.clone(),
-            name: host.to_string(),
-        })
+        Rc::new(Host { net: self.clone(), name: host.to_string() })
     }
 
     /// Nothing passes between two hosts from now on, in neither direction, until [`MemoryNet::heal`].
@@ -121,9 +115,7 @@ impl MemoryNet {
     /// The process on `host` is gone: its listeners close and its streams break, where no cut hides it.
     pub fn kill(&self, host: &str) {
         let mut state = self.state.borrow_mut();
-        state
-            .listeners
-            .retain(|address, _| host_of(address) != host);
+        state.listeners.retain(|address, _| host_of(address) != host);
         state.each_pipe(|pipe| {
             if pipe.from == host || pipe.to == host {
                 pipe.reset = true;
@@ -233,8 +225,7 @@ impl Listener for Incoming {
         Box::pin(async move {
             match self.receiver.recv().await {
                 Some(stream) => {
-                    let ready: LocalFuture<io::Result<BoxStream>> =
-                        Box::pin(async move { Ok(stream) });
+                    let ready: LocalFuture<io::Result<BoxStream>> = Box::pin(async move { Ok(stream) });
                     Ok(ready)
                 }
                 None => Err(io::ErrorKind::NotConnected.into()),
@@ -254,12 +245,7 @@ struct End {
 
 impl End {
     fn new(net: MemoryNet, incoming: Rc<RefCell<Pipe>>, outgoing: Rc<RefCell<Pipe>>) -> End {
-        End {
-            net,
-            incoming,
-            outgoing,
-            arrival: None,
-        }
+        End { net, incoming, outgoing, arrival: None }
     }
 }
 
@@ -304,11 +290,7 @@ impl AsyncRead for End {
 }
 
 impl AsyncWrite for End {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let latency = self.net.latency();
         let mut pipe = self.outgoing.borrow_mut();
         if pipe.reset && !pipe.cut {

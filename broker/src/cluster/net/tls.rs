@@ -43,25 +43,17 @@ impl TlsFiles {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&self.ca_file)? {
-            roots
-                .add(certificate)
-                .with_context(|| format!("{} is no CA certificate", self.ca_file.display()))?;
+            roots.add(certificate).with_context(|| format!("{} is no CA certificate", self.ca_file.display()))?;
         }
         let roots = Arc::new(roots);
         let chain = certificates(&self.cert_file)?;
-        let key = PrivateKeyDer::from_pem_file(&self.key_file).with_context(|| {
-            format!("cannot read a private key from {}", self.key_file.display())
-        })?;
+        let key = PrivateKeyDer::from_pem_file(&self.key_file)
+            .with_context(|| format!("cannot read a private key from {}", self.key_file.display()))?;
         let peers = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
             .build()
             .with_context(|| format!("no usable CA in {}", self.ca_file.display()))?;
-        let mismatch = || {
-            format!(
-                "certificate {} and key {} do not fit",
-                self.cert_file.display(),
-                self.key_file.display()
-            )
-        };
+        let mismatch =
+            || format!("certificate {} and key {} do not fit", self.cert_file.display(), self.key_file.display());
         let server = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(peers)
@@ -73,19 +65,14 @@ impl TlsFiles {
             .with_custom_certificate_verifier(Arc::new(OfTheCluster { roots, provider }))
             .with_client_auth_cert(chain, key)
             .with_context(mismatch)?;
-        Ok(Tls {
-            server: Arc::new(server),
-            client: Arc::new(client),
-        })
+        Ok(Tls { server: Arc::new(server), client: Arc::new(client) })
     }
 }
 
 fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let read = || format!("cannot read certificates from {}", path.display());
-    let found = CertificateDer::pem_file_iter(path)
-        .with_context(read)?
-        .collect::<Result<Vec<_>, _>>()
-        .with_context(read)?;
+    let found =
+        CertificateDer::pem_file_iter(path).with_context(read)?.collect::<Result<Vec<_>, _>>().with_context(read)?;
     anyhow::ensure!(!found.is_empty(), "no certificate in {}", path.display());
     Ok(found)
 }
@@ -145,9 +132,7 @@ impl ServerCertVerifier for OfTheCluster {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -181,11 +166,7 @@ impl Net for TlsNet {
         let address = address.to_string();
         Box::pin(async move {
             let listener = TcpListener::bind(&address).await?;
-            Ok(Box::new(TlsListener {
-                listener,
-                files,
-                last,
-            }) as Box<dyn Listener>)
+            Ok(Box::new(TlsListener { listener, files, last }) as Box<dyn Listener>)
         })
     }
 
@@ -196,9 +177,7 @@ impl Net for TlsNet {
             let stream = TcpStream::connect(&address).await?;
             stream.set_nodelay(true)?;
             let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
-            let tls = TlsConnector::from(current(&files, &last).client)
-                .connect(name, stream)
-                .await?;
+            let tls = TlsConnector::from(current(&files, &last).client).connect(name, stream).await?;
             Ok(Box::new(tls) as BoxStream)
         })
     }
@@ -240,9 +219,7 @@ impl Listener for TlsListener {
             let (files, last) = (self.files.clone(), self.last.clone());
             Ok(within_handshake_time(async move {
                 stream.set_nodelay(true)?;
-                let tls = TlsAcceptor::from(current(&files, &last).server)
-                    .accept(stream)
-                    .await?;
+                let tls = TlsAcceptor::from(current(&files, &last).server).accept(stream).await?;
                 Ok(Box::new(tls) as BoxStream)
             }))
         })

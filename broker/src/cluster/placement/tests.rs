@@ -6,10 +6,7 @@ use crate::identity::{Incarnation, Origin};
 
 fn joiner(node: u64) -> Joiner {
     Joiner {
-        origin: Origin {
-            node: NodeId(node),
-            incarnation: Incarnation(1 << RUN_BITS),
-        },
+        origin: Origin { node: NodeId(node), incarnation: Incarnation(1 << RUN_BITS) },
         name: format!("n{node}"),
         address: format!("n{node}:7883"),
         version: "1".to_string(),
@@ -18,12 +15,7 @@ fn joiner(node: u64) -> Joiner {
 
 fn cluster(members: u64, shards: u16, factor: Option<u8>) -> Control {
     let mut control = Control::default();
-    control.apply(&ControlCommand::Found {
-        cluster: 1,
-        shards,
-        factor,
-        founder: joiner(1),
-    });
+    control.apply(&ControlCommand::Found { cluster: 1, shards, factor, founder: joiner(1) });
     for node in 1..=members {
         join(&mut control, node);
     }
@@ -36,10 +28,7 @@ fn join(control: &mut Control, node: u64) {
 }
 
 fn leave(control: &mut Control, node: u64) {
-    control.apply(&ControlCommand::Leave {
-        name: format!("n{node}"),
-        leaving: true,
-    });
+    control.apply(&ControlCommand::Leave { name: format!("n{node}"), leaving: true });
 }
 
 /// Applies the plan; the number of replicas that are new where they are.
@@ -48,14 +37,8 @@ fn settle(control: &mut Control) -> usize {
     let shards = plan(control);
     let version = control.version;
     control.apply(&ControlCommand::Place { version, shards });
-    assert_eq!(
-        plan(control),
-        [],
-        "a plan that was carried out asks for more"
-    );
-    let new = |(old, new): (&Vec<NodeId>, &Vec<NodeId>)| {
-        new.iter().filter(|voter| !old.contains(voter)).count()
-    };
+    assert_eq!(plan(control), [], "a plan that was carried out asks for more");
+    let new = |(old, new): (&Vec<NodeId>, &Vec<NodeId>)| new.iter().filter(|voter| !old.contains(voter)).count();
     before.iter().zip(&control.placement).map(new).sum()
 }
 
@@ -88,14 +71,7 @@ fn the_automatic_factor_is_one_below_three_members_then_three() {
 
 #[test]
 fn a_set_factor_is_kept_as_far_as_there_are_members() {
-    for (members, set, expected) in [
-        (1, 3, 1),
-        (2, 3, 1),
-        (3, 3, 3),
-        (4, 5, 3),
-        (5, 5, 5),
-        (5, 1, 1),
-    ] {
+    for (members, set, expected) in [(1, 3, 1), (2, 3, 1), (3, 3, 3), (4, 5, 3), (5, 5, 5), (5, 1, 1)] {
         let control = cluster(members, 16, Some(set));
         assert_eq!(factor(&control), expected, "{members} members, {set} set");
     }
@@ -108,9 +84,7 @@ fn replicas_and_leaders_are_spread_evenly() {
         settle(&mut control);
         for spread in [replicas(&control), leaders(&control)] {
             let (least, most) = (spread.iter().min(), spread.iter().max());
-            let near = least
-                .zip(most)
-                .is_some_and(|(least, most)| most - least <= 1);
+            let near = least.zip(most).is_some_and(|(least, most)| most - least <= 1);
             assert!(near, "{members} members: {spread:?}");
         }
     }
@@ -155,10 +129,7 @@ fn the_control_group_has_an_odd_number_of_voters_and_keeps_them() {
     assert_eq!(voters(&cluster(2, 4, None), &[1]), [1]);
     assert_eq!(voters(&cluster(3, 4, None), &[1]), [1, 2, 3]);
     assert_eq!(voters(&cluster(4, 4, None), &[2, 3, 4]), [2, 3, 4]);
-    assert_eq!(
-        voters(&cluster(7, 4, None), &[3, 4, 5, 6, 7]),
-        [3, 4, 5, 6, 7]
-    );
+    assert_eq!(voters(&cluster(7, 4, None), &[3, 4, 5, 6, 7]), [3, 4, 5, 6, 7]);
     let mut control = cluster(5, 4, None);
     leave(&mut control, 1);
     assert_eq!(voters(&control, &[1, 2, 3, 4, 5]), [2, 3, 4]);
