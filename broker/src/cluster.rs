@@ -4,11 +4,14 @@
 //! absent: client connections, MQTT packets, what a shard's state machine does with a command.
 
 pub mod control;
+pub mod convergence;
+pub mod forwards;
 pub mod frames;
 pub mod link;
 pub mod links;
 pub mod mesh;
 pub mod net;
 pub mod placement;
+pub mod replica;
 pub mod routes;
 pub mod tasks;

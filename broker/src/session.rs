@@ -85,10 +85,7 @@ impl Session {
 
     /// Whether a message may be sent now; `room` says whether the connection's output takes it. Takes a packet id if so.
     pub fn admit(&mut self, qos: QoS, room: bool) -> Admission {
-        let behind = self
-            .backlog
-            .as_ref()
-            .is_some_and(|backlog| backlog.precedes(qos));
+        let behind = self.backlog.as_ref().is_some_and(|backlog| backlog.precedes(qos));
         if !room || behind || self.held {
             return Admission::Wait;
         }
@@ -138,9 +135,7 @@ impl Session {
 
     /// Whether nothing waits.
     pub fn nothing_waits(&self) -> bool {
-        self.backlog
-            .as_ref()
-            .is_none_or(|backlog| backlog.is_empty())
+        self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty())
     }
 
     /// Takes a delivery of the persistent queue; gives its packet id. `None` if this connection has sent it before.
@@ -171,11 +166,7 @@ impl Session {
 
     /// The highest queue number sent on this connection; 0 for none, and for an ephemeral session.
     pub fn sent_to(&self) -> u64 {
-        if self.terms.persistent {
-            self.window.sent_to()
-        } else {
-            0
-        }
+        if self.terms.persistent { self.window.sent_to() } else { 0 }
     }
 }
 

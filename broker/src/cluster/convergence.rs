@@ -70,10 +70,7 @@ pub fn step(me: NodeId, standing: &Standing, wish: &Wish, usable: impl Fn(NodeId
     }
     match wish.leader {
         Some(leader)
-            if leader != me
-                && standing.voters.contains(&leader)
-                && usable(leader)
-                && standing.in_sync(leader, 0) =>
+            if leader != me && standing.voters.contains(&leader) && usable(leader) && standing.in_sync(leader, 0) =>
         {
             Step::Transfer(leader)
         }
@@ -88,9 +85,8 @@ pub fn heir(
     candidates: &BTreeSet<NodeId>,
     usable: impl Fn(NodeId) -> bool,
 ) -> Option<NodeId> {
-    let fit = |node: &NodeId| {
-        *node != me && standing.voters.contains(node) && usable(*node) && standing.in_sync(*node, 0)
-    };
+    let fit =
+        |node: &NodeId| *node != me && standing.voters.contains(node) && usable(*node) && standing.in_sync(*node, 0);
     candidates.iter().copied().find(fit)
 }
 
