@@ -51,7 +51,7 @@ pub struct Member {
     pub address: String,
     /// The software's version.
     pub version: String,
-    /// It has held its lease, in this run.
+    /// It has become a full member once, in this run or an earlier one.
     pub active: bool,
     /// It has not renewed its lease, and was told off.
     pub unreachable: bool,
@@ -64,7 +64,7 @@ pub struct Member {
 /// A member's state in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberState {
-    /// Known, but has not held its lease yet.
+    /// Known, but has never been a full member yet.
     Joining,
     /// A full member.
     Active,
@@ -117,7 +117,7 @@ pub enum ControlCommand {
     },
     /// A node begins a run: a new member, a restarted one, or one under the name of a member whose disk is gone.
     Join(Joiner),
-    /// This run has held its lease.
+    /// This run holds its lease and knows all routes.
     Activate(Origin),
     /// This run has not renewed its lease, or said goodbye.
     Unreachable(Origin),
@@ -161,8 +161,10 @@ pub enum ControlAnswer {
     Done(u64),
     /// There is no such member, or no longer in this run.
     Unknown,
-    /// This run has left, or is over.
+    /// This run is over: the process may begin another.
     Over,
+    /// This process has left the cluster for good.
+    Left,
     /// The name is another reachable member's.
     NameTaken,
     /// The cluster is full, or was not founded.
@@ -217,7 +219,9 @@ impl Control {
         self.shards = shards;
         self.factor = factor;
         self.placement = vec![vec![founder.origin.node]; usize::from(shards)];
-        self.members.insert(founder.origin.node, Member::new(founder, self.version + 1));
+        let mut member = Member::new(founder, self.version + 1);
+        member.active = true;
+        self.members.insert(founder.origin.node, member);
         Ok(true)
     }
 
@@ -229,7 +233,7 @@ impl Control {
         if let Some(left) = self.left.get(&origin.node)
             && process(origin.incarnation) <= process(*left)
         {
-            return Err(ControlAnswer::Over);
+            return Err(ControlAnswer::Left);
         }
         if let Some(member) = self.members.get(&origin.node) {
             if member.origin.incarnation > origin.incarnation || (member.origin == origin && member.unreachable) {
@@ -259,6 +263,7 @@ impl Control {
                 self.end(earlier.origin);
             }
             member.leaving = earlier.leaving;
+            member.active = earlier.active;
         }
         self.left.remove(&origin.node);
         self.members.insert(origin.node, member);
@@ -280,10 +285,7 @@ impl Control {
     }
 
     fn unreachable(&mut self, origin: Origin) -> Result<bool, ControlAnswer> {
-        let changed = self.with(origin, |member| {
-            member.active = false;
-            Ok(!std::mem::replace(&mut member.unreachable, true))
-        })?;
+        let changed = self.with(origin, |member| Ok(!std::mem::replace(&mut member.unreachable, true)))?;
         if changed {
             self.end(origin);
         }

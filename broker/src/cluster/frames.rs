@@ -75,15 +75,6 @@ pub enum Frame {
         /// The number.
         number: u64,
     },
-    /// Figures for the eyes of administrators.
-    Figures {
-        /// Client connections of the sender.
-        connections: u32,
-        /// Persistent sessions of the shards it leads.
-        sessions: u64,
-        /// Shards it leads.
-        leads: u16,
-    },
 }
 
 /// Whose filters a list or a change is about.

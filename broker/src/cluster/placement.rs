@@ -16,7 +16,7 @@ pub const AUTOMATIC_FACTOR: usize = 3;
 
 /// The replication factor in force: odd, at most what was asked for, at most the members that stay.
 pub fn factor(control: &Control) -> usize {
-    let staying = control.members.values().filter(|m| !m.leaving).count();
+    let staying = control.members.values().filter(|member| member.active && !member.leaving).count();
     let asked = match control.factor {
         Some(factor) => usize::from(factor.max(1)),
         None => AUTOMATIC_FACTOR,
@@ -74,8 +74,13 @@ pub fn plan(control: &Control) -> Vec<(ShardId, Vec<NodeId>)> {
     shards.into_iter().enumerate().filter_map(changed).collect()
 }
 
-fn reachable(control: &Control, node: NodeId) -> bool {
-    control.members.get(&node).is_some_and(|member| !member.unreachable)
+/// A full member that can be reached: it may be given something.
+fn usable(control: &Control, node: NodeId) -> bool {
+    control.members.get(&node).is_some_and(|member| member.active && !member.unreachable)
+}
+
+fn active(control: &Control, node: NodeId) -> bool {
+    control.members.get(&node).is_some_and(|member| member.active)
 }
 
 /// Adds the least loaded members, or drops the most loaded voters, until there are `factor`.
@@ -84,7 +89,7 @@ fn resize(voters: &mut Vec<NodeId>, factor: usize, load: &mut BTreeMap<NodeId, u
         // Unreachable ones first: they hold nothing that counts now. The one that leads stays if it can.
         let drop = (0..voters.len()).max_by_key(|&at| {
             let voter = voters[at];
-            (!reachable(control, voter), load[&voter], at)
+            (!usable(control, voter), load[&voter], at)
         });
         let Some(drop) = drop else { return };
         let dropped = voters.remove(drop);
@@ -93,8 +98,8 @@ fn resize(voters: &mut Vec<NodeId>, factor: usize, load: &mut BTreeMap<NodeId, u
     while voters.len() < factor {
         let add = load
             .iter()
-            .filter(|(node, _)| !voters.contains(node))
-            .min_by_key(|(node, held)| (!reachable(control, **node), **held, **node))
+            .filter(|(node, _)| !voters.contains(node) && active(control, **node))
+            .min_by_key(|(node, held)| (!usable(control, **node), **held, **node))
             .map(|(node, _)| *node);
         let Some(add) = add else { return };
         voters.push(add);
@@ -105,7 +110,7 @@ fn resize(voters: &mut Vec<NodeId>, factor: usize, load: &mut BTreeMap<NodeId, u
 /// Moves single replicas from the fullest to the emptiest reachable member, until they differ by at most one.
 fn level(shards: &mut [Vec<NodeId>], load: &mut BTreeMap<NodeId, usize>, control: &Control) {
     loop {
-        let reached = || load.iter().filter(|(node, _)| reachable(control, **node));
+        let reached = || load.iter().filter(|(node, _)| usable(control, **node));
         let fullest = reached().max_by_key(|(node, held)| (**held, std::cmp::Reverse(**node)));
         let emptiest = reached().min_by_key(|(node, held)| (**held, **node));
         let (Some((&from, &most)), Some((&to, &least))) = (fullest, emptiest) else {
@@ -166,7 +171,7 @@ pub fn control_voters(control: &Control, now: &[NodeId]) -> Vec<NodeId> {
     let mut candidates: Vec<(bool, bool, NodeId)> = control
         .members
         .values()
-        .filter(|member| !member.leaving && (member.active || member.unreachable))
+        .filter(|member| !member.leaving && member.active)
         .map(|member| {
             let node = member.origin.node;
             (member.unreachable, !now.contains(&node), node)

@@ -58,7 +58,7 @@ fn a_run_that_was_declared_unreachable_is_over() {
     let mut next = joiner(2, 1, "b");
     next.origin.incarnation.0 += 1;
     control.apply(&ControlCommand::Join(next));
-    assert_eq!(control.members[&NodeId(2)].state(), MemberState::Joining);
+    assert_eq!(control.members[&NodeId(2)].state(), MemberState::Active);
     assert_eq!(control.ended.len(), 1, "the run was over before");
 }
 
@@ -102,7 +102,7 @@ fn a_member_leaves_only_once_it_holds_nothing() {
     assert_eq!(control.apply(&leave(true)), ControlAnswer::Unknown);
     assert_eq!(
         control.apply(&ControlCommand::Join(joiner(2, 1, "b"))),
-        ControlAnswer::Over,
+        ControlAnswer::Left,
         "the run that left does not come back"
     );
     assert!(matches!(control.apply(&ControlCommand::Join(joiner(2, 2, "b"))), ControlAnswer::Done(_)));
