@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::TransferLeaderRequest;
-use openraft::{Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
 use super::log::RaftLog;
@@ -272,6 +272,17 @@ impl<S: StateMachine> Group<S> {
         self.inner
             .raft
             .change_membership(voters, false)
+            .await
+            .map(|_| ())
+            .map_err(|error| ChangeError(error.to_string()))
+    }
+
+    /// Ends the replication to a member that only listens.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), ChangeError> {
+        let nodes = BTreeSet::from([node.0]);
+        self.inner
+            .raft
+            .change_membership(ChangeMembers::RemoveNodes(nodes), true)
             .await
             .map(|_| ())
             .map_err(|error| ChangeError(error.to_string()))
