@@ -14,4 +14,10 @@ pub mod net;
 pub mod placement;
 pub mod replica;
 pub mod routes;
+pub mod shards;
 pub mod tasks;
+
+mod delivery;
+mod shard_client;
+mod shard_frames;
+mod shard_leader;

@@ -57,7 +57,6 @@ impl Settings {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
             max_in_snapshot_log_to_keep: self.kept_entries,
             install_snapshot_timeout: 5_000,
-            send_snapshot_timeout: 5_000,
             enable_pre_vote: Some(true),
             // `committed` is not persisted, so a leader must not go on after a restart as if it had never stopped.
             enable_leader_restore: Some(false),

@@ -64,7 +64,7 @@ impl Shard {
     fn numbered(&mut self, Numbered { origin, seq, command }: Numbered, effects: &mut Vec<Effect>) {
         let outcome = match self.streams.expected(origin) {
             Expected::Nothing => Outcome::Refused(Refusal::Unavailable),
-            Expected::Next(next) if seq < next => self.answer_again(origin, &command),
+            Expected::Next(next) if seq < next => self.answer_again(origin, &command, effects),
             // A gap: the leader should have refused it. Not applied, not answered: its origin sends it again in order.
             Expected::Next(next) if seq > next => return,
             Expected::Next(_) => {
@@ -138,11 +138,14 @@ impl Shard {
     }
 
     /// What a command that was applied before is answered. The state is as it left it, or newer.
-    fn answer_again(&self, origin: Origin, command: &Command) -> Outcome {
+    fn answer_again(&self, origin: Origin, command: &Command, effects: &mut Vec<Effect>) -> Outcome {
         let session = |client_id: &ClientId| self.sessions.get(client_id);
         match command {
             Command::Open(open) => match session(&open.client_id) {
                 Some(session) if session.holder == Some(Holder { origin, connection: open.connection }) => {
+                    // It never heard that it was opened, so it was sent nothing.
+                    effects.push(Effect::Opened(open.client_id.clone()));
+                    effects.push(Effect::Deliverable(open.client_id.clone()));
                     opened(session)
                 }
                 _ => Outcome::Stale,
@@ -202,6 +205,7 @@ impl Shard {
         session.will = open.will;
         self.persistent += usize::from(session.expiry_seconds > 0);
         let outcome = opened(session);
+        effects.push(Effect::Opened(client_id.clone()));
         if session.queue.next() > session.queue.first() {
             effects.push(Effect::Deliverable(client_id));
         }
@@ -354,6 +358,11 @@ impl Shard {
     /// Which command comes next from `origin`.
     pub fn expected(&self, origin: Origin) -> Expected {
         self.streams.expected(origin)
+    }
+
+    /// Whether something of this run may still be here, or come: it was not ended, and no later run was heard.
+    pub fn may_act(&self, origin: Origin) -> bool {
+        self.streams.expected(origin) != Expected::Nothing
     }
 
     /// A session whose client is connected.
