@@ -62,19 +62,12 @@ impl Router {
 
     /// Who wants `topic`.
     pub fn find(&mut self, topic: &str) -> Found<'_> {
-        let Router {
-            subscribers,
-            routes,
-            cache,
-        } = self;
+        let Router { subscribers, routes, cache } = self;
         let matches = cache.get_or_fill(topic, |matches| {
             subscribers.for_each_match(topic, |id, _| matches.local.push(id));
             routes.targets(topic, &mut matches.targets);
         });
-        Found {
-            matches,
-            subscribers,
-        }
+        Found { matches, subscribers }
     }
 
     /// How many filters this worker's subscribers have.

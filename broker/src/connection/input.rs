@@ -115,11 +115,7 @@ impl Input {
 
     /// Keeps what a pause leaves unprocessed.
     pub fn keep_unprocessed(&mut self, bytes: &[u8]) {
-        *self = if bytes.is_empty() {
-            Input::Empty
-        } else {
-            Input::Unprocessed(bytes.to_vec())
-        };
+        *self = if bytes.is_empty() { Input::Empty } else { Input::Unprocessed(bytes.to_vec()) };
     }
 
     /// Takes what a pause left unprocessed.

@@ -83,9 +83,7 @@ impl TopicCache {
                 parts: parts_of_topic(topic, hash),
             });
             fill(&mut matches);
-            if topic.len() > TOPIC_CACHE_TOPIC_BYTES_MAX
-                || matches.local.len() > TOPIC_CACHE_FILTERS_MAX
-            {
+            if topic.len() > TOPIC_CACHE_TOPIC_BYTES_MAX || matches.local.len() > TOPIC_CACHE_FILTERS_MAX {
                 return self.passing.insert(matches);
             }
             return place.insert(matches);
@@ -100,10 +98,7 @@ impl TopicCache {
 /// Whether no part that the answer lies in has changed since; then remembers that.
 fn holds(matches: &mut Matches, stamps: &[u64], now: u64) -> bool {
     let since = matches.checked;
-    let holds = matches
-        .parts
-        .iter()
-        .all(|part| stamps[usize::from(*part)] <= since);
+    let holds = matches.parts.iter().all(|part| stamps[usize::from(*part)] <= since);
     if holds {
         matches.checked = now;
     }

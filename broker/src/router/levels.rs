@@ -27,16 +27,9 @@ pub(super) fn literal_run(filter: &str) -> (Option<&str>, Option<&str>) {
 /// How many bytes of `label` and `text` agree in whole levels.
 pub(super) fn common_levels(label: &str, text: &str) -> usize {
     let (label, text) = (label.as_bytes(), text.as_bytes());
-    let agree = label
-        .iter()
-        .zip(text)
-        .take_while(|(left, right)| left == right)
-        .count();
+    let agree = label.iter().zip(text).take_while(|(left, right)| left == right).count();
     let ends = |bytes: &[u8], at: usize| at == bytes.len() || bytes[at] == b'/';
-    (1..=agree)
-        .rev()
-        .find(|at| ends(label, *at) && ends(text, *at))
-        .unwrap_or(0)
+    (1..=agree).rev().find(|at| ends(label, *at) && ends(text, *at)).unwrap_or(0)
 }
 
 /// What follows `label` in `topic`: `None` if `topic` does not begin with its levels, `Some(None)` if it ends there.
@@ -51,8 +44,7 @@ pub(super) fn after_label<'t>(topic: &'t str, label: &str) -> Option<Option<&'t 
 
 /// Whether the first level of `label` is `level`.
 pub(super) fn begins_with_level(label: &str, level: &str) -> bool {
-    label.as_bytes().starts_with(level.as_bytes())
-        && matches!(label.as_bytes().get(level.len()), None | Some(b'/'))
+    label.as_bytes().starts_with(level.as_bytes()) && matches!(label.as_bytes().get(level.len()), None | Some(b'/'))
 }
 
 #[cfg(test)]

@@ -55,15 +55,7 @@ struct Node {
 
 impl Node {
     fn new(label: &str, parent: u32) -> Node {
-        Node {
-            label: label.into(),
-            parent,
-            plus: NONE,
-            value: NONE,
-            rest: NONE,
-            children: 0,
-            only_child: 0,
-        }
+        Node { label: label.into(), parent, plus: NONE, value: NONE, rest: NONE, children: 0, only_child: 0 }
     }
 
     /// Whether nothing but literal children depends on this node.
@@ -126,11 +118,7 @@ impl<T> Trie<T> {
         let id = if known == NONE {
             let id = self.values.insert(make()) as u32;
             let node = &mut self.nodes[node as usize];
-            *(if rest {
-                &mut node.rest
-            } else {
-                &mut node.value
-            }) = id;
+            *(if rest { &mut node.rest } else { &mut node.value }) = id;
             id
         } else {
             known
@@ -149,11 +137,7 @@ impl<T> Trie<T> {
     pub fn remove(&mut self, filter: &str) -> Option<T> {
         let (node, rest) = self.find_path(filter)?;
         let entry = &mut self.nodes[node as usize];
-        let field = if rest {
-            &mut entry.rest
-        } else {
-            &mut entry.value
-        };
+        let field = if rest { &mut entry.rest } else { &mut entry.value };
         let id = mem::replace(field, NONE);
         let value = self.values.try_remove(id as usize)?;
         self.prune(node);
@@ -270,11 +254,7 @@ impl<T> Trie<T> {
                     Some(child) => {
                         let label = &self.nodes[child as usize].label;
                         let common = common_levels(label, text);
-                        node = if common < label.len() {
-                            self.split(child, common)
-                        } else {
-                            child
-                        };
+                        node = if common < label.len() { self.split(child, common) } else { child };
                         remaining = text.get(common + 1..);
                     }
                     None => {
@@ -354,9 +334,7 @@ impl<T> Trie<T> {
 
     /// Makes `child`, whose label and parent are set, one of its parent's literal children.
     fn link(&mut self, child: u32) {
-        let Trie {
-            nodes, children, ..
-        } = self;
+        let Trie { nodes, children, .. } = self;
         let hash = node_hash(&nodes[child as usize]);
         children.insert_unique(hash, child, |other| node_hash(&nodes[*other as usize]));
         let parent = nodes[child as usize].parent as usize;
@@ -399,11 +377,7 @@ impl<T> Trie<T> {
 }
 
 fn root_of(text: &str) -> u32 {
-    if text.as_bytes().first() == Some(&b'$') {
-        DOLLAR_ROOT
-    } else {
-        ROOT
-    }
+    if text.as_bytes().first() == Some(&b'$') { DOLLAR_ROOT } else { ROOT }
 }
 
 fn child_hash(parent: u32, level: &str) -> u64 {

@@ -28,12 +28,7 @@ pub struct Waiting {
 
 impl Waiting {
     fn bytes(&self) -> usize {
-        let Message {
-            topic,
-            payload,
-            properties,
-            ..
-        } = &*self.message;
+        let Message { topic, payload, properties, .. } = &*self.message;
         topic.len() + payload.len() + properties.len() + size_of::<Waiting>()
     }
 }
@@ -101,6 +96,11 @@ impl Backlog {
         dropped
     }
 
+    /// Whether [`Backlog::pop`] would give something.
+    pub fn has_next(&self, window_has_room: bool) -> bool {
+        !self.at_most_once.is_empty() || (window_has_room && !self.acknowledged.is_empty())
+    }
+
     /// Takes the next message; one that must be acknowledged only if the window has room.
     pub fn pop(&mut self, window_has_room: bool) -> Option<Waiting> {
         let next = match window_has_room {
@@ -111,7 +111,6 @@ impl Backlog {
         self.bytes -= next.bytes();
         Some(next)
     }
-
 }
 
 #[cfg(test)]
@@ -140,10 +139,7 @@ mod tests {
 
     #[test]
     fn at_the_bound_qos_0_drops_its_oldest_and_qos_1_refuses_the_newest() {
-        let bounds = BacklogBounds {
-            items_max: 3,
-            bytes_max: usize::MAX,
-        };
+        let bounds = BacklogBounds { items_max: 3, bytes_max: usize::MAX };
         let mut backlog = Backlog::default();
         assert_eq!(backlog.push(waiting("a", QoS::AtMostOnce), bounds), 0);
         assert_eq!(backlog.push(waiting("b", QoS::AtMostOnce), bounds), 0);
@@ -160,10 +156,7 @@ mod tests {
     #[test]
     fn the_bound_in_bytes_holds_for_many_and_for_one() {
         let one = waiting("0123456789", QoS::AtMostOnce).bytes();
-        let bounds = BacklogBounds {
-            items_max: usize::MAX,
-            bytes_max: 2 * one,
-        };
+        let bounds = BacklogBounds { items_max: usize::MAX, bytes_max: 2 * one };
         let mut backlog = Backlog::default();
         for payload in ["0123456789", "1123456789", "2123456789"] {
             backlog.push(waiting(payload, QoS::AtMostOnce), bounds);
@@ -178,10 +171,7 @@ mod tests {
 
     #[test]
     fn qos_0_does_not_wait_for_acknowledgements() {
-        let bounds = BacklogBounds {
-            items_max: 9,
-            bytes_max: 9_999,
-        };
+        let bounds = BacklogBounds { items_max: 9, bytes_max: 9_999 };
         let mut backlog = Backlog::default();
         backlog.push(waiting("1", QoS::AtLeastOnce), bounds);
         assert!(backlog.precedes(QoS::AtLeastOnce));

@@ -3,10 +3,7 @@ use std::rc::Rc;
 use super::*;
 use crate::message::Message;
 
-const BOUNDS: BacklogBounds = BacklogBounds {
-    items_max: 10,
-    bytes_max: 10_000,
-};
+const BOUNDS: BacklogBounds = BacklogBounds { items_max: 10, bytes_max: 10_000 };
 
 fn session(persistent: bool, receive_maximum: u16) -> Session {
     Session::new(Terms {
@@ -21,35 +18,18 @@ fn session(persistent: bool, receive_maximum: u16) -> Session {
 }
 
 fn waiting(qos: QoS) -> Waiting {
-    Waiting {
-        message: Rc::new(Message::default()),
-        qos,
-        retain: false,
-        identifiers: Identifiers::new(),
-    }
+    Waiting { message: Rc::new(Message::default()), qos, retain: false, identifiers: Identifiers::new() }
 }
 
 fn delivery(seq: u64) -> Delivery {
-    Delivery {
-        seq,
-        message: Message::default(),
-        dup: false,
-        received: false,
-        identifiers: Vec::new(),
-    }
+    Delivery { seq, message: Message::default(), dup: false, received: false, identifiers: Vec::new() }
 }
 
 #[test]
 fn no_more_than_receive_maximum_is_in_flight() {
     let mut session = session(false, 2);
-    assert_eq!(
-        session.admit(QoS::AtLeastOnce, true),
-        Admission::Send(Some(2))
-    );
-    assert_eq!(
-        session.admit(QoS::AtLeastOnce, true),
-        Admission::Send(Some(3))
-    );
+    assert_eq!(session.admit(QoS::AtLeastOnce, true), Admission::Send(Some(2)));
+    assert_eq!(session.admit(QoS::AtLeastOnce, true), Admission::Send(Some(3)));
     assert_eq!(session.admit(QoS::AtLeastOnce, true), Admission::Wait);
     assert_eq!(session.wait(waiting(QoS::AtLeastOnce), BOUNDS), 0);
     assert_eq!(session.admit(QoS::AtMostOnce, true), Admission::Send(None));
@@ -89,11 +69,7 @@ fn a_persistent_session_acknowledges_by_queue_number() {
         let packet_id = session.deliver(&delivery(seq));
         assert_eq!(packet_id, Some(Delivery::packet_id(seq)));
     }
-    assert_eq!(
-        session.deliver(&delivery(8)),
-        None,
-        "sent on this connection"
-    );
+    assert_eq!(session.deliver(&delivery(8)), None, "sent on this connection");
     session.acknowledge(Delivery::packet_id(8));
     session.give_up(Delivery::packet_id(7));
     assert_eq!(session.take_acks(), [Ack::Done(8), Ack::Done(7)]);
@@ -116,16 +92,10 @@ fn a_second_subscription_to_a_filter_replaces_the_first() {
     for (filter, qos) in [("b", 0), ("a", 1), ("b", 1)] {
         subscriptions.put(crate::message::Subscription {
             filter: filter.into(),
-            options: crate::message::SubscriptionOptions {
-                qos: QoS::from_bits(qos).unwrap(),
-                ..Default::default()
-            },
+            options: crate::message::SubscriptionOptions { qos: QoS::from_bits(qos).unwrap(), ..Default::default() },
         });
     }
-    let held: Vec<_> = subscriptions
-        .iter()
-        .map(|held| (&*held.filter, held.options.qos))
-        .collect();
+    let held: Vec<_> = subscriptions.iter().map(|held| (&*held.filter, held.options.qos)).collect();
     assert_eq!(held, [("a", QoS::AtLeastOnce), ("b", QoS::AtLeastOnce)]);
     assert!(subscriptions.remove("a").is_some());
     assert!(subscriptions.remove("a").is_none());

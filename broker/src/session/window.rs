@@ -25,11 +25,7 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Window {
-            first: 1,
-            acknowledged: VecDeque::new(),
-            in_flight: 0,
-        }
+        Window { first: 1, acknowledged: VecDeque::new(), in_flight: 0 }
     }
 }
 
@@ -70,8 +66,7 @@ impl Window {
         if self.acknowledged.len() as u64 + gap >= IDS - 1 {
             return None;
         }
-        self.acknowledged
-            .extend(std::iter::repeat_n(true, gap as usize));
+        self.acknowledged.extend(std::iter::repeat_n(true, gap as usize));
         Some(self.send())
     }
 
@@ -151,25 +146,13 @@ mod tests {
     #[test]
     fn numbers_of_a_queue_keep_their_packet_ids_over_gaps() {
         let mut window = Window::default();
-        assert_eq!(
-            window.send_numbered(70_000),
-            Some(Delivery::packet_id(70_000))
-        );
-        assert_eq!(
-            window.send_numbered(70_003),
-            Some(Delivery::packet_id(70_003))
-        );
+        assert_eq!(window.send_numbered(70_000), Some(Delivery::packet_id(70_000)));
+        assert_eq!(window.send_numbered(70_003), Some(Delivery::packet_id(70_003)));
         assert_eq!(window.send_numbered(70_003), None);
         assert_eq!(window.in_flight(), 2);
         assert_eq!(window.acknowledge(Delivery::packet_id(70_001)), None);
-        assert_eq!(
-            window.acknowledge(Delivery::packet_id(70_003)),
-            Some(70_003)
-        );
-        assert_eq!(
-            window.acknowledge(Delivery::packet_id(70_000)),
-            Some(70_000)
-        );
+        assert_eq!(window.acknowledge(Delivery::packet_id(70_003)), Some(70_003));
+        assert_eq!(window.acknowledge(Delivery::packet_id(70_000)), Some(70_000));
         assert_eq!(window.sent_to(), 70_003);
         assert_eq!(window.send_numbered(70_002), None);
         assert!(window.send_numbered(70_004).is_some());
