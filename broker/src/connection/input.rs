@@ -38,8 +38,8 @@ pub enum Chunk {
 }
 
 impl Chunk {
-    /// Bytes to process.
-    pub fn len(&self) -> usize {
+    /// How many bytes there are to process.
+    pub fn bytes(&self) -> usize {
         match self {
             Chunk::End => 0,
             Chunk::Scratch(count) => *count,
@@ -49,8 +49,8 @@ impl Chunk {
 }
 
 impl Input {
-    /// Bytes kept.
-    pub fn len(&self) -> usize {
+    /// How many bytes are kept.
+    pub fn bytes(&self) -> usize {
         match self {
             Input::Empty => 0,
             Input::Partial(bytes) | Input::Unprocessed(bytes) => bytes.len(),

@@ -103,11 +103,11 @@ impl Layouts {
 
 /// How many bytes the packet has ([MQTT-3.1.2-24] compares them).
 pub fn packet_bytes(content: &Content<'_>, form: &Form<'_>) -> usize {
-    with_parts(content, form, |parts| publish_len(parts))
+    with_parts(content, form, publish_len)
 }
 
 fn encode(content: &Content<'_>, form: &Form<'_>) -> PublishLayout {
-    with_parts(content, form, |parts| PublishLayout::new(parts))
+    with_parts(content, form, PublishLayout::new)
 }
 
 fn with_parts<R>(content: &Content<'_>, form: &Form<'_>, use_parts: impl FnOnce(&PublishParts<'_>) -> R) -> R {

@@ -164,7 +164,8 @@ impl Core {
         if publish.qos == QoS::AtMostOnce {
             self.table.counters.dropped_not_serving += 1;
         } else {
-            self.close(slot, Some(ReasonCode::SERVER_UNAVAILABLE), Ending::WithWill);
+            // 0x88 is for CONNACK only (table 2-6).
+            self.close(slot, Some(ReasonCode::USE_ANOTHER_SERVER), Ending::WithWill);
         }
     }
 

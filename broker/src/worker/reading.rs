@@ -84,14 +84,14 @@ impl Core {
         let mut scratch = std::mem::take(&mut self.scratch);
         let chunk = match self.table.get(timed) {
             Some(connection) => {
-                let before = connection.input.len();
+                let before = connection.input.bytes();
                 let chunk = connection.input.poll_read(&mut connection.stream, context, &mut scratch);
                 if let Poll::Ready(Ok(chunk)) = &chunk {
                     if matches!(connection.input, Input::Large { .. }) {
                         // A long packet over a slow line is no silence.
                         connection.heard = now;
                     }
-                    self.table.counters.bytes_received += chunk.len().saturating_sub(before) as u64;
+                    self.table.counters.bytes_received += chunk.bytes().saturating_sub(before) as u64;
                 }
                 chunk
             }
