@@ -129,16 +129,8 @@ impl Core {
 
     /// The name of the connection at `slot`.
     pub(super) fn id_of(&self, slot: u32) -> ConnectionId {
-        let generation = self
-            .table
-            .connections
-            .get(slot as usize)
-            .map_or(0, |connection| connection.generation);
-        ConnectionId {
-            worker: self.index,
-            slot,
-            generation,
-        }
+        let generation = self.table.connections.get(slot as usize).map_or(0, |connection| connection.generation);
+        ConnectionId { worker: self.index, slot, generation }
     }
 
     /// A token that no request of this worker carries now.
@@ -185,11 +177,7 @@ impl Core {
     /// Announces that this worker's first subscriber of a filter has come, or its last has gone.
     pub(super) fn announce(&mut self, filter: Arc<str>, wanted: bool) {
         self.routes_sent += 1;
-        self.tell(ToCluster::Route {
-            worker: self.index,
-            filter,
-            wanted,
-        });
+        self.tell(ToCluster::Route { worker: self.index, filter, wanted });
     }
 
     /// One tick of the worker's timer.
@@ -299,10 +287,7 @@ impl Core {
         if connections != self.connections_told {
             self.connections_told = connections;
             let worker = self.index;
-            self.tell(ToCluster::Connections {
-                worker,
-                connections,
-            });
+            self.tell(ToCluster::Connections { worker, connections });
         }
     }
 }
