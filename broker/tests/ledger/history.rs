@@ -116,8 +116,8 @@ impl History {
     /// Every violation that can be found.
     pub fn violations(&self) -> Vec<Violation> {
         let checks = [
-            self.acknowledged_is_delivered(),
             self.sessions_last(),
+            self.acknowledged_is_delivered(),
             self.one_owner(),
             self.in_order(),
             self.no_unexplained_duplicates(),
