@@ -253,7 +253,7 @@ impl GroupLog {
         self.id
     }
 
-    /// Appends entries, the first at [`GroupLog::next_index`]. They are readable at once; `done` is called when they are
+    /// Appends entries, the first at [`GroupLog::next_index`]; a group that never had one may begin anywhere. They are readable at once; `done` is called when they are
     /// durable. Never blocks: await [`GroupLog::ready`] before.
     ///
     /// The bytes stay in memory while they are cached: don't pass a small slice of a large buffer.
