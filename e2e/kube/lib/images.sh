@@ -3,7 +3,7 @@
 
 # bud ARGS…: buildah in a storage of its own, so that nothing is left in the machine's.
 bud() { buildah_in_cache bud --isolation chroot --layers=false --quiet "$@" >/dev/null; }
-buildah_in_cache() { buildah --root "$CACHE/buildah" --runroot "$RUNTIME/buildah" --storage-driver vfs "$@"; }
+buildah_in_cache() { buildah --root "$CACHE/buildah" --runroot "$CACHE/buildah/run" --storage-driver vfs "$@"; }
 
 # save IMAGE FILE: as an archive that containerd imports under the same name.
 save() {
