@@ -5,6 +5,7 @@
 pub mod door;
 pub mod identity;
 pub mod limits;
+pub mod local;
 pub mod message;
 pub mod protocol;
 pub mod replication;

@@ -6,6 +6,5 @@
 mod command;
 
 pub use command::{
-    Ack, Close, CloseCause, Command, Delivery, Effect, Entry, Evicted, Holder, Numbered, Open,
-    Outcome, Refusal, Will,
+    Ack, Close, CloseCause, Command, Delivery, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome, Refusal, Will,
 };
