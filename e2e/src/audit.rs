@@ -41,10 +41,7 @@ impl fmt::Display for Request {
 impl Audit {
     /// From the beginning of the cluster.
     pub async fn whole(cluster: &Cluster) -> Result<Self> {
-        Ok(Self {
-            path: cluster.state().await?.join("log/audit.log"),
-            from: 0,
-        })
+        Ok(Self { path: cluster.state().await?.join("log/audit.log"), from: 0 })
     }
 
     /// From now on.
@@ -57,16 +54,11 @@ impl Audit {
     /// What a user has asked for since then.
     pub fn requests_of(&self, user: &str) -> Result<Vec<Request>> {
         let log = self.read()?;
-        requests(
-            log.get(self.from..)
-                .context("the audit log was rotated while it was read")?,
-            user,
-        )
+        requests(log.get(self.from..).context("the audit log was rotated while it was read")?, user)
     }
 
     fn read(&self) -> Result<String> {
-        std::fs::read_to_string(&self.path)
-            .with_context(|| format!("reading {}", self.path.display()))
+        std::fs::read_to_string(&self.path).with_context(|| format!("reading {}", self.path.display()))
     }
 }
 
@@ -74,19 +66,10 @@ impl Audit {
 fn requests(log: &str, user: &str) -> Result<Vec<Request>> {
     let mut found = Vec::new();
     for line in log.lines() {
-        let entry: Entry =
-            serde_json::from_str(line).with_context(|| format!("reading the audit line {line}"))?;
-        let lease = entry
-            .object
-            .as_ref()
-            .is_some_and(|object| object.resource == "leases");
-        if entry.user.username == user
-            && !(lease && matches!(entry.verb.as_str(), "update" | "patch"))
-        {
-            found.push(Request {
-                verb: entry.verb,
-                object: entry.uri,
-            });
+        let entry: Entry = serde_json::from_str(line).with_context(|| format!("reading the audit line {line}"))?;
+        let lease = entry.object.as_ref().is_some_and(|object| object.resource == "leases");
+        if entry.user.username == user && !(lease && matches!(entry.verb.as_str(), "update" | "patch")) {
+            found.push(Request { verb: entry.verb, object: entry.uri });
         }
     }
     Ok(found)
@@ -131,11 +114,7 @@ mod tests {
             line("us", "patch", "pods"),
         ];
         let found = requests(&log.join("\n"), "op").unwrap();
-        let writes: Vec<_> = found
-            .iter()
-            .filter(|request| request.is_write())
-            .map(ToString::to_string)
-            .collect();
+        let writes: Vec<_> = found.iter().filter(|request| request.is_write()).map(ToString::to_string).collect();
         assert_eq!(writes, ["patch /statefulsets"]);
         assert_eq!(found.len(), 2);
     }

@@ -54,9 +54,7 @@ impl Cluster {
             Place::Local => Some(lock_machine()?),
             Place::Kind => None,
             Place::Kubeconfig if std::env::var_os("KUBECONFIG").is_none() => {
-                bail!(
-                    "KUBECONFIG is not set: set it to the cluster to use, or leave out '--on kubeconfig'"
-                )
+                bail!("KUBECONFIG is not set: set it to the cluster to use, or leave out '--on kubeconfig'")
             }
             Place::Kubeconfig if registry.is_none() => bail!(
                 "a cluster of your own needs the images from a registry: build Dockerfile.broker and Dockerfile.operator, push them \
@@ -65,19 +63,13 @@ impl Cluster {
             ),
             Place::Kubeconfig => None,
         };
-        Ok(Self {
-            place,
-            registry,
-            lock,
-        })
+        Ok(Self { place, registry, lock })
     }
 
     /// Where it is, in words.
     pub fn describe(&self) -> String {
         match self.place {
-            Place::Local => {
-                "a local Kubernetes of three nodes, made of namespaces of this machine".into()
-            }
+            Place::Local => "a local Kubernetes of three nodes, made of namespaces of this machine".into(),
             Place::Kind => format!("a cluster made by kind, called {KIND_NAME}"),
             Place::Kubeconfig => "the cluster that KUBECONFIG names".into(),
         }
@@ -93,50 +85,28 @@ impl Cluster {
         match self.place {
             Place::Local => {
                 if Path::new(RUNTIME).join("kept").exists() {
-                    bail!(
-                        "a cluster that was kept is up; take it down first: {}",
-                        down_command()
-                    );
+                    bail!("a cluster that was kept is up; take it down first: {}", down_command());
                 }
-                self.script("build")
-                    .deadline(BUILD_DEADLINE)
-                    .shown()
-                    .await?;
-                self.script("../images")
-                    .deadline(IMAGES_DEADLINE)
-                    .shown()
-                    .await?;
+                self.script("build").deadline(BUILD_DEADLINE).shown().await?;
+                self.script("../images").deadline(IMAGES_DEADLINE).shown().await?;
                 // What a run that was killed has left behind.
                 if Path::new(NAMESPACE).exists() {
-                    self.script("down")
-                        .args(["--wipe"])
-                        .deadline(UP_DEADLINE)
-                        .shown()
-                        .await?;
+                    self.script("down").args(["--wipe"]).deadline(UP_DEADLINE).shown().await?;
                 }
                 self.script("up").deadline(UP_DEADLINE).shown().await
             }
             Place::Kind => {
-                self.script("../images")
-                    .deadline(IMAGES_DEADLINE)
-                    .shown()
-                    .await?;
+                self.script("../images").deadline(IMAGES_DEADLINE).shown().await?;
                 let create = ["create", "cluster", "--name", KIND_NAME, "--config", "-"];
-                let created = Program::new("kind")
-                    .args(create)
-                    .input(KIND_NODES.into())
-                    .deadline(UP_DEADLINE)
-                    .output()
-                    .await;
-                created.context("is kind installed, and no cluster of an earlier run left ('kind delete cluster --name mqtt-e2e')?")?;
+                let created =
+                    Program::new("kind").args(create).input(KIND_NODES.into()).deadline(UP_DEADLINE).output().await;
+                created.context(
+                    "is kind installed, and no cluster of an earlier run left ('kind delete cluster --name mqtt-e2e')?",
+                )?;
                 for name in ["mqtt-broker", "mqtt-operator"] {
                     let archive = self.image_archive(name).await?;
                     let load = ["load", "image-archive", &archive, "--name", KIND_NAME];
-                    Program::new("kind")
-                        .args(load)
-                        .deadline(UP_DEADLINE)
-                        .output()
-                        .await?;
+                    Program::new("kind").args(load).deadline(UP_DEADLINE).output().await?;
                 }
                 Ok(())
             }
@@ -147,21 +117,10 @@ impl Cluster {
     /// Takes down what [`Cluster::up`] brought up.
     pub async fn down(&self) -> Result<()> {
         match self.place {
-            Place::Local => {
-                self.script("down")
-                    .args(["--wipe"])
-                    .deadline(UP_DEADLINE)
-                    .shown()
-                    .await
-            }
+            Place::Local => self.script("down").args(["--wipe"]).deadline(UP_DEADLINE).shown().await,
             Place::Kind => {
                 let delete = ["delete", "cluster", "--name", KIND_NAME];
-                Program::new("kind")
-                    .args(delete)
-                    .deadline(UP_DEADLINE)
-                    .output()
-                    .await
-                    .map(drop)
+                Program::new("kind").args(delete).deadline(UP_DEADLINE).output().await.map(drop)
             }
             Place::Kubeconfig => Ok(()),
         }
@@ -170,9 +129,9 @@ impl Cluster {
     /// Leaves it up when this run ends, so that the next one does not take it for litter.
     pub fn keep(&self) -> Result<()> {
         match self.place {
-            Place::Local => File::create(Path::new(RUNTIME).join("kept"))
-                .map(drop)
-                .context("marking the cluster as kept"),
+            Place::Local => {
+                File::create(Path::new(RUNTIME).join("kept")).map(drop).context("marking the cluster as kept")
+            }
             Place::Kind | Place::Kubeconfig => Ok(()),
         }
     }
@@ -190,7 +149,9 @@ impl Cluster {
         match self.place {
             Place::Local => down_command(),
             Place::Kind => format!("kind delete cluster --name {KIND_NAME}"),
-            Place::Kubeconfig => "helm uninstall -n mqtt-operator mqtt-operator; kubectl delete namespace mqtt-demo mqtt-operator".into(),
+            Place::Kubeconfig => {
+                "helm uninstall -n mqtt-operator mqtt-operator; kubectl delete namespace mqtt-demo mqtt-operator".into()
+            }
         }
     }
 
@@ -202,10 +163,7 @@ impl Cluster {
     /// `kubectl` with these arguments.
     pub fn kubectl<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Program {
         match self.place {
-            Place::Kind => self
-                .program("kubectl")
-                .args(["--context", "kind-mqtt-e2e"])
-                .args(args),
+            Place::Kind => self.program("kubectl").args(["--context", "kind-mqtt-e2e"]).args(args),
             Place::Local | Place::Kubeconfig => self.program("kubectl").args(args),
         }
     }
@@ -213,10 +171,7 @@ impl Cluster {
     /// `helm` with these arguments.
     pub fn helm<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Program {
         match self.place {
-            Place::Kind => self
-                .program("helm")
-                .args(["--kube-context", "kind-mqtt-e2e"])
-                .args(args),
+            Place::Kind => self.program("helm").args(["--kube-context", "kind-mqtt-e2e"]).args(args),
             Place::Local | Place::Kubeconfig => self.program("helm").args(args),
         }
     }
@@ -234,49 +189,25 @@ impl Cluster {
         if !self.is_local() {
             bail!("the nodes of {} are not ours to {verb}", self.describe());
         }
-        self.script("node")
-            .args([verb])
-            .args(args)
-            .deadline(UP_DEADLINE)
-            .output()
-            .await
+        self.script("node").args([verb]).args(args).deadline(UP_DEADLINE).output().await
     }
 
     /// Where a Service of our namespace answers on a port: its own address, or that of a node when we are not inside the network.
     pub async fn endpoint(&self, namespace: &str, service: &str) -> Result<Endpoint> {
-        let path = if self.is_local() {
-            "{.spec.clusterIP} {.spec.ports[0].port}"
-        } else {
-            "{.spec.ports[0].nodePort}"
-        };
-        let get = [
-            "get",
-            "service",
-            service,
-            "-n",
-            namespace,
-            "-o",
-            &format!("jsonpath={path}"),
-        ];
+        let path =
+            if self.is_local() { "{.spec.clusterIP} {.spec.ports[0].port}" } else { "{.spec.ports[0].nodePort}" };
+        let get = ["get", "service", service, "-n", namespace, "-o", &format!("jsonpath={path}")];
         let text = self.kubectl(get).output().await?;
         let address = if self.is_local() {
             text.replace(' ', ":")
         } else {
             let nodes = r#"jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}"#;
             let node = self.kubectl(["get", "node", "-o", nodes]).output().await?;
-            format!(
-                "{}:{text}",
-                node.parse::<IpAddr>()
-                    .with_context(|| format!("the address '{node}' of a node"))?
-            )
+            format!("{}:{text}", node.parse::<IpAddr>().with_context(|| format!("the address '{node}' of a node"))?)
         };
-        let address: SocketAddr = address
-            .parse()
-            .with_context(|| format!("the address '{address}' of Service {service}"))?;
-        Ok(Endpoint {
-            address,
-            namespace: self.is_local().then(|| PathBuf::from(NAMESPACE)),
-        })
+        let address: SocketAddr =
+            address.parse().with_context(|| format!("the address '{address}' of Service {service}"))?;
+        Ok(Endpoint { address, namespace: self.is_local().then(|| PathBuf::from(NAMESPACE)) })
     }
 
     /// The folder with what the local cluster remembers.
@@ -284,35 +215,17 @@ impl Cluster {
         if !self.is_local() {
             bail!("only the local cluster keeps its state on this machine");
         }
-        Ok(self
-            .program("printenv")
-            .args(["MQTT_E2E_STATE"])
-            .output()
-            .await?
-            .trim_end()
-            .into())
+        Ok(self.program("printenv").args(["MQTT_E2E_STATE"]).output().await?.trim_end().into())
     }
 
     async fn image_archive(&self, name: &str) -> Result<String> {
-        let words = format!(
-            ". '{}' && echo \"$IMAGES/{name}.tar\"",
-            folder().join("lib/settings.sh").display()
-        );
-        Ok(Program::new("bash")
-            .args(["-c", &words])
-            .output()
-            .await?
-            .trim_end()
-            .to_owned())
+        let words = format!(". '{}' && echo \"$IMAGES/{name}.tar\"", folder().join("lib/settings.sh").display());
+        Ok(Program::new("bash").args(["-c", &words]).output().await?.trim_end().to_owned())
     }
 
     fn script(&self, name: &str) -> Program {
         let program = Program::new(folder().join(name));
-        if self.lock.is_some() {
-            program.env("MQTT_E2E_LOCK_HELD", "1")
-        } else {
-            program
-        }
+        if self.lock.is_some() { program.env("MQTT_E2E_LOCK_HELD", "1") } else { program }
     }
 }
 
@@ -327,16 +240,12 @@ fn folder() -> PathBuf {
 /// A path as a person in the checkout would type it.
 fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(here)
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
 }
 
 fn lock_machine() -> Result<File> {
-    std::fs::create_dir_all(RUNTIME).with_context(|| {
-        format!("making {RUNTIME}: the local cluster needs root, try again with sudo")
-    })?;
+    std::fs::create_dir_all(RUNTIME)
+        .with_context(|| format!("making {RUNTIME}: the local cluster needs root, try again with sudo"))?;
     let path = Path::new(RUNTIME).join("lock");
     let mut file = File::options()
         .read(true)

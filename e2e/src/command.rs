@@ -22,17 +22,8 @@ impl Program {
     /// `program`, to be given thirty seconds.
     pub fn new(program: impl AsRef<Path>) -> Self {
         let program = program.as_ref();
-        let words = program
-            .file_name()
-            .unwrap_or(program.as_os_str())
-            .to_string_lossy()
-            .into_owned();
-        Self {
-            command: tokio::process::Command::new(program),
-            words,
-            input: None,
-            deadline: Duration::from_secs(30),
-        }
+        let words = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+        Self { command: tokio::process::Command::new(program), words, input: None, deadline: Duration::from_secs(30) }
     }
 
     /// Adds arguments.
@@ -65,19 +56,9 @@ impl Program {
 
     /// Runs it to its end and returns what it printed; an ending other than success is an error that carries its words.
     pub async fn output(mut self) -> Result<String> {
-        self.command.stdin(if self.input.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        });
-        self.command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let mut child = self
-            .command
-            .spawn()
-            .with_context(|| format!("starting '{}'", self.words))?;
+        self.command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = self.command.spawn().with_context(|| format!("starting '{}'", self.words))?;
         let input = self.input.take();
         let mut stdin = child.stdin.take();
         let run = async {
@@ -88,42 +69,22 @@ impl Program {
         };
         let output = match tokio::time::timeout(self.deadline, run).await {
             Ok(output) => output.with_context(|| format!("running '{}'", self.words))?,
-            Err(_) => bail!(
-                "'{}' did not end within {} s",
-                self.words,
-                self.deadline.as_secs()
-            ),
+            Err(_) => bail!("'{}' did not end within {} s", self.words, self.deadline.as_secs()),
         };
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!(
-                "'{}' ended with {}: {}",
-                self.words,
-                output.status,
-                said.trim()
-            );
+            bail!("'{}' ended with {}: {}", self.words, output.status, said.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Runs it to its end with the screen as its own: for programs that tell their progress.
     pub async fn shown(mut self) -> Result<()> {
-        self.command
-            .stdin(Stdio::null())
-            .stdout(Stdio::inherit())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true);
-        let mut child = self
-            .command
-            .spawn()
-            .with_context(|| format!("starting '{}'", self.words))?;
+        self.command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::inherit()).kill_on_drop(true);
+        let mut child = self.command.spawn().with_context(|| format!("starting '{}'", self.words))?;
         let status = match tokio::time::timeout(self.deadline, child.wait()).await {
             Ok(status) => status.with_context(|| format!("running '{}'", self.words))?,
-            Err(_) => bail!(
-                "'{}' did not end within {} s",
-                self.words,
-                self.deadline.as_secs()
-            ),
+            Err(_) => bail!("'{}' did not end within {} s", self.words, self.deadline.as_secs()),
         };
         if !status.success() {
             bail!("'{}' ended with {status}", self.words);
@@ -133,13 +94,7 @@ impl Program {
 
     /// Starts it, its output on pipes; it is killed when the handle is dropped.
     pub fn spawn(mut self) -> Result<tokio::process::Child> {
-        self.command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        self.command
-            .spawn()
-            .with_context(|| format!("starting '{}'", self.words))
+        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        self.command.spawn().with_context(|| format!("starting '{}'", self.words))
     }
 }

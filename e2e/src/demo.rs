@@ -35,13 +35,7 @@ pub struct Counts {
 
 /// The load of one ledger in the story.
 pub fn load(name: &str) -> Load {
-    Load {
-        name: name.into(),
-        publishers: 4,
-        subscribers: 2,
-        per_second: 50,
-        window: 16,
-    }
+    Load { name: name.into(), publishers: 4, subscribers: 2, per_second: 50, window: 16 }
 }
 
 /// Tells the whole story on a cluster that this run brings up. Taking it down is the caller's.
@@ -54,16 +48,11 @@ pub async fn tell(cluster: &Cluster, progress: &mut Progress) -> Result<Counts> 
     progress.quote(&cluster.kubectl(["get", "node"]).output().await?);
 
     progress.step("The operator, from its Helm chart");
-    progress.say(format!(
-        "helm upgrade --install mqtt-operator charts/mqtt-operator -n {OPERATOR_NAMESPACE}"
-    ));
+    progress.say(format!("helm upgrade --install mqtt-operator charts/mqtt-operator -n {OPERATOR_NAMESPACE}"));
     broker.install_operator().await?;
 
     progress.step("kubectl apply: three brokers that are one");
-    progress.say(format!(
-        "kubectl apply -n {NAMESPACE} -f {}",
-        example().file_name().unwrap_or_default().display()
-    ));
+    progress.say(format!("kubectl apply -n {NAMESPACE} -f {}", example().file_name().unwrap_or_default().display()));
     broker.apply_example().await?;
     {
         let _watch = broker.watch()?;
@@ -83,14 +72,8 @@ pub async fn tell(cluster: &Cluster, progress: &mut Progress) -> Result<Counts> 
     ));
     broker.kill(&victim).await?;
     let before = pair.subscriber.received();
-    ledger
-        .more(500, TRAFFIC_DEADLINE)
-        .await
-        .context("after the kill")?;
-    pair.subscriber
-        .has_received(before + 200, TRAFFIC_DEADLINE)
-        .await
-        .context("after the kill")?;
+    ledger.more(500, TRAFFIC_DEADLINE).await.context("after the kill")?;
+    pair.subscriber.has_received(before + 200, TRAFFIC_DEADLINE).await.context("after the kill")?;
     progress.say("the subscriber goes on");
     broker.available(3, RECOVERY_DEADLINE).await?;
     progress.say("the pod is back, and every shard has all its replicas");
@@ -104,27 +87,17 @@ pub async fn tell(cluster: &Cluster, progress: &mut Progress) -> Result<Counts> 
     {
         let _watch = broker.watch()?;
         for replicas in [5, 3] {
-            progress.say(format!(
-                "kubectl scale mqb {BROKER} --replicas={replicas}; kubectl get mqb -w:"
-            ));
+            progress.say(format!("kubectl scale mqb {BROKER} --replicas={replicas}; kubectl get mqb -w:"));
             broker.scale(replicas).await?;
             broker.available(replicas, SCALE_DEADLINE).await?;
         }
     }
-    ledger
-        .more(500, TRAFFIC_DEADLINE)
-        .await
-        .context("after scaling")?;
+    ledger.more(500, TRAFFIC_DEADLINE).await.context("after scaling")?;
     let scaled = pair.settle().await?;
     let scaled_ledger = ledger.settle(TRAFFIC_DEADLINE).await?;
     report(progress, scaled, &scaled_ledger)?;
 
-    Ok(Counts {
-        killed,
-        scaled,
-        killed_ledger,
-        scaled_ledger,
-    })
+    Ok(Counts { killed, scaled, killed_ledger, scaled_ledger })
 }
 
 /// A `mosquitto_pub` and a `mosquitto_sub`, publishing.
@@ -145,83 +118,40 @@ impl Pair {
         let topic = format!("{TOPIC}/{name}");
         let ids = (format!("greeter-{name}"), format!("guest-{name}"));
         let subscriber = Client::subscriber(cluster, endpoint.address, &ids.1, &topic).await?;
-        progress.say(format!(
-            "mosquitto_sub -h {} -q 1 -c -i {} -t {topic}",
-            endpoint.address.ip(),
-            ids.1
-        ));
-        progress.say(format!(
-            "mosquitto_pub -h {} -q 1 -l -i {} -t {topic}",
-            endpoint.address.ip(),
-            ids.0
-        ));
+        progress.say(format!("mosquitto_sub -h {} -q 1 -c -i {} -t {topic}", endpoint.address.ip(), ids.1));
+        progress.say(format!("mosquitto_pub -h {} -q 1 -l -i {} -t {topic}", endpoint.address.ip(), ids.0));
         if !cluster.is_local() {
-            progress
-                .say("which pods they are on can't be seen from outside of this cluster's network");
-            let mut publisher =
-                Client::publisher(cluster, endpoint.address, &ids.0, &topic).await?;
+            progress.say("which pods they are on can't be seen from outside of this cluster's network");
+            let mut publisher = Client::publisher(cluster, endpoint.address, &ids.0, &topic).await?;
             publisher.publish()?;
-            let victim = broker
-                .pods()
-                .await?
-                .into_iter()
-                .next()
-                .context("the broker has no pod")?;
-            return Ok((
-                Self {
-                    publisher,
-                    subscriber,
-                },
-                victim,
-            ));
+            let victim = broker.pods().await?.into_iter().next().context("the broker has no pod")?;
+            return Ok((Self { publisher, subscriber }, victim));
         }
         let home = pod_of(cluster, broker, endpoint, &subscriber).await?;
         for _ in 0..TRIES_FOR_ANOTHER_POD {
-            let mut publisher =
-                Client::publisher(cluster, endpoint.address, &ids.0, &topic).await?;
+            let mut publisher = Client::publisher(cluster, endpoint.address, &ids.0, &topic).await?;
             let other = pod_of(cluster, broker, endpoint, &publisher).await?;
             if other.name != home.name {
-                progress.say(format!(
-                    "the subscriber is on {}, the publisher on {}",
-                    home.name, other.name
-                ));
+                progress.say(format!("the subscriber is on {}, the publisher on {}", home.name, other.name));
                 publisher.publish()?;
-                return Ok((
-                    Self {
-                        publisher,
-                        subscriber,
-                    },
-                    home,
-                ));
+                return Ok((Self { publisher, subscriber }, home));
             }
         }
-        bail!(
-            "the Service gave {TRIES_FOR_ANOTHER_POD} connections to {}: are the other pods ready?",
-            home.name
-        )
+        bail!("the Service gave {TRIES_FOR_ANOTHER_POD} connections to {}: are the other pods ready?", home.name)
     }
 
     /// Ends the publisher, then waits for what it was promised: messages acknowledged and messages received.
     async fn settle(self) -> Result<(usize, usize)> {
         let acknowledged = self.publisher.finish(TRAFFIC_DEADLINE).await?;
-        self.subscriber
-            .has_received(acknowledged, TRAFFIC_DEADLINE)
-            .await?;
+        self.subscriber.has_received(acknowledged, TRAFFIC_DEADLINE).await?;
         Ok((acknowledged, self.subscriber.received()))
     }
 }
 
-async fn pod_of(
-    cluster: &Cluster,
-    broker: &Installation<'_>,
-    endpoint: &Endpoint,
-    client: &Client,
-) -> Result<Pod> {
+async fn pod_of(cluster: &Cluster, broker: &Installation<'_>, endpoint: &Endpoint, client: &Client) -> Result<Pod> {
     let port = client.local_port(cluster).await?;
     let reached = pods_reached(cluster, endpoint.address).await?;
-    let address = reached
-        .get(&port)
-        .with_context(|| format!("port {port} is not among the tracked connections"))?;
+    let address = reached.get(&port).with_context(|| format!("port {port} is not among the tracked connections"))?;
     let pods = broker.pods().await?;
     pods.into_iter()
         .find(|pod| pod.address == Some(*address))
@@ -229,17 +159,10 @@ async fn pod_of(
 }
 
 fn report(progress: &Progress, mosquitto: (usize, usize), ledger: &Balance) -> Result<()> {
-    progress.say(format!(
-        "mosquitto: acknowledged {}, received {}",
-        mosquitto.0, mosquitto.1
-    ));
+    progress.say(format!("mosquitto: acknowledged {}, received {}", mosquitto.0, mosquitto.1));
     progress.say(format!("ledger:    {ledger}"));
     if mosquitto.0 != mosquitto.1 {
-        bail!(
-            "mosquitto_pub had {} messages acknowledged, mosquitto_sub received {}",
-            mosquitto.0,
-            mosquitto.1
-        );
+        bail!("mosquitto_pub had {} messages acknowledged, mosquitto_sub received {}", mosquitto.0, mosquitto.1);
     }
     if !ledger.kept() {
         bail!("the ledger does not balance: {ledger}");

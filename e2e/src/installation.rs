@@ -52,27 +52,12 @@ impl<'a> Installation<'a> {
     /// Installs the operator from its chart and waits until it runs.
     pub async fn install_operator(&self) -> Result<String> {
         let chart = root().join("charts/mqtt-operator");
-        let repository = format!(
-            "image.repository={}",
-            self.cluster.image_repository("mqtt-operator")
-        );
+        let repository = format!("image.repository={}", self.cluster.image_repository("mqtt-operator"));
         self.cluster
             .helm(["upgrade", "--install", "mqtt-operator"])
             .args([&chart])
-            .args([
-                "--namespace",
-                OPERATOR_NAMESPACE,
-                "--create-namespace",
-                "--wait",
-                "--timeout",
-                "110s",
-            ])
-            .args([
-                "--set",
-                &repository,
-                "--set",
-                &format!("image.tag={VERSION}"),
-            ])
+            .args(["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "110s"])
+            .args(["--set", &repository, "--set", &format!("image.tag={VERSION}")])
             .deadline(OPERATOR_DEADLINE)
             .output()
             .await
@@ -81,74 +66,38 @@ impl<'a> Installation<'a> {
     /// `kubectl apply` of the example.
     pub async fn apply_example(&self) -> Result<String> {
         let path = example();
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("reading {}", path.display()))?;
-        let text = text.replace(
-            "localhost/mqtt-broker",
-            &self.cluster.image_repository("mqtt-broker"),
-        );
-        if self
-            .cluster
-            .kubectl(["get", "namespace", NAMESPACE])
-            .output()
-            .await
-            .is_err()
-        {
-            self.cluster
-                .kubectl(["create", "namespace", NAMESPACE])
-                .output()
-                .await?;
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text = text.replace("localhost/mqtt-broker", &self.cluster.image_repository("mqtt-broker"));
+        if self.cluster.kubectl(["get", "namespace", NAMESPACE]).output().await.is_err() {
+            self.cluster.kubectl(["create", "namespace", NAMESPACE]).output().await?;
         }
-        self.cluster
-            .kubectl(["apply", "-n", NAMESPACE, "-f", "-"])
-            .input(text)
-            .output()
-            .await
+        self.cluster.kubectl(["apply", "-n", NAMESPACE, "-f", "-"]).input(text).output().await
     }
 
     /// `kubectl get mqb`.
     pub async fn get(&self) -> Result<String> {
-        self.cluster
-            .kubectl(["get", "mqb", "-n", NAMESPACE])
-            .output()
-            .await
+        self.cluster.kubectl(["get", "mqb", "-n", NAMESPACE]).output().await
     }
 
     /// Waits until the resource says that so many brokers are there, members, ready, and safe from the loss of one.
     pub async fn available(&self, replicas: i64, deadline: Duration) -> Result<()> {
-        wait::until(
-            &format!("{replicas} brokers available"),
-            deadline,
-            async || {
-                let json = self
-                    .cluster
-                    .kubectl(["get", "mqb", BROKER, "-n", NAMESPACE, "-o", "json"])
-                    .output()
-                    .await?;
-                standing(&serde_json::from_str(&json)?, replicas)
-            },
-        )
+        wait::until(&format!("{replicas} brokers available"), deadline, async || {
+            let json = self.cluster.kubectl(["get", "mqb", BROKER, "-n", NAMESPACE, "-o", "json"]).output().await?;
+            standing(&serde_json::from_str(&json)?, replicas)
+        })
         .await
     }
 
     /// `kubectl scale`.
     pub async fn scale(&self, replicas: i64) -> Result<()> {
         let replicas = format!("--replicas={replicas}");
-        self.cluster
-            .kubectl(["scale", "mqb", BROKER, "-n", NAMESPACE, &replicas])
-            .output()
-            .await
-            .map(drop)
+        self.cluster.kubectl(["scale", "mqb", BROKER, "-n", NAMESPACE, &replicas]).output().await.map(drop)
     }
 
     /// `kubectl get mqb -w` on the screen, until the watch is dropped.
     pub fn watch(&self) -> Result<Watch> {
         let day = Duration::from_secs(86_400);
-        let mut child = self
-            .cluster
-            .kubectl(["get", "mqb", "-n", NAMESPACE, "-w"])
-            .deadline(day)
-            .spawn()?;
+        let mut child = self.cluster.kubectl(["get", "mqb", "-n", NAMESPACE, "-w"]).deadline(day).spawn()?;
         let output = child.stdout.take().context("kubectl has no output")?;
         let task = tokio::spawn(async move {
             let mut lines = BufReader::new(output).lines();
@@ -170,24 +119,15 @@ impl<'a> Installation<'a> {
             "{{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"metadata\":{{\"name\":\"{BROKER}-nodes\"}},\"spec\":{{\"type\":\"NodePort\",\
              \"selector\":{{\"app.kubernetes.io/instance\":\"{BROKER}\"}},\"ports\":[{{\"port\":1883}}]}}}}"
         );
-        self.cluster
-            .kubectl(["apply", "-n", NAMESPACE, "-f", "-"])
-            .input(service)
-            .output()
-            .await?;
-        self.cluster
-            .endpoint(NAMESPACE, &format!("{BROKER}-nodes"))
-            .await
+        self.cluster.kubectl(["apply", "-n", NAMESPACE, "-f", "-"]).input(service).output().await?;
+        self.cluster.endpoint(NAMESPACE, &format!("{BROKER}-nodes")).await
     }
 
     /// The broker's pods.
     pub async fn pods(&self) -> Result<Vec<Pod>> {
         let selector = format!("app.kubernetes.io/instance={BROKER}");
-        let json = self
-            .cluster
-            .kubectl(["get", "pod", "-n", NAMESPACE, "-l", &selector, "-o", "json"])
-            .output()
-            .await?;
+        let json =
+            self.cluster.kubectl(["get", "pod", "-n", NAMESPACE, "-l", &selector, "-o", "json"]).output().await?;
         let list: List = serde_json::from_str(&json).context("reading the list of pods")?;
         Ok(list.items.iter().filter_map(pod).collect())
     }
@@ -195,81 +135,32 @@ impl<'a> Installation<'a> {
     /// Kills a pod without grace: SIGKILL to its broker where the nodes are ours, and the pod deleted as `--force` does it.
     pub async fn kill(&self, pod: &Pod) -> Result<()> {
         if let (true, Some(container)) = (self.cluster.is_local(), &pod.container) {
-            self.cluster
-                .node(
-                    "ctr",
-                    &[&pod.node, "task", "kill", "-s", "SIGKILL", container],
-                )
-                .await?;
+            self.cluster.node("ctr", &[&pod.node, "task", "kill", "-s", "SIGKILL", container]).await?;
         }
-        let delete = [
-            "delete",
-            "pod",
-            &pod.name,
-            "-n",
-            NAMESPACE,
-            "--grace-period=0",
-            "--force",
-        ];
+        let delete = ["delete", "pod", &pod.name, "-n", NAMESPACE, "--grace-period=0", "--force"];
         self.cluster.kubectl(delete).output().await.map(drop)
     }
 
     /// Deletes the example and everything that belongs to it.
     pub async fn delete(&self) -> Result<()> {
-        let delete = [
-            "delete",
-            "namespace",
-            NAMESPACE,
-            "--ignore-not-found",
-            "--timeout=110s",
-        ];
-        self.cluster
-            .kubectl(delete)
-            .deadline(OPERATOR_DEADLINE)
-            .output()
-            .await
-            .map(drop)
+        let delete = ["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=110s"];
+        self.cluster.kubectl(delete).deadline(OPERATOR_DEADLINE).output().await.map(drop)
     }
 
     /// Uninstalls the operator.
     pub async fn uninstall_operator(&self) -> Result<()> {
-        let uninstall = [
-            "uninstall",
-            "mqtt-operator",
-            "--namespace",
-            OPERATOR_NAMESPACE,
-            "--ignore-not-found",
-            "--wait",
-        ];
-        self.cluster
-            .helm(uninstall)
-            .deadline(OPERATOR_DEADLINE)
-            .output()
-            .await?;
-        self.cluster
-            .kubectl([
-                "delete",
-                "namespace",
-                OPERATOR_NAMESPACE,
-                "--ignore-not-found",
-            ])
-            .output()
-            .await
-            .map(drop)
+        let uninstall =
+            ["uninstall", "mqtt-operator", "--namespace", OPERATOR_NAMESPACE, "--ignore-not-found", "--wait"];
+        self.cluster.helm(uninstall).deadline(OPERATOR_DEADLINE).output().await?;
+        self.cluster.kubectl(["delete", "namespace", OPERATOR_NAMESPACE, "--ignore-not-found"]).output().await.map(drop)
     }
 
     /// The user name under which the operator speaks to the API server.
     pub async fn operator_user(&self) -> Result<String> {
         let path = "jsonpath={.items[0].spec.template.spec.serviceAccountName}";
-        let name = self
-            .cluster
-            .kubectl(["get", "deployment", "-n", OPERATOR_NAMESPACE, "-o", path])
-            .output()
-            .await?;
+        let name = self.cluster.kubectl(["get", "deployment", "-n", OPERATOR_NAMESPACE, "-o", path]).output().await?;
         if name.is_empty() {
-            return Err(anyhow!(
-                "the operator's Deployment names no service account"
-            ));
+            return Err(anyhow!("the operator's Deployment names no service account"));
         }
         Ok(format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{name}"))
     }
@@ -278,13 +169,7 @@ impl<'a> Installation<'a> {
     pub async fn diagnosis(&self) -> String {
         let pods = format!("app.kubernetes.io/instance={BROKER}");
         let questions: [&[&str]; 6] = [
-            &[
-                "get",
-                "node,mqb,statefulset,pod,service,pvc",
-                "-A",
-                "-o",
-                "wide",
-            ],
+            &["get", "node,mqb,statefulset,pod,service,pvc", "-A", "-o", "wide"],
             &["get", "mqb", "-A", "-o", "jsonpath={.items[*].status}"],
             &["get", "event", "-A", "--sort-by=.lastTimestamp"],
             &[
@@ -298,27 +183,8 @@ impl<'a> Installation<'a> {
                 "-l",
                 "app.kubernetes.io/name=mqtt-operator",
             ],
-            &[
-                "logs",
-                "-n",
-                NAMESPACE,
-                "--prefix",
-                "--tail=30",
-                "--ignore-errors",
-                "-l",
-                &pods,
-            ],
-            &[
-                "logs",
-                "-n",
-                NAMESPACE,
-                "--prefix",
-                "--tail=15",
-                "--ignore-errors",
-                "--previous",
-                "-l",
-                &pods,
-            ],
+            &["logs", "-n", NAMESPACE, "--prefix", "--tail=30", "--ignore-errors", "-l", &pods],
+            &["logs", "-n", NAMESPACE, "--prefix", "--tail=15", "--ignore-errors", "--previous", "-l", &pods],
         ];
         let mut text = String::new();
         for question in questions {
@@ -358,18 +224,11 @@ fn root() -> PathBuf {
 
 fn pod(json: &Value) -> Option<Pod> {
     let status = &json["status"];
-    let container = status["containerStatuses"][0]["containerID"]
-        .as_str()
-        .and_then(|id| id.split("://").nth(1));
+    let container = status["containerStatuses"][0]["containerID"].as_str().and_then(|id| id.split("://").nth(1));
     Some(Pod {
         name: json["metadata"]["name"].as_str()?.to_owned(),
-        address: status["podIP"]
-            .as_str()
-            .and_then(|address| address.parse().ok()),
-        node: json["spec"]["nodeName"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned(),
+        address: status["podIP"].as_str().and_then(|address| address.parse().ok()),
+        node: json["spec"]["nodeName"].as_str().unwrap_or_default().to_owned(),
         container: container.map(str::to_owned),
     })
 }
@@ -378,38 +237,26 @@ fn pod(json: &Value) -> Option<Pod> {
 fn standing(broker: &Value, replicas: i64) -> Result<Seen<()>> {
     let status = &broker["status"];
     let current = status["observedGeneration"] == broker["metadata"]["generation"];
-    let is_true =
-        |kind: &str| condition(status, kind).is_some_and(|condition| condition["status"] == "True");
-    let counted = ["replicas", "readyReplicas", "members"]
-        .iter()
-        .all(|field| status[field] == replicas);
+    let is_true = |kind: &str| condition(status, kind).is_some_and(|condition| condition["status"] == "True");
+    let counted = ["replicas", "readyReplicas", "members"].iter().all(|field| status[field] == replicas);
     let safe = replicas < 3 || is_true("FailoverReady");
-    Ok(wait::seen(
-        current && counted && safe && is_true("Available"),
-        || {
-            let words = |kind| {
-                condition(status, kind)
-                    .and_then(|condition| condition["message"].as_str())
-                    .unwrap_or("not said")
-            };
-            format!(
-                "{} pods, {} ready, {} members; Available: {}; Progressing: {}; FailoverReady: {}",
-                status["replicas"],
-                status["readyReplicas"],
-                status["members"],
-                words("Available"),
-                words("Progressing"),
-                words("FailoverReady")
-            )
-        },
-    ))
+    Ok(wait::seen(current && counted && safe && is_true("Available"), || {
+        let words =
+            |kind| condition(status, kind).and_then(|condition| condition["message"].as_str()).unwrap_or("not said");
+        format!(
+            "{} pods, {} ready, {} members; Available: {}; Progressing: {}; FailoverReady: {}",
+            status["replicas"],
+            status["readyReplicas"],
+            status["members"],
+            words("Available"),
+            words("Progressing"),
+            words("FailoverReady")
+        )
+    }))
 }
 
 fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
-    status["conditions"]
-        .as_array()?
-        .iter()
-        .find(|condition| condition["type"] == kind)
+    status["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
 fn last_lines(text: &str, count: usize) -> String {

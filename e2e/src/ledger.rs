@@ -132,12 +132,7 @@ impl Balance {
 
 impl fmt::Display for Balance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let received = self
-            .received
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" and ");
+        let received = self.received.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
         write!(
             f,
             "acknowledged {}, received {received}, lost {}; {} duplicates, {} out of order, {} sessions lost, \
@@ -171,43 +166,19 @@ impl Ledger {
         let mut subscribers = JoinSet::new();
         for number in 0..load.subscribers {
             book.open().received.insert(number, Received::default());
-            subscribers.spawn(subscriber::run(
-                number,
-                load.clone(),
-                endpoint.clone(),
-                book.clone(),
-            ));
+            subscribers.spawn(subscriber::run(number, load.clone(), endpoint.clone(), book.clone()));
         }
         wait::until("all subscribers subscribed", deadline, async || {
             let pages = book.open();
-            let missing = pages
-                .received
-                .values()
-                .filter(|received| !received.subscribed)
-                .count();
-            Ok(wait::seen(missing == 0, || {
-                format!("{missing} missing, last trouble: {}", pages.last_trouble)
-            }))
+            let missing = pages.received.values().filter(|received| !received.subscribed).count();
+            Ok(wait::seen(missing == 0, || format!("{missing} missing, last trouble: {}", pages.last_trouble)))
         })
         .await?;
         let mut publishers = JoinSet::new();
         for number in 0..load.publishers {
-            publishers.spawn(publisher::run(
-                number,
-                load.clone(),
-                endpoint.clone(),
-                book.clone(),
-                stopping.clone(),
-            ));
+            publishers.spawn(publisher::run(number, load.clone(), endpoint.clone(), book.clone(), stopping.clone()));
         }
-        Ok(Self {
-            load,
-            endpoint,
-            book,
-            stop,
-            publishers,
-            subscribers,
-        })
+        Ok(Self { load, endpoint, book, stop, publishers, subscribers })
     }
 
     /// How the pages compare now. While messages are under way, "lost" only means "not yet".
@@ -218,10 +189,7 @@ impl Ledger {
             sent: pages.sent.len(),
             acknowledged: pages.acknowledged.len(),
             received: received.clone().map(|page| page.messages.len()).collect(),
-            lost: received
-                .clone()
-                .map(|page| pages.acknowledged.difference(&page.messages).count())
-                .sum(),
+            lost: received.clone().map(|page| pages.acknowledged.difference(&page.messages).count()).sum(),
             duplicates: received.clone().map(|page| page.duplicates).sum(),
             out_of_order: received.clone().map(|page| page.out_of_order).sum(),
             sessions_lost: received.map(|page| page.sessions_lost).sum(),
@@ -234,17 +202,11 @@ impl Ledger {
     /// Waits until so many more messages were acknowledged: proof that the brokers go on.
     pub async fn more(&self, messages: usize, deadline: Duration) -> Result<()> {
         let goal = self.balance().acknowledged + messages;
-        wait::until(
-            &format!("{messages} more messages acknowledged"),
-            deadline,
-            async || {
-                let pages = self.book.open();
-                let now = pages.acknowledged.len();
-                Ok(wait::seen(now >= goal, || {
-                    format!("{now} of {goal}, last trouble: {}", pages.last_trouble)
-                }))
-            },
-        )
+        wait::until(&format!("{messages} more messages acknowledged"), deadline, async || {
+            let pages = self.book.open();
+            let now = pages.acknowledged.len();
+            Ok(wait::seen(now >= goal, || format!("{now} of {goal}, last trouble: {}", pages.last_trouble)))
+        })
         .await
     }
 
@@ -281,27 +243,10 @@ mod tests {
 
     fn ledger(pages: Pages) -> Balance {
         let (stop, _) = watch::channel(false);
-        let load = Load {
-            name: "test".into(),
-            publishers: 1,
-            subscribers: 1,
-            per_second: 1,
-            window: 1,
-        };
-        let endpoint = Endpoint {
-            address: ([127, 0, 0, 1], 1).into(),
-            namespace: None,
-        };
+        let load = Load { name: "test".into(), publishers: 1, subscribers: 1, per_second: 1, window: 1 };
+        let endpoint = Endpoint { address: ([127, 0, 0, 1], 1).into(), namespace: None };
         let book = Book(Arc::new(Mutex::new(pages)));
-        Ledger {
-            load,
-            endpoint,
-            book,
-            stop,
-            publishers: JoinSet::new(),
-            subscribers: JoinSet::new(),
-        }
-        .balance()
+        Ledger { load, endpoint, book, stop, publishers: JoinSet::new(), subscribers: JoinSet::new() }.balance()
     }
 
     #[test]
@@ -315,12 +260,7 @@ mod tests {
             let page = pages.received.entry(subscriber).or_default();
             page.messages.extend([(0, 0), (0, 1), (0, 2)]);
         }
-        pages
-            .received
-            .entry(1)
-            .or_default()
-            .messages
-            .remove(&(0, 1));
+        pages.received.entry(1).or_default().messages.remove(&(0, 1));
         let balance = ledger(pages);
         assert_eq!((balance.acknowledged, balance.lost), (3, 1));
         assert_eq!(balance.received, [3, 2]);

@@ -50,8 +50,7 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Demo) -> Result<()> {
     let cluster = Cluster::hold(arguments.on, arguments.registry)?;
-    let mut progress =
-        Progress::begin("Brokers on Kubernetes that lose nothing they acknowledged.");
+    let mut progress = Progress::begin("Brokers on Kubernetes that lose nothing they acknowledged.");
     if arguments.on == Place::Local && std::env::var_os("KUBECONFIG").is_some() {
         progress.say("KUBECONFIG is set, and not used: '--on kubeconfig' would run this there");
     }
@@ -64,9 +63,7 @@ async fn run(arguments: Demo) -> Result<()> {
         Some(Err(error)) => {
             println!("{}", Installation::on(&cluster).diagnosis().await);
             println!("\nFAILED in step {}: {error:#}", progress.current());
-            println!(
-                "what to do: read the above from the bottom; '--keep' leaves the cluster up to look at it"
-            );
+            println!("what to do: read the above from the bottom; '--keep' leaves the cluster up to look at it");
         }
         None => println!("\ninterrupted in step {}", progress.current()),
     }
@@ -88,9 +85,7 @@ async fn run(arguments: Demo) -> Result<()> {
             broker.uninstall_operator().await?;
         }
         cluster.down().await?;
-        println!(
-            "Nothing of it is left but the caches. To stay in it by hand next time: cargo demo --keep"
-        );
+        println!("Nothing of it is left but the caches. To stay in it by hand next time: cargo demo --keep");
     }
     match told {
         Some(told) => told.map(drop),
@@ -104,15 +99,13 @@ fn summarise(counts: &Counts, steps: &[(String, f64)]) {
         println!("{seconds:7.1}s  {name}");
     }
     println!("\n                              acknowledged   received");
-    let line = |name: &str, (acknowledged, received): (usize, usize)| {
-        println!("  {name:26}  {acknowledged:12}  {received:9}")
-    };
+    let line =
+        |name: &str, (acknowledged, received): (usize, usize)| println!("  {name:26}  {acknowledged:12}  {received:9}");
     line("mosquitto, a pod killed", counts.killed);
     line("mosquitto, 3 to 5 to 3", counts.scaled);
-    for (name, ledger) in [
-        ("ledger, a pod killed", &counts.killed_ledger),
-        ("ledger, 3 to 5 to 3", &counts.scaled_ledger),
-    ] {
+    for (name, ledger) in
+        [("ledger, a pod killed", &counts.killed_ledger), ("ledger, 3 to 5 to 3", &counts.scaled_ledger)]
+    {
         for received in &ledger.received {
             line(name, (ledger.acknowledged, *received));
         }

@@ -41,43 +41,24 @@ pub struct Client {
 
 impl Client {
     /// `mosquitto_sub` with a persistent session (MQTT 5.0, kept for an hour), once it is subscribed.
-    pub async fn subscriber(
-        cluster: &Cluster,
-        service: SocketAddr,
-        id: &str,
-        topic: &str,
-    ) -> Result<Self> {
+    pub async fn subscriber(cluster: &Cluster, service: SocketAddr, id: &str, topic: &str) -> Result<Self> {
         let program = mosquitto(cluster, "mosquitto_sub", service, id, topic);
         let client = Self::start(program.args(["-V", "mqttv5", "-c", "-x", "3600"]))?;
-        client
-            .wait("mosquitto_sub subscribed", |diary| diary.subscribed)
-            .await?;
+        client.wait("mosquitto_sub subscribed", |diary| diary.subscribed).await?;
         Ok(client)
     }
 
     /// `mosquitto_pub -l` (MQTT 3.1.1), once it is connected; it sends nothing yet.
-    pub async fn publisher(
-        cluster: &Cluster,
-        service: SocketAddr,
-        id: &str,
-        topic: &str,
-    ) -> Result<Self> {
-        let client = Self::start(
-            mosquitto(cluster, "mosquitto_pub", service, id, topic).args(["-V", "mqttv311", "-l"]),
-        )?;
-        client
-            .wait("mosquitto_pub connected", |diary| diary.connected)
-            .await?;
+    pub async fn publisher(cluster: &Cluster, service: SocketAddr, id: &str, topic: &str) -> Result<Self> {
+        let client =
+            Self::start(mosquitto(cluster, "mosquitto_pub", service, id, topic).args(["-V", "mqttv311", "-l"]))?;
+        client.wait("mosquitto_pub connected", |diary| diary.connected).await?;
         Ok(client)
     }
 
     /// Lets a publisher publish, a line at a time, until [`Client::finish`].
     pub fn publish(&mut self) -> Result<()> {
-        let input = self
-            .child
-            .stdin
-            .take()
-            .context("the publisher is publishing already")?;
+        let input = self.child.stdin.take().context("the publisher is publishing already")?;
         self.writer = Some(tokio::spawn(write_lines(input, self.diary.clone())));
         Ok(())
     }
@@ -85,23 +66,11 @@ impl Client {
     /// The local port of its connection, from the sockets of the cluster's network.
     pub async fn local_port(&self, cluster: &Cluster) -> Result<u16> {
         let process = self.child.id().context("the client has ended")?;
-        let sockets = cluster
-            .program("ss")
-            .args(["-tnpH", "state", "established"])
-            .output()
-            .await?;
+        let sockets = cluster.program("ss").args(["-tnpH", "state", "established"]).output().await?;
         let owner = format!("pid={process},");
-        let line = sockets
-            .lines()
-            .find(|line| line.contains(&owner))
-            .context("the client has no connection")?;
-        let local = line
-            .split_whitespace()
-            .nth(2)
-            .and_then(|address| address.rsplit(':').next());
-        local
-            .and_then(|port| port.parse().ok())
-            .with_context(|| format!("reading the port in '{line}'"))
+        let line = sockets.lines().find(|line| line.contains(&owner)).context("the client has no connection")?;
+        let local = line.split_whitespace().nth(2).and_then(|address| address.rsplit(':').next());
+        local.and_then(|port| port.parse().ok()).with_context(|| format!("reading the port in '{line}'"))
     }
 
     /// Different messages acknowledged to a publisher.
@@ -116,14 +85,10 @@ impl Client {
 
     /// Waits until a subscriber has received so many.
     pub async fn has_received(&self, count: usize, deadline: Duration) -> Result<()> {
-        wait::until(
-            &format!("{count} messages received by mosquitto_sub"),
-            deadline,
-            async || {
-                let now = self.received();
-                Ok(wait::seen(now >= count, || format!("{now}")))
-            },
-        )
+        wait::until(&format!("{count} messages received by mosquitto_sub"), deadline, async || {
+            let now = self.received();
+            Ok(wait::seen(now >= count, || format!("{now}")))
+        })
         .await
     }
 
@@ -137,20 +102,14 @@ impl Client {
         drop(self.child.stdin.take());
         let Ok(status) = tokio::time::timeout(deadline, self.child.wait()).await else {
             let (sent, acknowledged) = self.read(|diary| (diary.sent, diary.acknowledged.len()));
-            bail!(
-                "mosquitto_pub waits after {} s: {acknowledged} of {sent} messages acknowledged",
-                deadline.as_secs()
-            );
+            bail!("mosquitto_pub waits after {} s: {acknowledged} of {sent} messages acknowledged", deadline.as_secs());
         };
         for reader in self.readers.drain(..) {
             drop(reader.await);
         }
         let status = status.context("waiting for mosquitto_pub")?;
         if !status.success() {
-            bail!(
-                "mosquitto_pub ended with {status}: {}",
-                self.read(|diary| diary.last_line.clone())
-            );
+            bail!("mosquitto_pub ended with {status}: {}", self.read(|diary| diary.last_line.clone()));
         }
         Ok(self.acknowledged())
     }
@@ -165,21 +124,12 @@ impl Client {
         if let Some(errors) = child.stderr.take() {
             readers.push(tokio::spawn(read_lines(errors, diary.clone())));
         }
-        Ok(Self {
-            child,
-            diary,
-            readers,
-            writer: None,
-        })
+        Ok(Self { child, diary, readers, writer: None })
     }
 
     async fn wait(&self, what: &str, holds: impl Fn(&Diary) -> bool) -> Result<()> {
         wait::until(what, Duration::from_secs(15), async || {
-            Ok(self.read(|diary| {
-                wait::seen(holds(diary), || {
-                    format!("its last line is '{}'", diary.last_line)
-                })
-            }))
+            Ok(self.read(|diary| wait::seen(holds(diary), || format!("its last line is '{}'", diary.last_line))))
         })
         .await
     }
@@ -192,29 +142,20 @@ impl Client {
 /// The common arguments: debug output, line by line, QoS 1.
 fn mosquitto(cluster: &Cluster, name: &str, service: SocketAddr, id: &str, topic: &str) -> Program {
     let (host, port) = (service.ip().to_string(), service.port().to_string());
-    let words = [
-        "-oL", name, "-d", "-h", &host, "-p", &port, "-k", "5", "-i", id, "-q", "1", "-t", topic,
-    ];
+    let words = ["-oL", name, "-d", "-h", &host, "-p", &port, "-k", "5", "-i", id, "-q", "1", "-t", topic];
     cluster.program("stdbuf").args(words).deadline(LIFE)
 }
 
 async fn read_lines(output: impl AsyncRead + Unpin, diary: Arc<Mutex<Diary>>) {
     let mut lines = BufReader::new(output).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        diary
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .note(line);
+        diary.lock().unwrap_or_else(PoisonError::into_inner).note(line);
     }
 }
 
 async fn write_lines(mut input: ChildStdin, diary: Arc<Mutex<Diary>>) {
     for number in 0_u64.. {
-        if input
-            .write_all(format!("message {number}\n").as_bytes())
-            .await
-            .is_err()
-        {
+        if input.write_all(format!("message {number}\n").as_bytes()).await.is_err() {
             return;
         }
         diary.lock().unwrap_or_else(PoisonError::into_inner).sent = number + 1;
@@ -224,20 +165,13 @@ async fn write_lines(mut input: ChildStdin, diary: Arc<Mutex<Diary>>) {
 
 impl Diary {
     fn note(&mut self, line: String) {
-        if let Some(number) = line
-            .strip_prefix("message ")
-            .and_then(|number| number.parse().ok())
-        {
+        if let Some(number) = line.strip_prefix("message ").and_then(|number| number.parse().ok()) {
             self.received.insert(number);
             return;
         }
         if line.contains("received PUBACK") {
-            let id = line
-                .split("Mid: ")
-                .nth(1)
-                .and_then(|rest| rest.split(',').next());
-            self.acknowledged
-                .extend(id.and_then(|id| id.parse::<u64>().ok()));
+            let id = line.split("Mid: ").nth(1).and_then(|rest| rest.split(',').next());
+            self.acknowledged.extend(id.and_then(|id| id.parse::<u64>().ok()));
         }
         self.subscribed |= line.starts_with("Subscribed ");
         self.connected |= line.contains("received CONNACK (0)");

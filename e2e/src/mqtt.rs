@@ -44,16 +44,9 @@ pub struct Connection {
 
 impl Connection {
     /// Greets the broker and waits for its welcome; says whether it still has the session.
-    pub async fn open(
-        stream: TcpStream,
-        client_id: &str,
-        clean_session: bool,
-    ) -> Result<(Self, bool)> {
+    pub async fn open(stream: TcpStream, client_id: &str, clean_session: bool) -> Result<(Self, bool)> {
         stream.set_nodelay(true)?;
-        let mut connection = Self {
-            stream,
-            unread: BytesMut::new(),
-        };
+        let mut connection = Self { stream, unread: BytesMut::new() };
         let mut body = BytesMut::new();
         put_text(&mut body, "MQTT");
         body.put_u8(4);
@@ -62,10 +55,7 @@ impl Connection {
         put_text(&mut body, client_id);
         connection.send(0x10, &body).await?;
         match connection.receive().await? {
-            Packet::Connected {
-                session_present,
-                code: 0,
-            } => Ok((connection, session_present)),
+            Packet::Connected { session_present, code: 0 } => Ok((connection, session_present)),
             Packet::Connected { code, .. } => {
                 bail!("the broker refused the connection with code {code}")
             }
@@ -74,13 +64,7 @@ impl Connection {
     }
 
     /// Publishes at QoS 1.
-    pub async fn publish(
-        &mut self,
-        id: u16,
-        duplicate: bool,
-        topic: &str,
-        payload: &[u8],
-    ) -> Result<()> {
+    pub async fn publish(&mut self, id: u16, duplicate: bool, topic: &str, payload: &[u8]) -> Result<()> {
         let mut body = BytesMut::new();
         put_text(&mut body, topic);
         body.put_u16(id);
@@ -166,17 +150,12 @@ fn take_packet(unread: &mut BytesMut) -> Result<Option<Packet>> {
     unread.advance(header);
     let mut body = unread.split_to(length).freeze();
     let packet = match (first >> 4, length) {
-        (2, 2) => Packet::Connected {
-            session_present: body[0] & 1 == 1,
-            code: body[1],
-        },
+        (2, 2) => Packet::Connected { session_present: body[0] & 1 == 1, code: body[1] },
         (3, 2..) => {
             let topic = usize::from(body.get_u16());
             let quality = (first >> 1) & 3;
             if quality > 1 || body.len() < topic + usize::from(quality) * 2 {
-                bail!(
-                    "the broker sent a malformed PUBLISH (first byte {first:#04x}, {length} bytes)"
-                );
+                bail!("the broker sent a malformed PUBLISH (first byte {first:#04x}, {length} bytes)");
             }
             body.advance(topic);
             let id = (quality == 1).then(|| body.get_u16());
@@ -218,22 +197,12 @@ mod tests {
     fn a_packet_is_taken_only_when_whole() {
         let whole = [0x32, 7, 0, 1, b't', 0, 9, b'h', b'i', 0x40, 2, 0, 3];
         for cut in 0..9 {
-            assert_eq!(
-                take_packet(&mut BytesMut::from(&whole[..cut])).unwrap(),
-                None,
-                "cut at {cut}"
-            );
+            assert_eq!(take_packet(&mut BytesMut::from(&whole[..cut])).unwrap(), None, "cut at {cut}");
         }
         let mut unread = BytesMut::from(&whole[..]);
-        let message = Packet::Message {
-            id: Some(9),
-            payload: Bytes::from_static(b"hi"),
-        };
+        let message = Packet::Message { id: Some(9), payload: Bytes::from_static(b"hi") };
         assert_eq!(take_packet(&mut unread).unwrap(), Some(message));
-        assert_eq!(
-            take_packet(&mut unread).unwrap(),
-            Some(Packet::Acknowledged(3))
-        );
+        assert_eq!(take_packet(&mut unread).unwrap(), Some(Packet::Acknowledged(3)));
         assert!(unread.is_empty());
     }
 
@@ -246,10 +215,7 @@ mod tests {
             &[0x30, 0xff, 0xff, 0xff, 0xff],
             &[0x36, 4, 0, 0, 0, 1],
         ] {
-            assert!(
-                take_packet(&mut BytesMut::from(bytes)).is_err(),
-                "{bytes:?}"
-            );
+            assert!(take_packet(&mut BytesMut::from(bytes)).is_err(), "{bytes:?}");
         }
     }
 }

@@ -18,13 +18,7 @@ impl Progress {
     pub fn begin(title: &str) -> Self {
         println!("{title}");
         let now = Instant::now();
-        Self {
-            began: now,
-            step_began: now,
-            step: String::new(),
-            number: 0,
-            taken: Vec::new(),
-        }
+        Self { began: now, step_began: now, step: String::new(), number: 0, taken: Vec::new() }
     }
 
     /// Ends the step before, begins the next.

@@ -40,16 +40,13 @@ impl Endpoint {
             // Nobody listening any more is no matter: the socket closes.
             .spawn(move || drop(answer.send(endpoint.dial())))
             .context("starting a thread to connect from")?;
-        let stream = wait
-            .await
-            .map_err(|_| anyhow!("the connecting thread died"))??;
+        let stream = wait.await.map_err(|_| anyhow!("the connecting thread died"))??;
         Ok(TcpStream::from_std(stream)?)
     }
 
     fn dial(&self) -> Result<std::net::TcpStream> {
         if let Some(path) = &self.namespace {
-            let namespace =
-                File::open(path).with_context(|| format!("opening {}", path.display()))?;
+            let namespace = File::open(path).with_context(|| format!("opening {}", path.display()))?;
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
                 .with_context(|| format!("entering {}", path.display()))?;
         }
@@ -65,30 +62,15 @@ impl Endpoint {
 /// Only the local cluster can be asked: in another one the packets are rewritten where we can't look.
 pub async fn pods_reached(cluster: &Cluster, service: SocketAddr) -> Result<BTreeMap<u16, IpAddr>> {
     let (address, port) = (service.ip().to_string(), service.port().to_string());
-    let list = [
-        "-L",
-        "-p",
-        "tcp",
-        "--orig-dst",
-        &address,
-        "--orig-port-dst",
-        &port,
-        "--state",
-        "ESTABLISHED",
-    ];
+    let list = ["-L", "-p", "tcp", "--orig-dst", &address, "--orig-port-dst", &port, "--state", "ESTABLISHED"];
     let table = cluster.program("conntrack").args(list).output().await?;
     Ok(table.lines().filter_map(tracked).collect())
 }
 
 /// `… src=US dst=SERVICE sport=LOCAL dport=… src=POD dst=US …`
 fn tracked(line: &str) -> Option<(u16, IpAddr)> {
-    let port = line
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix("sport="))?;
-    let pod = line
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix("src="))
-        .nth(1)?;
+    let port = line.split_whitespace().find_map(|word| word.strip_prefix("sport="))?;
+    let pod = line.split_whitespace().filter_map(|word| word.strip_prefix("src=")).nth(1)?;
     Some((port.parse().ok()?, pod.parse().ok()?))
 }
 
@@ -101,9 +83,6 @@ mod tests {
         let line = "tcp      6 86397 ESTABLISHED src=172.30.3.1 dst=10.96.12.3 sport=40022 dport=1883 \
                     src=10.244.1.4 dst=172.30.3.1 sport=1883 dport=40022 [ASSURED] mark=0 use=1";
         assert_eq!(tracked(line), Some((40022, IpAddr::from([10, 244, 1, 4]))));
-        assert_eq!(
-            tracked("conntrack v1.4.7 (conntrack-tools): 0 flow entries have been shown."),
-            None
-        );
+        assert_eq!(tracked("conntrack v1.4.7 (conntrack-tools): 0 flow entries have been shown."), None);
     }
 }

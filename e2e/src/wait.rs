@@ -28,10 +28,7 @@ where
             Err(error) => format!("{error:#}"),
         };
         if Instant::now() >= end {
-            bail!(
-                "{what}: not within {} s; last seen: {last}",
-                deadline.as_secs()
-            );
+            bail!("{what}: not within {} s; last seen: {last}", deadline.as_secs());
         }
         sleep(POLL).await;
     }
@@ -39,9 +36,5 @@ where
 
 /// A condition that is either there or not.
 pub fn seen(holds: bool, otherwise: impl FnOnce() -> String) -> Seen<()> {
-    if holds {
-        Seen::Yes(())
-    } else {
-        Seen::NotYet(otherwise())
-    }
+    if holds { Seen::Yes(()) } else { Seen::NotYet(otherwise()) }
 }

@@ -39,45 +39,28 @@ async fn main() -> ExitCode {
         return close(0, None, NAMES.len(), Instant::now());
     }
     let began = Instant::now();
-    let cluster = match place()
-        .and_then(|place| Cluster::hold(place, std::env::var("MQTT_E2E_REGISTRY").ok()))
-    {
+    let cluster = match place().and_then(|place| Cluster::hold(place, std::env::var("MQTT_E2E_REGISTRY").ok())) {
         Ok(cluster) => cluster,
         Err(error) => return close(0, Some(error.context("no cluster to test on")), 0, began),
     };
-    let mut suite = Suite {
-        cluster: &cluster,
-        passed: 0,
-        skipped: 0,
-    };
+    let mut suite = Suite { cluster: &cluster, passed: 0, skipped: 0 };
     let failure = suite.run().await.err();
     if failure.is_some() {
         println!("{}", Installation::on(&cluster).diagnosis().await);
     }
-    let down = cluster
-        .down()
-        .await
-        .context("taking the cluster down")
-        .err();
+    let down = cluster.down().await.context("taking the cluster down").err();
     close(suite.passed, failure.or(down), suite.skipped, began)
 }
 
 fn place() -> Result<Place> {
     match std::env::var("MQTT_E2E_ON") {
-        Ok(name) => {
-            Place::from_str(&name, true).map_err(|error| anyhow::anyhow!("MQTT_E2E_ON: {error}"))
-        }
+        Ok(name) => Place::from_str(&name, true).map_err(|error| anyhow::anyhow!("MQTT_E2E_ON: {error}")),
         Err(_) => Ok(Place::Local),
     }
 }
 
 /// Closes in libtest's words.
-fn close(
-    passed: usize,
-    failure: Option<anyhow::Error>,
-    ignored: usize,
-    began: Instant,
-) -> ExitCode {
+fn close(passed: usize, failure: Option<anyhow::Error>, ignored: usize, began: Instant) -> ExitCode {
     let word = if failure.is_some() { "FAILED" } else { "ok" };
     if let Some(error) = &failure {
         println!("\nfailure: {error:#}");
@@ -87,11 +70,7 @@ fn close(
         usize::from(failure.is_some()),
         began.elapsed().as_secs_f64()
     );
-    if failure.is_some() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    if failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 struct Suite<'a> {
@@ -102,8 +81,7 @@ struct Suite<'a> {
 
 impl Suite<'_> {
     async fn run(&mut self) -> Result<()> {
-        self.test(NAMES[0], DEMO_DEADLINE, the_demo_balances(self.cluster))
-            .await?;
+        self.test(NAMES[0], DEMO_DEADLINE, the_demo_balances(self.cluster)).await?;
         if !self.cluster.is_local() {
             for name in &NAMES[1..] {
                 println!("test {name} ... ignored, needs the local cluster");
@@ -111,39 +89,18 @@ impl Suite<'_> {
             }
             return Ok(());
         }
-        self.test(
-            NAMES[1],
-            3 * REST,
-            the_operator_at_rest_writes_nothing(self.cluster),
-        )
-        .await?;
-        self.test(
-            NAMES[2],
-            5 * TRAFFIC_DEADLINE,
-            a_node_cut_off_loses_nothing(self.cluster),
-        )
-        .await
+        self.test(NAMES[1], 3 * REST, the_operator_at_rest_writes_nothing(self.cluster)).await?;
+        self.test(NAMES[2], 5 * TRAFFIC_DEADLINE, a_node_cut_off_loses_nothing(self.cluster)).await
     }
 
-    async fn test(
-        &mut self,
-        name: &str,
-        deadline: Duration,
-        body: impl Future<Output = Result<()>>,
-    ) -> Result<()> {
+    async fn test(&mut self, name: &str, deadline: Duration, body: impl Future<Output = Result<()>>) -> Result<()> {
         let began = Instant::now();
         let result = match tokio::time::timeout(deadline, body).await {
             Ok(result) => result,
-            Err(_) => Err(anyhow::anyhow!(
-                "did not end within {} s",
-                deadline.as_secs()
-            )),
+            Err(_) => Err(anyhow::anyhow!("did not end within {} s", deadline.as_secs())),
         };
         let word = if result.is_ok() { "ok" } else { "FAILED" };
-        println!(
-            "test {name} ... {word} ({:.1} s)",
-            began.elapsed().as_secs_f64()
-        );
+        println!("test {name} ... {word} ({:.1} s)", began.elapsed().as_secs_f64());
         self.passed += usize::from(result.is_ok());
         result.with_context(|| name.to_owned())
     }
@@ -151,29 +108,17 @@ impl Suite<'_> {
 
 async fn the_demo_balances(cluster: &Cluster) -> Result<()> {
     let mut progress = Progress::begin("the demo, as a test");
-    let counts = demo::tell(cluster, &mut progress)
-        .await
-        .with_context(|| progress.current())?;
+    let counts = demo::tell(cluster, &mut progress).await.with_context(|| progress.current())?;
     progress.finish();
     ensure!(
         counts.killed.0 > 0 && counts.killed.0 == counts.killed.1,
         "mosquitto: {:?} while a pod was killed",
         counts.killed
     );
-    ensure!(
-        counts.scaled.0 > 0 && counts.scaled.0 == counts.scaled.1,
-        "mosquitto: {:?} while scaling",
-        counts.scaled
-    );
+    ensure!(counts.scaled.0 > 0 && counts.scaled.0 == counts.scaled.1, "mosquitto: {:?} while scaling", counts.scaled);
     for ledger in [&counts.killed_ledger, &counts.scaled_ledger] {
         ensure!(ledger.acknowledged > 0 && ledger.kept(), "{ledger}");
-        ensure!(
-            ledger
-                .received
-                .iter()
-                .all(|received| *received == ledger.acknowledged),
-            "{ledger}"
-        );
+        ensure!(ledger.received.iter().all(|received| *received == ledger.acknowledged), "{ledger}");
     }
     Ok(())
 }
@@ -184,20 +129,13 @@ async fn the_operator_at_rest_writes_nothing(cluster: &Cluster) -> Result<()> {
     let user = broker.operator_user().await?;
     // What it did to get here must be in the log, or the log proves nothing.
     let seen = Audit::whole(cluster).await?.requests_of(&user)?;
-    ensure!(
-        seen.iter().any(|request| request.is_write()),
-        "the audit log has no write of {user}: is that its name?"
-    );
+    ensure!(seen.iter().any(|request| request.is_write()), "the audit log has no write of {user}: is that its name?");
     // The end of the last change, its events included, may come a moment after the resource is available.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let audit = Audit::from_now(cluster).await?;
     tokio::time::sleep(REST).await;
     let requests = audit.requests_of(&user)?;
-    let writes: Vec<_> = requests
-        .iter()
-        .filter(|request| request.is_write())
-        .map(ToString::to_string)
-        .collect();
+    let writes: Vec<_> = requests.iter().filter(|request| request.is_write()).map(ToString::to_string).collect();
     println!(
         "the operator at rest: {} requests in {} s, {} of them writes",
         requests.len(),
@@ -213,49 +151,22 @@ async fn the_operator_at_rest_writes_nothing(cluster: &Cluster) -> Result<()> {
 async fn a_node_cut_off_loses_nothing(cluster: &Cluster) -> Result<()> {
     let broker = Installation::on(cluster);
     broker.available(3, TRAFFIC_DEADLINE).await?;
-    let ledger = Ledger::start(
-        broker.endpoint().await?,
-        demo::load("cut"),
-        TRAFFIC_DEADLINE,
-    )
-    .await?;
+    let ledger = Ledger::start(broker.endpoint().await?, demo::load("cut"), TRAFFIC_DEADLINE).await?;
     ledger.more(500, TRAFFIC_DEADLINE).await?;
-    let pod = broker
-        .pods()
-        .await?
-        .into_iter()
-        .next()
-        .context("the broker has no pod")?;
-    println!(
-        "cutting off {} with {} for {} s",
-        pod.node,
-        pod.name,
-        CUT.as_secs()
-    );
+    let pod = broker.pods().await?.into_iter().next().context("the broker has no pod")?;
+    println!("cutting off {} with {} for {} s", pod.node, pod.name, CUT.as_secs());
     let cut_off = tokio::time::Instant::now();
     cluster.node("cut", &[&pod.node]).await?;
-    let meanwhile = ledger
-        .more(1000, CUT)
-        .await
-        .context("the majority must go on while a node is cut off");
+    let meanwhile = ledger.more(1000, CUT).await.context("the majority must go on while a node is cut off");
     tokio::time::sleep_until(cut_off + CUT).await;
     cluster.node("heal", &[&pod.node]).await?;
     meanwhile?;
     println!("{} is back: {}", pod.node, ledger.balance());
-    ledger
-        .more(500, TRAFFIC_DEADLINE)
-        .await
-        .context("after the node came back")?;
+    ledger.more(500, TRAFFIC_DEADLINE).await.context("after the node came back")?;
     broker.available(3, TRAFFIC_DEADLINE).await?;
     let balance = ledger.settle(TRAFFIC_DEADLINE).await?;
     println!("{balance}");
     ensure!(balance.kept(), "the ledger does not balance: {balance}");
-    ensure!(
-        balance
-            .received
-            .iter()
-            .all(|received| *received == balance.acknowledged),
-        "{balance}"
-    );
+    ensure!(balance.received.iter().all(|received| *received == balance.acknowledged), "{balance}");
     Ok(())
 }

@@ -12,21 +12,8 @@ use crate::mqtt::{Connection, Packet};
 use crate::service::Endpoint;
 
 /// Publishes until it is told to stop and everything is acknowledged.
-pub(super) async fn run(
-    number: u32,
-    load: Load,
-    endpoint: Endpoint,
-    book: Book,
-    stopping: watch::Receiver<bool>,
-) {
-    let mut publisher = Publisher {
-        number,
-        load,
-        book,
-        stopping,
-        next: 0,
-        unacknowledged: BTreeMap::new(),
-    };
+pub(super) async fn run(number: u32, load: Load, endpoint: Endpoint, book: Book, stopping: watch::Receiver<bool>) {
+    let mut publisher = Publisher { number, load, book, stopping, next: 0, unacknowledged: BTreeMap::new() };
     while let Err(error) = publisher.serve(&endpoint).await {
         publisher.book.reconnected(&error);
         sleep(RECONNECT_AFTER).await;
@@ -47,11 +34,7 @@ impl Publisher {
     async fn serve(&mut self, endpoint: &Endpoint) -> Result<()> {
         let stream = endpoint.connect().await?;
         let client_id = format!("{}-publisher-{}", self.load.name, self.number);
-        let (mut connection, _) = timeout(
-            GREETING_DEADLINE,
-            Connection::open(stream, &client_id, true),
-        )
-        .await??;
+        let (mut connection, _) = timeout(GREETING_DEADLINE, Connection::open(stream, &client_id, true)).await??;
         for sequence in self.unacknowledged.keys().copied().collect::<Vec<_>>() {
             self.publish(&mut connection, sequence, true).await?;
         }
@@ -89,26 +72,16 @@ impl Publisher {
         }
     }
 
-    async fn publish(
-        &self,
-        connection: &mut Connection,
-        sequence: u64,
-        duplicate: bool,
-    ) -> Result<()> {
+    async fn publish(&self, connection: &mut Connection, sequence: u64, duplicate: bool) -> Result<()> {
         let topic = self.load.topic(self.number);
         let payload = format!("{} {sequence}", self.number);
         // A full socket whose other end is gone must not hold the publisher for ever.
-        let sending =
-            connection.publish(packet_id(sequence), duplicate, &topic, payload.as_bytes());
+        let sending = connection.publish(packet_id(sequence), duplicate, &topic, payload.as_bytes());
         timeout(SILENCE_MAX, sending).await?
     }
 
     fn acknowledged(&mut self, id: u16) -> Result<()> {
-        let Some(sequence) = self
-            .unacknowledged
-            .iter()
-            .find(|(_, held)| **held == id)
-            .map(|(sequence, _)| *sequence)
+        let Some(sequence) = self.unacknowledged.iter().find(|(_, held)| **held == id).map(|(sequence, _)| *sequence)
         else {
             bail!("the broker acknowledged packet {id}, which is not in flight");
         };

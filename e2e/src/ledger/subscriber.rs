@@ -3,9 +3,7 @@
 use anyhow::{Context, Result, bail};
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use super::{
-    Book, GREETING_DEADLINE, Load, Message, PING_EVERY, Pages, RECONNECT_AFTER, SILENCE_MAX,
-};
+use super::{Book, GREETING_DEADLINE, Load, Message, PING_EVERY, Pages, RECONNECT_AFTER, SILENCE_MAX};
 use crate::mqtt::{Connection, Packet};
 use crate::service::Endpoint;
 
@@ -23,13 +21,8 @@ pub(super) async fn run(number: u32, load: Load, endpoint: Endpoint, book: Book)
 pub(super) async fn forget(number: u32, load: &Load, endpoint: &Endpoint) -> Result<()> {
     let client_id = client_id(number, load);
     let stream = endpoint.connect().await?;
-    let greeting = timeout(
-        GREETING_DEADLINE,
-        Connection::open(stream, &client_id, true),
-    )
-    .await;
-    let (connection, _) =
-        greeting?.with_context(|| format!("clearing the session of {client_id}"))?;
+    let greeting = timeout(GREETING_DEADLINE, Connection::open(stream, &client_id, true)).await;
+    let (connection, _) = greeting?.with_context(|| format!("clearing the session of {client_id}"))?;
     connection.close().await
 }
 
@@ -45,11 +38,7 @@ async fn serve(number: u32, load: &Load, endpoint: &Endpoint, book: &Book) -> Re
     let (mut connection, session_present) = timeout(GREETING_DEADLINE, opening).await??;
     let subscribed = book.open().received.entry(number).or_default().subscribed;
     if subscribed && !session_present {
-        book.open()
-            .received
-            .entry(number)
-            .or_default()
-            .sessions_lost += 1;
+        book.open().received.entry(number).or_default().sessions_lost += 1;
     }
     if !(session_present && subscribed) {
         timeout(GREETING_DEADLINE, connection.subscribe(&load.filter())).await??;
@@ -117,9 +106,6 @@ mod tests {
         }
         let page = &pages.received[&5];
         assert_eq!(page.messages.len(), 4);
-        assert_eq!(
-            (page.duplicates, page.out_of_order, pages.foreign),
-            (1, 1, 2)
-        );
+        assert_eq!((page.duplicates, page.out_of_order, pages.foreign), (1, 1, 2));
     }
 }
