@@ -25,6 +25,8 @@ const IMAGES_DEADLINE: Duration = Duration::from_secs(45 * 60);
 const UP_DEADLINE: Duration = Duration::from_secs(5 * 60);
 /// What one machine's run holds while it uses the cluster; the scripts take the same one.
 const RUNTIME: &str = "/run/mqtt-e2e";
+/// The tag under which `e2e/images` makes images.
+const LOCAL_TAG: &str = "dev";
 const NAMESPACE: &str = "/run/netns/mqtt-e2e";
 const KIND_NAME: &str = "mqtt-e2e";
 const KIND_NODES: &str = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n- role: worker\n- role: worker\n- role: worker\n";
@@ -155,9 +157,12 @@ impl Cluster {
         }
     }
 
-    /// The image of one of our programs, as the cluster's nodes know it.
-    pub fn image_repository(&self, name: &str) -> String {
-        format!("{}/{name}", self.registry.as_deref().unwrap_or("localhost"))
+    /// The image of one of our programs, as the cluster's nodes know it: repository and tag.
+    pub fn image(&self, name: &str) -> (String, &'static str) {
+        match &self.registry {
+            Some(registry) => (format!("{registry}/{name}"), env!("CARGO_PKG_VERSION")),
+            None => (format!("localhost/{name}"), LOCAL_TAG),
+        }
     }
 
     /// `kubectl` with these arguments.

@@ -20,9 +20,8 @@ use crate::wait::{self, Seen};
 pub const OPERATOR_NAMESPACE: &str = "mqtt-operator";
 /// The namespace of the example.
 pub const NAMESPACE: &str = "mqtt-demo";
-/// The name of the example's `MqttBroker`, in `examples/broker.yaml`.
-pub const BROKER: &str = "demo";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The name of the `MqttBroker` in the chart's example.
+pub const BROKER: &str = "mqtt";
 const OPERATOR_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A pod of the broker.
@@ -52,12 +51,12 @@ impl<'a> Installation<'a> {
     /// Installs the operator from its chart and waits until it runs.
     pub async fn install_operator(&self) -> Result<String> {
         let chart = root().join("charts/mqtt-operator");
-        let repository = format!("image.repository={}", self.cluster.image_repository("mqtt-operator"));
+        let (repository, tag) = self.cluster.image("mqtt-operator");
         self.cluster
             .helm(["upgrade", "--install", "mqtt-operator"])
             .args([&chart])
             .args(["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "110s"])
-            .args(["--set", &repository, "--set", &format!("image.tag={VERSION}")])
+            .args(["--set", &format!("image.repository={repository}"), "--set", &format!("image.tag={tag}")])
             .deadline(OPERATOR_DEADLINE)
             .output()
             .await
@@ -67,7 +66,8 @@ impl<'a> Installation<'a> {
     pub async fn apply_example(&self) -> Result<String> {
         let path = example();
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let text = text.replace("localhost/mqtt-broker", &self.cluster.image_repository("mqtt-broker"));
+        let (repository, tag) = self.cluster.image("mqtt-broker");
+        let text = text.replace("localhost/mqtt-broker:dev", &format!("{repository}:{tag}"));
         if self.cluster.kubectl(["get", "namespace", NAMESPACE]).output().await.is_err() {
             self.cluster.kubectl(["create", "namespace", NAMESPACE]).output().await?;
         }
@@ -214,7 +214,7 @@ struct List {
 
 /// The example, which the README names too.
 pub fn example() -> PathBuf {
-    root().join("e2e/examples/broker.yaml")
+    root().join("charts/mqtt-operator/examples/broker.yaml")
 }
 
 fn root() -> PathBuf {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use mqtt_e2e::cluster::{Cluster, Place};
 use mqtt_e2e::demo::{self, Counts};
-use mqtt_e2e::installation::{Installation, NAMESPACE};
+use mqtt_e2e::installation::{BROKER, Installation, NAMESPACE};
 use mqtt_e2e::progress::Progress;
 
 #[derive(Parser)]
@@ -72,9 +72,9 @@ async fn run(arguments: Demo) -> Result<()> {
         let prefix = cluster.prefix();
         println!("\nThe cluster stays. To go on by hand:");
         println!("  {prefix}kubectl get mqb -n {NAMESPACE} -w");
-        println!("  {prefix}kubectl scale mqb demo -n {NAMESPACE} --replicas=5");
+        println!("  {prefix}kubectl scale mqb {BROKER} -n {NAMESPACE} --replicas=5");
         println!(
-            "  {prefix}mosquitto_sub -h $({prefix}kubectl get service demo -n {NAMESPACE} -o jsonpath={{.spec.clusterIP}}) -t '#' -v"
+            "  {prefix}mosquitto_sub -h $({prefix}kubectl get service {BROKER} -n {NAMESPACE} -o jsonpath={{.spec.clusterIP}}) -t '#' -v"
         );
         println!("To take everything down:\n  {}", cluster.down_words());
     } else {

@@ -1,6 +1,8 @@
 //! The ledger itself, against a broker that is known: Debian's Mosquitto without persistence keeps everything while it lives and
 //! forgets everything when it is killed.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, and clippy knows only test functions as tests")]
+
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
