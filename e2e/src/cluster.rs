@@ -86,9 +86,6 @@ impl Cluster {
     pub async fn up(&self) -> Result<()> {
         match self.place {
             Place::Local => {
-                if Path::new(RUNTIME).join("kept").exists() {
-                    bail!("a cluster that was kept is up; take it down first: {}", down_command());
-                }
                 self.script("build").deadline(BUILD_DEADLINE).shown().await?;
                 self.script("../images").deadline(IMAGES_DEADLINE).shown().await?;
                 // What a run that was killed has left behind.
@@ -268,6 +265,9 @@ fn lock_machine() -> Result<File> {
         Err(TryLockError::Error(error)) => {
             return Err(anyhow!(error).context(format!("locking {}", path.display())));
         }
+    }
+    if Path::new(RUNTIME).join("kept").exists() {
+        bail!("a cluster that was kept is up; take it down first: {}", down_command());
     }
     file.set_len(0)?;
     let program = std::env::args().next().unwrap_or_default();

@@ -8,6 +8,7 @@ use mqtt_e2e::cluster::{Cluster, Place};
 use mqtt_e2e::demo::{self, Counts};
 use mqtt_e2e::installation::{BROKER, Installation, NAMESPACE};
 use mqtt_e2e::progress::Progress;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(about = "A local Kubernetes of three nodes, and the demo on it")]
@@ -56,7 +57,10 @@ async fn run(arguments: Demo) -> Result<()> {
     }
     let told = tokio::select! {
         told = demo::tell(&cluster, &mut progress) => Some(told),
-        _ = tokio::signal::ctrl_c() => None,
+        asked = asked_to_stop() => {
+            asked?;
+            None
+        }
     };
     match &told {
         Some(Ok(counts)) => summarise(counts, progress.finish()),
@@ -90,6 +94,15 @@ async fn run(arguments: Demo) -> Result<()> {
     match told {
         Some(told) => told.map(drop),
         None => anyhow::bail!("interrupted"),
+    }
+}
+
+/// Returns when a person presses Ctrl-C, or whoever runs this wants it to end.
+async fn asked_to_stop() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => Ok(pressed?),
+        _ = terminate.recv() => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ NEEDED_PACKAGES="
   containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins
   ip:iproute2 iptables:iptables conntrack:conntrack modprobe:kmod sysctl:procps nsenter:util-linux
   openssl:openssl curl:curl buildah:buildah /etc/containers/policy.json:golang-github-containers-common
-  gcc:gcc /usr/include/stdio.h:libc6-dev mosquitto_pub:mosquitto-clients mosquitto:mosquitto
+  gcc:gcc strip:binutils /usr/include/stdio.h:libc6-dev mosquitto_pub:mosquitto-clients mosquitto:mosquitto
 "
 
 # install_packages: those that are missing, and only then does it ask Debian for anything.
