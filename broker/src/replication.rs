@@ -1,1 +1,21 @@
-//! To be furnished.
+//! Raft groups: one per shard and one for control. The only room that names `openraft`.
+//!
+//! A [`Group`] takes opaque entries, makes them durable on a majority of its voters, and applies them in order to a
+//! [`StateMachine`]. Deliberately absent: what an entry means, where a node is to be found, and who should be a voter.
+//!
+//! Handles are `!Send`: a group lives on the [`tokio::task::LocalSet`] it was started on.
+
+mod group;
+mod log;
+mod machine;
+mod network;
+mod raft;
+mod runtime;
+
+#[cfg(test)]
+mod tests;
+
+pub use group::{ChangeError, Group, Leadership, ProposeError, Settings, Standing};
+pub use machine::{EffectSink, StateMachine};
+pub use network::{LocalFuture, Transport, TransportError};
+pub use runtime::seed;

@@ -1,0 +1,286 @@
+//! One table of packets drives decode, encode and prefix tests; properties of the codec are tried at random.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::{QoS, SubscriptionOptions};
+
+const MAX: usize = 1 << 20;
+
+/// (name, version, bytes): decodes, and encodes to the same bytes.
+fn good() -> Vec<(&'static str, Version, Vec<u8>)> {
+    use Version::*;
+    // The remaining length is filled in behind the first byte.
+    let hex = |text: &str| -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let mut bytes: Vec<u8> =
+            digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
+        bytes.insert(1, u8::try_from(bytes.len() - 1).unwrap());
+        bytes
+    };
+    vec![
+        ("CONNECT 3.1", V3_1, hex("10 0006 4d5149736470 03 02 000a 0001 61")),
+        ("CONNECT 3.1.1, clean", V3_1_1, hex("10 0004 4d515454 04 02 000a 0001 61")),
+        (
+            "CONNECT 3.1.1 with will, user name and password",
+            V3_1_1,
+            hex("10 0004 4d515454 04 ec 003c 0000 0001 74 0002 6869 0001 75 0003 707764"),
+        ),
+        ("CONNECT 5.0 with properties", V5, hex("10 0004 4d515454 05 00 0000 08 11 0000000a 21 0014 0000")),
+        (
+            "CONNECT 5.0 with will delay",
+            V5,
+            hex("10 0004 4d515454 05 0e 0000 00 0001 61 05 18 00000005 0001 74 0001 78"),
+        ),
+        ("CONNACK 3.1.1", V3_1_1, hex("20 01 00")),
+        ("CONNACK 5.0", V5, hex("20 00 00 03 21 0010")),
+        ("PUBLISH QoS 0", V3_1_1, hex("30 0003 612f62 78")),
+        ("PUBLISH QoS 1, DUP, retain", V3_1_1, hex("3b 0003 612f62 000a 7879")),
+        ("PUBLISH QoS 2 without payload", V3_1_1, hex("34 0003 612f62 ffff")),
+        ("PUBLISH 5.0 with alias only", V5, hex("30 0000 03 23 0001 78")),
+        (
+            "PUBLISH 5.0 with expiry and user property",
+            V5,
+            hex("32 0001 61 0001 0c 02 0000003c 26 0001 6b 0001 76 78 79 7a"),
+        ),
+        ("PUBACK", V3_1_1, hex("40 0001")),
+        ("PUBACK 5.0 with reason", V5, hex("40 0001 10")),
+        ("PUBACK 5.0 with reason string", V5, hex("40 0001 97 04 1f 0001 78")),
+        ("PUBREC", V5, hex("50 0001")),
+        ("PUBREL", V5, hex("62 0001")),
+        ("PUBREL with reason", V5, hex("62 0001 92")),
+        ("PUBCOMP", V3_1_1, hex("70 0001")),
+        ("SUBSCRIBE 3.1.1", V3_1_1, hex("82 0001 0002 612f 01")),
+        ("SUBSCRIBE 5.0 with identifier and options", V5, hex("82 0001 02 0b 07 0002 2b2f 2d")),
+        ("SUBACK", V3_1_1, hex("90 0001 01 80")),
+        ("SUBACK 5.0", V5, hex("90 0001 00 8f")),
+        ("UNSUBSCRIBE", V3_1_1, hex("a2 0001 0001 61")),
+        ("UNSUBSCRIBE 5.0", V5, hex("a2 0001 00 0001 61")),
+        ("UNSUBACK 3.1.1", V3_1_1, hex("b0 0001")),
+        ("UNSUBACK 5.0", V5, hex("b0 0001 00 11")),
+        ("PINGREQ", V3_1_1, hex("c0")),
+        ("PINGRESP", V5, hex("d0")),
+        ("DISCONNECT", V3_1_1, hex("e0")),
+        ("DISCONNECT 5.0 with will", V5, hex("e0 04")),
+        ("DISCONNECT 5.0 with expiry", V5, hex("e0 00 05 11 00000000")),
+        ("AUTH", V5, hex("f0 18 04 15 0001 6d")),
+    ]
+}
+
+#[test]
+fn every_good_packet_decodes_and_encodes_to_its_own_bytes() {
+    for (name, version, bytes) in good() {
+        let (packet, length) =
+            decode(&bytes, version, MAX).unwrap_or_else(|error| panic!("{name}: {error}")).expect(name);
+        assert_eq!(length, bytes.len(), "{name}");
+        let mut encoded = Vec::new();
+        packet.encode(version, &mut encoded);
+        assert_eq!(encoded, bytes, "{name}: {packet:?}");
+    }
+}
+
+#[test]
+fn every_prefix_of_a_good_packet_is_incomplete() {
+    for (name, version, bytes) in good() {
+        for cut in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..cut], version, MAX), Ok(None), "{name}, cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn every_bad_packet_is_refused_with_the_code_and_the_rule() {
+    use Version::*;
+    #[rustfmt::skip]
+    let bad: &[(&str, Version, &[u8], u8, &str)] = &[
+        ("type 0", V5, &[0x00, 0], 0x81, "MQTT-2.1.2"),
+        ("AUTH in 3.1.1", V3_1_1, &[0xf0, 0], 0x81, "MQTT-2.1.2"),
+        ("flags of SUBSCRIBE", V5, &[0x80, 0], 0x81, "MQTT-2.1.3-1"),
+        ("flags of PINGREQ", V3_1_1, &[0xc1, 0], 0x81, "MQTT-2.1.3-1"),
+        ("PUBLISH with QoS 3", V5, &[0x36, 5, 0, 1, b'a', 0, 1], 0x81, "MQTT-3.3.1-4"),
+        ("PUBLISH with DUP at QoS 0", V5, &[0x38, 4, 0, 1, b'a', 0], 0x81, "MQTT-3.3.1-2"),
+        ("PUBLISH with a wildcard", V3_1_1, &[0x30, 3, 0, 1, b'#'], 0x90, "MQTT-3.3.2-2"),
+        ("PUBLISH without a topic", V3_1_1, &[0x30, 2, 0, 0], 0x82, "MQTT-4.7.3-1"),
+        ("PUBLISH without a topic or alias", V5, &[0x30, 3, 0, 0, 0], 0x82, "MQTT-4.7.3-1"),
+        ("PUBLISH with alias 0", V5, &[0x30, 6, 0, 0, 3, 0x23, 0, 0], 0x94, "MQTT-3.3.2-8"),
+        ("PUBLISH with packet id 0", V3_1_1, &[0x32, 5, 0, 1, b'a', 0, 0], 0x81, "MQTT-2.2.1-3"),
+        ("PUBLISH with U+0000", V3_1_1, &[0x30, 3, 0, 1, 0], 0x81, "MQTT-1.5.4-2"),
+        ("PUBLISH with a surrogate", V3_1_1, &[0x30, 5, 0, 3, 0xed, 0xa0, 0x80], 0x81, "MQTT-1.5.4-1"),
+        ("a topic longer than the packet", V3_1_1, &[0x30, 3, 0, 9, b'a'], 0x81, "MQTT-2.1.4"),
+        ("a property twice", V5, &[0x30, 8, 0, 1, b'a', 4, 1, 0, 1, 0], 0x82, "MQTT-2.2.2.2"),
+        ("a property of another packet", V5, &[0x30, 7, 0, 1, b'a', 3, 0x21, 0, 1], 0x82, "MQTT-2.2.2.2"),
+        ("an unknown property", V5, &[0x30, 6, 0, 1, b'a', 2, 0x7f, 0], 0x81, "MQTT-2.2.2.2"),
+        ("a payload format of 2", V5, &[0x30, 6, 0, 1, b'a', 2, 1, 2], 0x82, "MQTT-2.2.2.2"),
+        ("a length not in its shortest form", V5, &[0xc0, 0x80, 0x00], 0x81, "MQTT-1.5.5-1"),
+        ("a remaining length of five bytes", V5, &[0x30, 0xff, 0xff, 0xff, 0xff, 1], 0x81, "MQTT-2.1.4"),
+        ("a packet over the maximum", V5, &[0x30, 0xff, 0xff, 0xff, 0x7f], 0x95, "MQTT-3.1.2-24"),
+        ("PINGREQ with a body", V5, &[0xc0, 1, 0], 0x81, "MQTT-2.1.4"),
+        ("PUBACK with a reason of DISCONNECT", V5, &[0x40, 3, 0, 1, 0x8e], 0x81, "MQTT-2.4"),
+        ("SUBSCRIBE without filters", V3_1_1, &[0x82, 2, 0, 1], 0x82, "MQTT-3.8.3-2"),
+        ("SUBSCRIBE with QoS 3", V5, &[0x82, 7, 0, 1, 0, 0, 1, b'a', 3], 0x81, "MQTT-3.8.3-5"),
+        ("SUBSCRIBE with options in 3.1.1", V3_1_1, &[0x82, 6, 0, 1, 0, 1, b'a', 4], 0x81, "MQTT-3.8.3-5"),
+        ("SUBSCRIBE with retain handling 3", V5, &[0x82, 7, 0, 1, 0, 0, 1, b'a', 0x30], 0x82, "MQTT-3.8.3.1"),
+        ("UNSUBSCRIBE without filters", V3_1_1, &[0xa2, 2, 0, 1], 0x82, "MQTT-3.10.3-2"),
+        ("CONNECT of version 6", V5, &[0x10, 7, 0, 4, b'M', b'Q', b'T', b'T', 6], 0x84, "MQTT-3.1.2-2"),
+        ("CONNECT of another protocol", V5, &[0x10, 7, 0, 4, b'H', b'T', b'T', b'P', 5], 0x84, "MQTT-3.1.2-1"),
+        ("CONNECT with the reserved flag", V3_1_1,
+            &[0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 4, 3, 0, 0, 0, 0], 0x81, "MQTT-3.1.2-3"),
+        ("CONNECT with will QoS but no will", V3_1_1,
+            &[0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 4, 8, 0, 0, 0, 0], 0x81, "MQTT-3.1.2-11"),
+        ("CONNECT 3.1.1 with a password alone", V3_1_1,
+            &[0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 4, 0x42, 0, 0, 0, 0, 0, 0], 0x81, "MQTT-3.1.2-22"),
+        ("CONNECT with receive maximum 0", V5,
+            &[0x10, 16, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 0, 3, 0x21, 0, 0, 0, 0], 0x82, "MQTT-3.1.2.11.3"),
+        ("CONNECT with bytes behind its end", V3_1_1,
+            &[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 0, 9], 0x81, "MQTT-2.1.4"),
+    ];
+    for (name, version, bytes, code, rule) in bad {
+        let error = decode(bytes, *version, MAX).expect_err(name);
+        assert_eq!((error.reason.0, error.rule), (*code, *rule), "{name}: {error}");
+    }
+}
+
+#[test]
+fn filters_are_taken_apart_or_refused() {
+    for good in ["a", "/", "+", "#", "a/+/b", "a/#", "+/+/#", "$SYS/#", "a b", "/a", "a//b"] {
+        assert_eq!(parse_filter(good), Some(Filter { share: None, filter: good }), "{good}");
+    }
+    assert_eq!(parse_filter("$share/g/a/#"), Some(Filter { share: Some("g"), filter: "a/#" }));
+    for bad in [
+        "",
+        "a#",
+        "a/#/b",
+        "#/a",
+        "a+",
+        "+a/b",
+        "$share",
+        "$share/",
+        "$share/g",
+        "$share/g/",
+        "$share//a",
+        "$share/+/a",
+    ] {
+        assert_eq!(parse_filter(bad), None, "{bad}");
+    }
+    let deep = |levels: usize| vec!["a"; levels].join("/");
+    let max = crate::limits::TOPIC_LEVELS_MAX;
+    assert!(parse_filter(&deep(max)).is_some() && parse_filter(&deep(max + 1)).is_none());
+    assert!(valid_topic_name(&deep(max)) && !valid_topic_name(&deep(max + 1)));
+}
+
+#[test]
+fn what_is_forwarded_leaves_out_what_belongs_to_one_hop() {
+    let built = PropertiesBuilder::new()
+        .int(PropertyId::PayloadFormatIndicator, 1)
+        .int(PropertyId::TopicAlias, 7)
+        .user("k", "v")
+        .int(PropertyId::MessageExpiryInterval, 60)
+        .text(PropertyId::ContentType, "t");
+    let mut forwarded = Vec::new();
+    built.properties().forwarded_into(&mut forwarded);
+    let expected = PropertiesBuilder::new()
+        .int(PropertyId::PayloadFormatIndicator, 1)
+        .user("k", "v")
+        .text(PropertyId::ContentType, "t");
+    assert_eq!(forwarded, expected.raw());
+}
+
+#[test]
+fn a_layout_and_a_whole_encoding_give_the_same_bytes() {
+    for (version, qos) in [(Version::V3_1_1, QoS::AtMostOnce), (Version::V5, QoS::AtLeastOnce)] {
+        let payload = vec![7; 300];
+        let parts = PublishParts {
+            version,
+            dup: false,
+            qos,
+            retain: false,
+            topic: "a/b",
+            properties: &[1, 1],
+            payload: &payload,
+        };
+        let (mut whole, mut patched) = (Vec::new(), vec![0xee]);
+        encode_publish(&mut whole, &parts, 0x1234);
+        let layout = PublishLayout::new(&parts);
+        layout.append_header(&mut patched, 0x1234);
+        assert_eq!(layout.header_len() + payload.len(), publish_len(&parts));
+        patched.extend_from_slice(&payload);
+        assert_eq!(patched[1..], whole);
+    }
+}
+
+#[test]
+fn a_string_that_is_too_long_is_cut_at_a_character() {
+    let built = PropertiesBuilder::new().text(PropertyId::ReasonString, &"é".repeat(40_000));
+    assert_eq!(built.properties().text(PropertyId::ReasonString).unwrap().len(), 0xfffe);
+}
+
+fn any_version() -> impl Strategy<Value = Version> {
+    prop_oneof![Just(Version::V3_1), Just(Version::V3_1_1), Just(Version::V5)]
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), version in any_version()) {
+        if let Ok(Some((packet, length))) = decode(&bytes, version, MAX) {
+            prop_assert!(length <= bytes.len());
+            if let Packet::Publish(publish) = packet {
+                publish.properties.forwarded_into(&mut Vec::new());
+            }
+        }
+    }
+
+    #[test]
+    fn a_good_packet_with_one_byte_changed_never_panics(index in 0..good().len(), at in 0..64_usize, byte: u8) {
+        let (_, version, mut bytes) = good().swap_remove(index);
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        let _ = decode(&bytes, version, MAX);
+    }
+
+    #[test]
+    fn a_publish_comes_back_as_it_went(
+        topic in "[^+#\u{0}]{1,40}", payload in prop::collection::vec(any::<u8>(), 0..400),
+        packet_id in 1..=u16::MAX, qos in 0..3_u8, retain: bool, version in any_version(), expiry in any::<Option<u32>>(),
+    ) {
+        let qos = QoS::from_bits(qos).unwrap();
+        let mut properties = PropertiesBuilder::new();
+        if let (Version::V5, Some(expiry)) = (version, expiry) {
+            properties = properties.int(PropertyId::MessageExpiryInterval, expiry).user("k", &topic);
+        }
+        let publish = Publish {
+            dup: false, qos, retain, topic: &topic, payload: &payload, properties: properties.properties(),
+            packet_id: if qos == QoS::AtMostOnce { 0 } else { packet_id },
+        };
+        let mut bytes = Vec::new();
+        Packet::Publish(publish).encode(version, &mut bytes);
+        let length = bytes.len();
+        bytes.extend_from_slice(&[0xc0, 0]);
+        prop_assert_eq!(decode(&bytes, version, MAX), Ok(Some((Packet::Publish(publish), length))));
+    }
+
+    #[test]
+    fn a_subscribe_comes_back_as_it_went(
+        filters in prop::collection::vec(("[^\u{0}$]{1,20}", 0..3_u8, any::<(bool, bool)>(), 0..3_u8), 1..5),
+        packet_id in 1..=u16::MAX,
+    ) {
+        let mut raw = Vec::new();
+        let mut expected = Vec::new();
+        for (filter, qos, (no_local, retain_as_published), retain_handling) in &filters {
+            let qos = QoS::from_bits(*qos).unwrap();
+            let options = SubscriptionOptions {
+                qos, no_local: *no_local, retain_as_published: *retain_as_published,
+                retain_handling: *retain_handling, identifier: None,
+            };
+            SubscribeFilters::append(&mut raw, filter, options);
+            expected.push((filter.as_str(), options));
+        }
+        let subscribe =
+            Subscribe { packet_id, properties: Properties::default(), filters: SubscribeFilters::built(&raw) };
+        let mut bytes = Vec::new();
+        Packet::Subscribe(subscribe).encode(Version::V5, &mut bytes);
+        let Ok(Some((Packet::Subscribe(back), _))) = decode(&bytes, Version::V5, MAX) else {
+            return Err(TestCaseError::fail("not a SUBSCRIBE"));
+        };
+        prop_assert_eq!(back.filters.iter().collect::<Vec<_>>(), expected);
+    }
+}

@@ -1,0 +1,47 @@
+//! The types that `openraft` is told to use.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::runtime::SeededRuntime;
+
+/// An entry of a state machine, opaque to Raft.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Command(pub Bytes);
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+openraft::declare_raft_types!(
+    /// This project's groups.
+    pub(super) Types:
+        D = Command,
+        R = (),
+        NodeId = u64,
+        Node = (),
+        AsyncRuntime = SeededRuntime,
+);
+
+pub(super) type Entry = openraft::type_config::alias::EntryOf<Types>;
+pub(super) type LogId = openraft::type_config::alias::LogIdOf<Types>;
+pub(super) type Vote = openraft::type_config::alias::VoteOf<Types>;
+pub(super) type Membership = openraft::type_config::alias::StoredMembershipOf<Types>;
+pub(super) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Types>;
+pub(super) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, Bytes>;
+
+/// Encodes for the log and for other nodes.
+pub(super) fn encode<T: Serialize>(value: &T) -> std::io::Result<Bytes> {
+    let bytes = postcard::to_stdvec(value).map_err(std::io::Error::other)?;
+    Ok(Bytes::from(bytes))
+}
+
+/// The opposite of [`encode`]. Bytes that don't decode are an error that names `what`.
+pub(super) fn decode<'a, T: Deserialize<'a>>(what: &str, bytes: &'a [u8]) -> std::io::Result<T> {
+    postcard::from_bytes(bytes)
+        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{what}: {error}")))
+}

@@ -1,0 +1,295 @@
+//! Groups on disks in memory and an in-memory transport, in one thread, on paused time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::identity::{GroupId, NodeId};
+use crate::storage::{Log, MemoryDisk, Options};
+
+const GROUP: GroupId = GroupId(3);
+
+/// Remembers every entry.
+#[derive(Default)]
+struct History(Vec<Vec<u8>>);
+
+impl StateMachine for History {
+    type Effect = Vec<u8>;
+
+    fn apply(&mut self, _index: u64, entry: &[u8], effects: &mut Vec<Vec<u8>>) {
+        self.0.push(entry.to_vec());
+        effects.push(entry.to_vec());
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        postcard::to_stdvec(&self.0).unwrap()
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0 = postcard::from_bytes(bytes).map_err(io::Error::other)?;
+        Ok(())
+    }
+}
+
+/// Nodes that reach each other unless one is cut off.
+#[derive(Clone, Default)]
+struct Nodes {
+    groups: Rc<RefCell<BTreeMap<NodeId, Group<History>>>>,
+    disks: Rc<RefCell<BTreeMap<NodeId, Rc<MemoryDisk>>>>,
+    cut: Rc<RefCell<BTreeSet<NodeId>>>,
+    effects: Rc<Cell<u64>>,
+}
+
+struct Wire {
+    from: NodeId,
+    nodes: Nodes,
+}
+
+impl Transport for Wire {
+    fn call(
+        &self,
+        to: NodeId,
+        group: GroupId,
+        request: Bytes,
+        _deadline: Duration,
+    ) -> LocalFuture<Result<Bytes, TransportError>> {
+        let (nodes, from) = (self.nodes.clone(), self.from);
+        let (answer, wait) = tokio::sync::oneshot::channel();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let target = nodes.reach(from, to);
+            let result = match target {
+                None => Err(TransportError::Unreachable(to)),
+                Some(target) => {
+                    assert_eq!(target.id(), group);
+                    let bytes = target.receive(request).await;
+                    if nodes.reach(from, to).is_some() { Ok(bytes) } else { Err(TransportError::Closed(to)) }
+                }
+            };
+            let _ = answer.send(result);
+        });
+        Box::pin(async move { wait.await.unwrap_or(Err(TransportError::Closed(to))) })
+    }
+}
+
+impl Nodes {
+    fn reach(&self, from: NodeId, to: NodeId) -> Option<Group<History>> {
+        let cut = self.cut.borrow();
+        if cut.contains(&from) || cut.contains(&to) {
+            return None;
+        }
+        self.groups.borrow().get(&to).cloned()
+    }
+
+    async fn start(&self, node: u64) -> Group<History> {
+        let node = NodeId(node);
+        let disk = self.disks.borrow_mut().entry(node).or_insert_with(|| Rc::new(MemoryDisk::default())).clone();
+        let (log, _) = Log::open(disk, Options { identity: node.0, limits: Default::default() }).await.unwrap();
+        let effects = self.effects.clone();
+        let settings = Settings { snapshot_entries: 50, kept_entries: 5, ..Settings::default() };
+        let group = Group::start(
+            node,
+            GROUP,
+            History::default(),
+            log.group(GROUP),
+            Rc::new(Wire { from: node, nodes: self.clone() }),
+            settings,
+            Rc::new(move |_, given| effects.set(effects.get() + given.map_or(0, |given| given.len() as u64))),
+        )
+        .await
+        .unwrap();
+        self.groups.borrow_mut().insert(node, group.clone());
+        group
+    }
+
+    async fn kill(&self, node: u64) {
+        let group = self.groups.borrow_mut().remove(&NodeId(node)).unwrap();
+        group.shutdown().await;
+    }
+
+    async fn leader(&self) -> Group<History> {
+        within(10, || {
+            let groups = self.groups.borrow();
+            let cut = self.cut.borrow();
+            groups
+                .iter()
+                .find(|(node, group)| !cut.contains(node) && group.leadership().borrow().ready)
+                .map(|(_, g)| g.clone())
+        })
+        .await
+    }
+
+    /// Proposes to whoever leads until it is committed.
+    async fn write(&self, text: &str) {
+        for _ in 0..200 {
+            if self.leader().await.propose(Bytes::copy_from_slice(text.as_bytes())).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{text} was never committed");
+    }
+}
+
+async fn within<T>(seconds: u64, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "not within {seconds} s");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn history(group: &Group<History>) -> Vec<String> {
+    group.with(|state| state.0.iter().map(|entry| String::from_utf8(entry.clone()).unwrap()).collect())
+}
+
+fn simulate<F: Future<Output = T>, T>(seed_value: u64, run: impl FnOnce(Nodes) -> F) -> T {
+    seed(seed_value);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, run(Nodes::default()))
+}
+
+fn set(nodes: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
+    nodes.into_iter().map(NodeId).collect()
+}
+
+async fn three(nodes: &Nodes) -> Group<History> {
+    let first = nodes.start(1).await;
+    nodes.start(2).await;
+    nodes.start(3).await;
+    first.initialize(&set([1, 2, 3])).await.unwrap();
+    nodes.leader().await
+}
+
+#[test]
+fn what_a_majority_has_survives_its_leader() {
+    simulate(1, async |nodes| {
+        let leader = three(&nodes).await;
+        nodes.write("a").await;
+        let dead = leader.leadership().borrow().leader.unwrap();
+        nodes.kill(dead.0).await;
+        nodes.write("b").await;
+        let back = nodes.start(dead.0).await;
+        within(5, || (history(&back) == ["a", "b"]).then_some(())).await;
+    });
+}
+
+#[test]
+fn survivors_elect_at_once_when_the_stream_of_the_leader_closes() {
+    simulate(2, async |nodes| {
+        let leader = three(&nodes).await;
+        nodes.write("a").await;
+        let dead = leader.leadership().borrow().leader.unwrap();
+        nodes.kill(dead.0).await;
+        let start = tokio::time::Instant::now();
+        let survivors: Vec<_> = nodes.groups.borrow().values().cloned().collect();
+        for survivor in &survivors {
+            survivor.peer_closed(dead).await;
+        }
+        nodes.leader().await;
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(Settings::default().election_timeout_min_ms), "took {took:?}");
+    });
+}
+
+#[test]
+fn a_minority_commits_nothing_and_heals() {
+    simulate(3, async |nodes| {
+        let old = three(&nodes).await;
+        let cut = old.leadership().borrow().leader.unwrap();
+        nodes.cut.borrow_mut().insert(cut);
+        let lost = tokio::time::timeout(Duration::from_secs(3), old.propose(Bytes::from_static(b"lost"))).await;
+        assert!(!matches!(lost, Ok(Ok(()))), "a minority committed");
+        assert!(
+            !matches!(tokio::time::timeout(Duration::from_secs(2), old.linearizable()).await, Ok(Ok(()))),
+            "a minority gave a current read"
+        );
+        nodes.write("kept").await;
+        nodes.cut.borrow_mut().clear();
+        within(5, || (history(&old) == ["kept"]).then_some(())).await;
+    });
+}
+
+#[test]
+fn members_come_and_go_and_a_new_one_catches_up_from_a_snapshot() {
+    simulate(4, async |nodes| {
+        three(&nodes).await;
+        for number in 0..120 {
+            nodes.write(&number.to_string()).await;
+        }
+        let leader = nodes.leader().await;
+        for node in [4, 5] {
+            nodes.start(node).await;
+            leader.add_learner(NodeId(node)).await.unwrap();
+        }
+        within(5, || [4, 5].iter().all(|node| leader.standing().in_sync(NodeId(*node), 0)).then_some(())).await;
+        leader.change_voters(&set(1..=5)).await.unwrap();
+        nodes.write("five").await;
+        let fifth = nodes.groups.borrow()[&NodeId(5)].clone();
+        within(5, || (history(&fifth).len() == 121).then_some(())).await;
+
+        nodes.leader().await.change_voters(&set([3, 4, 5])).await.unwrap();
+        nodes.kill(1).await;
+        nodes.kill(2).await;
+        nodes.write("three").await;
+        assert_eq!(nodes.leader().await.standing().voters, set([3, 4, 5]));
+    });
+}
+
+#[test]
+fn leadership_is_given_to_a_member_in_sync_and_to_nobody_else() {
+    simulate(5, async |nodes| {
+        let leader = three(&nodes).await;
+        nodes.write("a").await;
+        let me = leader.leadership().borrow().leader.unwrap();
+        let to = set([1, 2, 3]).into_iter().find(|node| *node != me).unwrap();
+        assert!(leader.transfer_leader(NodeId(9)).await.is_err());
+        within(5, || leader.standing().in_sync(to, 0).then_some(())).await;
+        leader.transfer_leader(to).await.unwrap();
+        let target = nodes.groups.borrow()[&to].clone();
+        within(1, || target.leadership().borrow().ready.then_some(())).await;
+    });
+}
+
+#[test]
+fn a_whole_group_restarts_from_its_disks() {
+    simulate(6, async |nodes| {
+        three(&nodes).await;
+        for number in 0..70 {
+            nodes.write(&number.to_string()).await;
+        }
+        for node in 1..=3 {
+            nodes.kill(node).await;
+        }
+        for node in 1..=3 {
+            nodes.start(node).await;
+        }
+        nodes.write("after").await;
+        let expected: Vec<String> = (0..70).map(|number| number.to_string()).chain(["after".into()]).collect();
+        assert_eq!(history(&nodes.leader().await), expected);
+    });
+}
+
+#[test]
+fn the_same_seed_elects_the_same_leader_at_the_same_time() {
+    let run = |seed| {
+        simulate(seed, async |nodes| {
+            let start = tokio::time::Instant::now();
+            let leader = three(&nodes).await;
+            let first = leader.leadership().borrow().leader.unwrap();
+            nodes.kill(first.0).await;
+            let second = nodes.leader().await.leadership().borrow().leader;
+            (first, second, start.elapsed())
+        })
+    };
+    assert_eq!(run(7), run(7));
+}

@@ -1,0 +1,127 @@
+//! A snapshot is whole or absent, whatever happens while it is written.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{open, simulate};
+use crate::identity::GroupId;
+use crate::storage::disk::FileName;
+use crate::storage::{Crash, Faults, GroupLog, SimulatedDisk};
+
+const GROUP: GroupId = GroupId(3);
+
+fn chunks(content: u8) -> Vec<Bytes> {
+    (1..=4).map(|chunk| Bytes::from(vec![content; chunk * 700])).collect()
+}
+
+async fn write(group: &GroupLog, content: u8) -> std::io::Result<()> {
+    group.write_snapshot(Bytes::from(vec![content]), chunks(content)).await
+}
+
+/// The whole snapshot: its description and its chunks.
+async fn read(group: &GroupLog) -> std::io::Result<Option<(u8, Vec<Bytes>)>> {
+    let Some(mut reader) = group.read_snapshot().await? else {
+        return Ok(None);
+    };
+    let mut chunks = Vec::new();
+    while let Some(chunk) = reader.next().await? {
+        chunks.push(chunk);
+    }
+    Ok(Some((reader.meta()[0], chunks)))
+}
+
+#[test]
+fn a_crash_at_any_step_leaves_the_old_snapshot_or_the_new_one() {
+    simulate(async {
+        let (mut old, mut new) = (0, 0);
+        for seed in 0..20 {
+            for step in 1.. {
+                let disk = SimulatedDisk::new(seed, Faults::default());
+                let (log, _) = open(&disk).await;
+                let group = log.group(GROUP);
+                write(&group, 1).await.unwrap();
+                disk.halt_after(step);
+                let attempt = tokio::time::timeout(Duration::from_secs(1), write(&group, 2)).await;
+                let complete = attempt.is_ok();
+                let crash = if step % 2 == 0 { Crash::Kill } else { Crash::PowerCut };
+                let disk = disk.crash(crash);
+                let (log, _) = open(&disk).await;
+                let (content, found) = read(&log.group(GROUP)).await.unwrap().unwrap();
+                assert_eq!(found, chunks(content), "seed {seed} step {step}");
+                match content {
+                    1 => old += 1,
+                    2 => new += 1,
+                    _ => panic!("content {content}"),
+                }
+                let files = disk.files();
+                let snapshots = files.iter().filter(|(file, _)| !matches!(file, FileName::Segment(_)));
+                assert_eq!(snapshots.count(), 1, "what was left over is removed");
+                if complete {
+                    assert_eq!(content, 2, "it was said to be durable");
+                    break;
+                }
+            }
+        }
+        assert!(old > 0 && new > 20, "{old} {new}");
+    });
+}
+
+#[test]
+fn a_flipped_byte_anywhere_in_a_snapshot_is_detected() {
+    simulate(async {
+        let disk = SimulatedDisk::new(1, Faults::default());
+        let (log, _) = open(&disk).await;
+        let group = log.group(GROUP);
+        write(&group, 1).await.unwrap();
+        let (file, data) = disk.files().into_iter().next_back().unwrap();
+        for offset in (0..data.len()).step_by(3).chain(0..20).chain(data.len() - 20..data.len()) {
+            disk.flip(file, offset, 4);
+            let error = read(&group).await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "byte {offset}");
+            disk.flip(file, offset, 4);
+        }
+        assert!(read(&group).await.unwrap().is_some());
+        for length in 0..data.len() {
+            disk.put(file, data[..length].to_vec());
+            assert!(read(&group).await.is_err(), "cut at {length}");
+        }
+    });
+}
+
+#[test]
+fn a_snapshot_stays_readable_while_a_newer_one_replaces_it() {
+    simulate(async {
+        let disk = SimulatedDisk::new(1, Faults::default());
+        let (log, _) = open(&disk).await;
+        let group = log.group(GROUP);
+        write(&group, 1).await.unwrap();
+        let mut reader = group.read_snapshot().await.unwrap().unwrap();
+        write(&group, 2).await.unwrap();
+        let mut found = Vec::new();
+        while let Some(chunk) = reader.next().await.unwrap() {
+            found.push(chunk);
+        }
+        assert_eq!(found, chunks(1));
+        drop(reader);
+        assert_eq!(read(&group).await.unwrap().unwrap().0, 2);
+        assert_eq!(disk.files().len(), 2, "a segment and the newer snapshot");
+    });
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_never_existed() {
+    simulate(async {
+        let disk = SimulatedDisk::new(1, Faults::default());
+        let (log, _) = open(&disk).await;
+        let group = log.group(GROUP);
+        let mut writer = group.begin_snapshot(Bytes::from_static(b"meta")).await.unwrap();
+        writer.write(Bytes::from_static(b"chunk")).await.unwrap();
+        drop(writer);
+        assert!(group.read_snapshot().await.unwrap().is_none());
+        assert_eq!(disk.files().len(), 1);
+        let too_large = Bytes::from(vec![0; crate::storage::snapshot::CHUNK_BYTES_MAX + 1]);
+        assert!(group.write_snapshot(Bytes::new(), [too_large]).await.is_err());
+        assert_eq!(disk.files().len(), 1);
+    });
+}
