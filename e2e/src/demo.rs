@@ -35,7 +35,7 @@ pub struct Counts {
 
 /// The load of one ledger in the story.
 pub fn load(name: &str) -> Load {
-    Load { name: name.into(), publishers: 4, subscribers: 2, per_second: 50, window: 16 }
+    Load { name: name.into(), publishers: 6, subscribers: 3, per_second: 50, window: 16 }
 }
 
 /// Tells the whole story on a cluster that this run brings up. Taking it down is the caller's.

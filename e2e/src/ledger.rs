@@ -76,7 +76,7 @@ struct Pages {
     received: BTreeMap<u32, Received>,
     foreign: u64,
     reconnects: u64,
-    last_acknowledgement: Option<Instant>,
+    last_acknowledgement: BTreeMap<u32, Instant>,
     longest_pause: Duration,
     last_trouble: String,
 }
@@ -119,7 +119,7 @@ pub struct Balance {
     pub foreign: u64,
     /// Connections made again, or tried to.
     pub reconnects: u64,
-    /// The longest time without any acknowledgement.
+    /// The longest time that a publisher was without an acknowledgement.
     pub longest_pause: Duration,
 }
 

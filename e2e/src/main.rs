@@ -124,7 +124,7 @@ fn summarise(counts: &Counts, steps: &[(String, f64)]) {
         }
     }
     println!(
-        "\nLongest time without an acknowledgement: {:.1} s with a pod killed, {:.1} s while scaling.",
+        "\nLongest time that a publisher was without an acknowledgement: {:.1} s with a pod killed, {:.1} s while scaling.",
         counts.killed_ledger.longest_pause.as_secs_f64(),
         counts.scaled_ledger.longest_pause.as_secs_f64()
     );

@@ -89,7 +89,7 @@ impl Publisher {
         let mut pages = self.book.open();
         pages.acknowledged.insert((self.number, sequence));
         let now = Instant::now();
-        if let Some(before) = pages.last_acknowledgement.replace(now) {
+        if let Some(before) = pages.last_acknowledgement.insert(self.number, now) {
             pages.longest_pause = pages.longest_pause.max(now - before);
         }
         Ok(())
