@@ -123,6 +123,15 @@ pub enum ToCluster {
         /// The highest queue number sent to the client by this connection; 0 for none.
         sent_to: u64,
     },
+    /// The answer to [`ToWorker::Originate`].
+    Originated {
+        /// As asked.
+        token: u64,
+        /// The message.
+        message: Message,
+        /// Where it must go beyond this node's workers.
+        targets: Targets,
+    },
     /// How many connections this worker has now.
     Connections {
         /// The worker.
@@ -188,6 +197,14 @@ pub enum ToWorker {
     },
     /// Messages from another worker or node for this worker's connected subscribers.
     Forward(Vec<Message>),
+    /// Publish a message of the broker's own (a will) to the connected subscribers of this node. Answered by
+    /// [`ToCluster::Originated`].
+    Originate {
+        /// Comes back with the answer.
+        token: u64,
+        /// What.
+        message: Message,
+    },
     /// Changes of routes, to apply in order. Answered by [`ToCluster::RoutesApplied`].
     Routes {
         /// Grows by one with each batch.
@@ -206,6 +223,9 @@ pub enum ToWorker {
     },
     /// Whether this node may accept CONNECT and PUBLISH now (K3). Starts as `false`.
     Serving(bool),
+    /// This node was declared unreachable while it lived: every connection has lost its client id, and somebody else may
+    /// hold it. Close them all (0x88); their end is not to be reported.
+    Expelled,
     /// Ask clients to go, at most this many a second; then say nothing more (DISCONNECT 0x9D or 0x9C; 3.1.1: close).
     Drain {
         /// Clients a second.

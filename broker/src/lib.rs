@@ -2,6 +2,7 @@
 //!
 //! The rooms, in the order a PUBLISH walks them. `ARCHITECTURE.md` has the map.
 
+pub mod cluster;
 pub mod door;
 pub mod identity;
 pub mod limits;

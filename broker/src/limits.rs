@@ -3,3 +3,94 @@
 
 /// Levels of a topic name or filter. More are refused: 0x90 Topic Name invalid, 0x8F Topic Filter invalid.
 pub const TOPIC_LEVELS_MAX: usize = 128;
+
+/// Topics whose matches a worker remembers.
+pub const TOPIC_CACHE_TOPICS_MAX: usize = 16 * 1024;
+/// Longer topics are matched anew each time.
+pub const TOPIC_CACHE_TOPIC_BYTES_MAX: usize = 256;
+/// Topics that match more filters than this are matched anew each time.
+pub const TOPIC_CACHE_FILTERS_MAX: usize = 256;
+
+/// Slices of one vectored write.
+pub const WRITE_SLICES_MAX: usize = 64;
+/// A written-out buffer larger than this is freed, not kept for the next connection.
+pub const SPARE_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Written-out buffers that a worker keeps.
+pub const SPARE_BUFFERS_MAX: usize = 512;
+/// Payloads from this size on are shared by the clients they go to; smaller ones are copied to each.
+pub const SHARED_PAYLOAD_BYTES_MIN: usize = 4 * 1024;
+
+/// Accepted connections on their way to a worker. At the bound the listener waits.
+pub const ACCEPTED_MAX: usize = 1024;
+/// Milliseconds of one tick of a worker's timer: how exactly keep-alive and time-outs are kept.
+pub const TICK_MS: u64 = 100;
+/// Ticks of one turn of a worker's timer wheel.
+pub const WHEEL_TICKS: u32 = 1024;
+/// Bytes of a worker's read buffer: how much is read from a connection at once.
+pub const SCRATCH_BYTES: usize = 64 * 1024;
+/// Packets from this size on are gathered in a buffer of their own.
+pub const LARGE_PACKET_BYTES_MIN: usize = 16 * 1024;
+
+/// What an operator may set about clients. Every value has a default that suits one node of a few gigabytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Largest packet a client may send (5.0: told as Maximum Packet Size; 0x95).
+    pub packet_bytes_max: u32,
+    /// Publishes above QoS 0 that a client may have unacknowledged (5.0: told as Receive Maximum). More are not read.
+    pub receive_maximum: u16,
+    /// Messages above QoS 0 that are sent to a client before it acknowledges, if it allows more or cannot say.
+    pub in_flight_max: u16,
+    /// Messages that wait for an ephemeral session's client. At the bound QoS 0 drops its oldest, QoS 1 the newest.
+    pub waiting_items_max: usize,
+    /// Bytes of them.
+    pub waiting_bytes_max: usize,
+    /// Bytes written for a client that its socket has not taken; what comes then waits.
+    pub output_bytes_max: usize,
+    /// Subscriptions of one session (0x97).
+    pub subscriptions_max: usize,
+    /// SUBSCRIBEs and UNSUBSCRIBEs of one client that aren't answered. More are not read.
+    pub awaited_max: usize,
+    /// Connections of one worker. More are closed at once.
+    pub connections_max: usize,
+    /// Milliseconds from accept to CONNECT.
+    pub connect_ms: u64,
+    /// Milliseconds that a client has to take the last packet and close.
+    pub linger_ms: u64,
+    /// Milliseconds that publishers wait for a receiver that doesn't keep up, before it drops.
+    pub congestion_ms: u64,
+    /// Batches of messages on their way from one worker to another. At the bound publishers are not read.
+    pub peer_batches_max: usize,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        ClientLimits {
+            packet_bytes_max: 1024 * 1024,
+            receive_maximum: 1024,
+            in_flight_max: 1024,
+            waiting_items_max: 1000,
+            waiting_bytes_max: 1024 * 1024,
+            output_bytes_max: 128 * 1024,
+            subscriptions_max: 10_000,
+            awaited_max: 16,
+            connections_max: 500_000,
+            connect_ms: 10_000,
+            linger_ms: 2_000,
+            congestion_ms: 500,
+            peer_batches_max: 64,
+        }
+    }
+}
+
+// The bounds of a shard are the same on every replica: they decide what is stored, so they are constants.
+
+/// Messages in the queue of one persistent session. At the bound the newest is not queued, and counted.
+pub const SESSION_QUEUE_ITEMS_MAX: usize = 100_000;
+/// Bytes of topics, properties and payloads in the queue of one persistent session; policy as above.
+pub const SESSION_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Bytes in all queues of one shard. At the bound publishes are refused: 0x97 Quota exceeded.
+pub const SHARD_QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Client ids that one shard keeps. More are refused: 0x97 Quota exceeded.
+pub const SHARD_SESSIONS_MAX: usize = 1_000_000;
+/// Subscriptions of one persistent session. More are refused one by one: 0x97 Quota exceeded.
+pub const SESSION_SUBSCRIPTIONS_MAX: usize = 10_000;

@@ -16,6 +16,6 @@ mod runtime;
 mod tests;
 
 pub use group::{ChangeError, Group, Leadership, ProposeError, Settings, Standing};
-pub use machine::{EffectSink, StateMachine};
+pub use machine::{EffectSink, Position, StateMachine};
 pub use network::{LocalFuture, Transport, TransportError};
 pub use runtime::seed;

@@ -1,1 +1,174 @@
-//! To be furnished.
+//! The rules of one connected session, as a pure state machine: packet ids, in-flight windows, what waits for whom.
+//!
+//! An ephemeral session is all here and ends with its connection. Of a persistent one this is the thin end: its queue
+//! and its subscriptions live in its shard, and only what is effectively QoS 0 is served from here. Deliberately absent:
+//! sockets, clocks, encodings, and the fan-out.
+
+mod backlog;
+mod receipts;
+mod subscriptions;
+mod window;
+
+use crate::identity::ClientId;
+use crate::message::QoS;
+use crate::protocol::Version;
+use crate::shard::{Ack, Delivery};
+
+pub use backlog::{Backlog, BacklogBounds, Identifiers, Waiting};
+pub use receipts::Receipts;
+pub use subscriptions::{Awaited, AwaitedKind, Subscriptions};
+pub use window::Window;
+
+/// What CONNECT and its answer have settled.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The client id.
+    pub client_id: ClientId,
+    /// Fences what this connection says to the shard.
+    pub epoch: u64,
+    /// Of the protocol.
+    pub version: Version,
+    /// The session outlives its connection.
+    pub persistent: bool,
+    /// How many unacknowledged messages the client takes at once.
+    pub receive_maximum: u16,
+    /// The largest packet the client takes, in bytes.
+    pub packet_bytes_max: u32,
+    /// Seconds the session outlives its connection.
+    pub session_expiry_seconds: u32,
+}
+
+/// A session while it is connected.
+#[derive(Debug)]
+pub struct Session {
+    /// What CONNECT and its answer have settled.
+    pub terms: Terms,
+    /// Its subscriptions on this worker.
+    pub subscriptions: Subscriptions,
+    /// What it published and the broker has not acknowledged.
+    pub receipts: Receipts,
+    /// SUBSCRIBE and UNSUBSCRIBE that are not answered yet.
+    pub awaited: Vec<Awaited>,
+    /// CONNACK has not been sent: the client's subscriptions are still on their way to every node (K6).
+    pub held: bool,
+    /// Deliveries that came while `held`.
+    pub held_deliveries: Vec<Delivery>,
+    window: Window,
+    backlog: Option<Box<Backlog>>,
+    acks: Vec<Ack>,
+}
+
+/// What becomes of a message for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Send it now, under this packet id if it has one.
+    Send(Option<u16>),
+    /// It must wait: [`Session::wait`].
+    Wait,
+}
+
+impl Session {
+    /// A session on these terms.
+    pub fn new(terms: Terms) -> Session {
+        Session {
+            terms,
+            subscriptions: Subscriptions::default(),
+            receipts: Receipts::default(),
+            awaited: Vec::new(),
+            held: false,
+            held_deliveries: Vec::new(),
+            window: Window::default(),
+            backlog: None,
+            acks: Vec::new(),
+        }
+    }
+
+    /// Whether a message may be sent now; `room` says whether the connection's output takes it. Takes a packet id if so.
+    pub fn admit(&mut self, qos: QoS, room: bool) -> Admission {
+        let behind = self.backlog.as_ref().is_some_and(|backlog| backlog.precedes(qos));
+        if !room || behind || self.held {
+            return Admission::Wait;
+        }
+        match qos {
+            QoS::AtMostOnce => Admission::Send(None),
+            QoS::AtLeastOnce | QoS::ExactlyOnce => {
+                if self.window.has_room(self.terms.receive_maximum) {
+                    Admission::Send(Some(self.window.send()))
+                } else {
+                    Admission::Wait
+                }
+            }
+        }
+    }
+
+    /// Keeps a message until it can be sent; returns how many were dropped for it.
+    pub fn wait(&mut self, waiting: Waiting, bounds: BacklogBounds) -> u64 {
+        self.backlog.get_or_insert_default().push(waiting, bounds)
+    }
+
+    /// Takes the next message that waits and may be sent now, with its packet id.
+    pub fn next_waiting(&mut self) -> Option<(Waiting, Option<u16>)> {
+        if self.held {
+            return None;
+        }
+        let backlog = self.backlog.as_mut()?;
+        let room = self.window.has_room(self.terms.receive_maximum);
+        let Some(next) = backlog.pop(room) else {
+            if backlog.is_empty() {
+                self.backlog = None;
+            }
+            return None;
+        };
+        let packet_id = (next.qos != QoS::AtMostOnce).then(|| self.window.send());
+        Some((next, packet_id))
+    }
+
+    /// Bytes that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.bytes())
+    }
+
+    /// Messages that wait.
+    pub fn waiting_items(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.len())
+    }
+
+    /// Whether nothing waits.
+    pub fn nothing_waits(&self) -> bool {
+        self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty())
+    }
+
+    /// Takes a delivery of the persistent queue; gives its packet id. `None` if this connection has sent it before.
+    pub fn deliver(&mut self, delivery: &Delivery) -> Option<u16> {
+        self.window.send_numbered(delivery.seq)
+    }
+
+    /// A delivery that is not sent after all (expired, too large): acknowledged on the client's behalf.
+    pub fn give_up(&mut self, packet_id: u16) {
+        self.acknowledge(packet_id);
+    }
+
+    /// PUBACK of the client. False if nothing of that id is in flight.
+    pub fn acknowledge(&mut self, packet_id: u16) -> bool {
+        let Some(number) = self.window.acknowledge(packet_id) else {
+            return false;
+        };
+        if self.terms.persistent {
+            self.acks.push(Ack::Done(number));
+        }
+        true
+    }
+
+    /// What the client acknowledged of its persistent queue since this was last asked.
+    pub fn take_acks(&mut self) -> Vec<Ack> {
+        std::mem::take(&mut self.acks)
+    }
+
+    /// The highest queue number sent on this connection; 0 for none, and for an ephemeral session.
+    pub fn sent_to(&self) -> u64 {
+        if self.terms.persistent { self.window.sent_to() } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,19 @@
 //! entry, stamped by the shard's leader.
 
 mod command;
+mod machine;
+mod queue;
+mod session;
+mod snapshot;
+mod streams;
+mod wills;
+
+#[cfg(test)]
+mod tests;
 
 pub use command::{
     Ack, Close, CloseCause, Command, Delivery, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome, Refusal, Will,
 };
+pub use machine::{Shard, Totals};
+pub use session::Attached;
+pub use streams::Expected;

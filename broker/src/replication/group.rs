@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::TransferLeaderRequest;
-use openraft::{Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
 use super::log::RaftLog;
@@ -57,7 +57,6 @@ impl Settings {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
             max_in_snapshot_log_to_keep: self.kept_entries,
             install_snapshot_timeout: 5_000,
-            send_snapshot_timeout: 5_000,
             enable_pre_vote: Some(true),
             // `committed` is not persisted, so a leader must not go on after a restart as if it had never stopped.
             enable_leader_restore: Some(false),
@@ -272,6 +271,17 @@ impl<S: StateMachine> Group<S> {
         self.inner
             .raft
             .change_membership(voters, false)
+            .await
+            .map(|_| ())
+            .map_err(|error| ChangeError(error.to_string()))
+    }
+
+    /// Ends the replication to a member that only listens.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), ChangeError> {
+        let nodes = BTreeSet::from([node.0]);
+        self.inner
+            .raft
+            .change_membership(ChangeMembers::RemoveNodes(nodes), true)
             .await
             .map(|_| ())
             .map_err(|error| ChangeError(error.to_string()))

@@ -34,9 +34,22 @@ pub trait StateMachine: 'static {
     fn restore(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// Called on every replica after each entry, in log order: index, then the effects. Only a leader carries them out.
-/// Called with `None` after a snapshot has replaced the state.
-pub type EffectSink<E> = Rc<dyn Fn(u64, Option<Vec<E>>)>;
+/// Where an entry stands in a group's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The term of the leader that proposed it.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
+}
+
+/// Called on every replica after each entry, in log order: where it stands, then the effects. Only the leader of that
+/// very term carries them out. Called with `None` after a snapshot has replaced the state.
+pub type EffectSink<E> = Rc<dyn Fn(Position, Option<Vec<E>>)>;
+
+fn position(id: &LogId) -> Position {
+    Position { term: id.leader_id.term, index: id.index() }
+}
 
 /// What else stands in a snapshot.
 type Meta = SnapshotMeta;
@@ -67,7 +80,7 @@ impl<S: StateMachine> Machine<S> {
         self.state.borrow_mut().restore(bytes)?;
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        (self.sink)(meta.last_log_id.map_or(0, |id| id.index()), None);
+        (self.sink)(meta.last_log_id.as_ref().map(position).unwrap_or_default(), None);
         Ok(())
     }
 
@@ -110,7 +123,7 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
                 EntryPayload::Normal(command) => {
                     let mut effects = Vec::new();
                     self.state.borrow_mut().apply(entry.log_id.index(), &command.0, &mut effects);
-                    (self.sink)(entry.log_id.index(), Some(effects));
+                    (self.sink)(position(&entry.log_id), Some(effects));
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = Membership::new(Some(entry.log_id), membership);

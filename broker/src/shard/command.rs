@@ -164,6 +164,8 @@ pub enum Effect {
         /// Its result.
         outcome: Outcome,
     },
+    /// A connection holds the client id now, and was sent nothing yet.
+    Opened(ClientId),
     /// The queue of a session that is connected has something new to send.
     Deliverable(ClientId),
     /// A connection has lost its client id and must go.

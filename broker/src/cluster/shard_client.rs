@@ -1,0 +1,212 @@
+//! This node's stream of commands to one shard: numbered, answered, and sent again to whoever leads.
+//!
+//! Deliberately absent: time and the network. `shards` says when to send and where.
+
+use std::collections::VecDeque;
+
+use crate::identity::{ConnectionId, NodeId};
+use crate::shard::Command;
+
+/// Bytes of commands in one frame, about.
+const FRAME_BYTES: usize = 64 << 10;
+
+/// Who waits for the answer to a command.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Waiter {
+    /// Nobody.
+    Nobody,
+    /// The connection that wants to hold a client id.
+    Open(ConnectionId),
+    /// A SUBSCRIBE or UNSUBSCRIBE.
+    Subscribe { connection: ConnectionId, token: u32 },
+    /// A publish, by its key.
+    Publish(u64),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    command: Command,
+    waiter: Waiter,
+}
+
+/// One stream.
+#[derive(Debug, Default)]
+pub(super) struct ShardClient {
+    /// The number of the first in `queue`, less one.
+    answered: u64,
+    /// In order. What was answered out of order is `None`.
+    queue: VecDeque<Option<Waiting>>,
+    /// How many of `queue`, from the front, were sent to the present leader.
+    sent: usize,
+    /// Nothing was answered since the last [`ShardClient::tick`].
+    quiet: bool,
+    /// Whom to send to.
+    pub leader: Option<(NodeId, u64)>,
+}
+
+impl ShardClient {
+    /// Puts a command at the end of the stream.
+    pub(super) fn push(&mut self, command: Command, waiter: Waiter) {
+        self.queue.push_back(Some(Waiting { command, waiter }));
+    }
+
+    /// The next commands that were not sent to the present leader; empty when all were.
+    pub(super) fn take_unsent(&mut self) -> Vec<(u64, Command)> {
+        let mut bytes = 0;
+        let mut commands = Vec::new();
+        while let Some(place) = self.queue.get(self.sent) {
+            // What is answered was applied: leaving it out makes no gap.
+            if let Some(waiting) = place {
+                if bytes >= FRAME_BYTES {
+                    break;
+                }
+                bytes += command_bytes(&waiting.command);
+                commands.push((self.answered + 1 + self.sent as u64, waiting.command.clone()));
+            }
+            self.sent += 1;
+        }
+        commands
+    }
+
+    /// Takes an answer; `None` if it was answered before.
+    pub(super) fn answer(&mut self, seq: u64) -> Option<(Command, Waiter)> {
+        let place = usize::try_from(seq.checked_sub(self.answered + 1)?).ok()?;
+        let Waiting { command, waiter } = self.queue.get_mut(place)?.take()?;
+        self.quiet = false;
+        while let Some(None) = self.queue.front() {
+            self.queue.pop_front();
+            self.answered += 1;
+            self.sent = self.sent.saturating_sub(1);
+        }
+        Some((command, waiter))
+    }
+
+    /// Everything unanswered is to be sent again.
+    pub(super) fn rewind(&mut self) {
+        self.sent = 0;
+    }
+
+    /// The leader has nothing from `seq` on.
+    pub(super) fn rewind_to(&mut self, seq: u64) {
+        let place = usize::try_from(seq.saturating_sub(self.answered + 1)).unwrap_or(usize::MAX);
+        self.sent = self.sent.min(place);
+    }
+
+    /// Learns of a leader. Commands go there from the first unanswered on.
+    pub(super) fn leader_known(&mut self, leader: NodeId, term: u64) {
+        if self.leader.is_none_or(|(_, known)| known < term) {
+            self.leader = Some((leader, term));
+            self.rewind();
+        }
+    }
+
+    /// Called at intervals: a stream that waits for answers and got none since the last call is sent again.
+    pub(super) fn tick(&mut self) {
+        if self.queue.is_empty() {
+            self.quiet = false;
+        } else if std::mem::replace(&mut self.quiet, true) {
+            self.rewind();
+        }
+    }
+
+    /// Ends the stream, to begin anew at 1; gives who waited.
+    pub(super) fn reset(&mut self) -> Vec<Waiter> {
+        let waiters = self.queue.drain(..).flatten().map(|waiting| waiting.waiter).collect();
+        *self = ShardClient { leader: self.leader, ..ShardClient::default() };
+        waiters
+    }
+
+    /// Whether there is something to send, and somebody to send it to.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.sent < self.queue.len() && self.leader.is_some()
+    }
+}
+
+/// About what a command takes in an entry.
+pub(super) fn command_bytes(command: &Command) -> usize {
+    match command {
+        Command::Publish(message) => 64 + message.topic.len() + message.payload.len() + message.properties.len(),
+        Command::Open(open) => {
+            let will = open.will.as_ref().map_or(0, |will| will.message.payload.len() + will.message.topic.len());
+            96 + open.client_id.len() + will
+        }
+        Command::Subscribe { client_id, subscriptions, .. } => {
+            let filters: usize = subscriptions.iter().map(|subscription| 16 + subscription.filter.len()).sum();
+            32 + client_id.len() + filters
+        }
+        Command::Unsubscribe { client_id, filters, .. } => {
+            32 + client_id.len() + filters.iter().map(|filter| 2 + filter.len()).sum::<usize>()
+        }
+        Command::Acknowledge { client_id, acks, .. } => 32 + client_id.len() + acks.len() * 8,
+        Command::Close(close) => 48 + close.client_id.len(),
+        Command::WillFired { client_id, .. } => 32 + client_id.len(),
+        Command::NodeGone(_) | Command::Tick => 32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(commands: &[(u64, Command)]) -> Vec<u64> {
+        commands.iter().map(|(seq, _)| *seq).collect()
+    }
+
+    #[test]
+    fn what_is_unanswered_is_sent_again_in_order_to_a_new_leader() {
+        let mut client = ShardClient::default();
+        for key in 1..=4 {
+            client.push(Command::Tick, Waiter::Publish(key));
+        }
+        assert!(!client.has_unsent(), "nobody leads");
+        client.leader_known(NodeId(1), 1);
+        assert_eq!(numbers(&client.take_unsent()), [1, 2, 3, 4]);
+        assert!(client.take_unsent().is_empty());
+        assert_eq!(client.answer(1).unwrap().1, Waiter::Publish(1));
+        assert_eq!(client.answer(3).unwrap().1, Waiter::Publish(3));
+        assert!(client.answer(3).is_none(), "answered once");
+        client.leader_known(NodeId(2), 2);
+        assert_eq!(numbers(&client.take_unsent()), [2, 4]);
+        client.push(Command::Tick, Waiter::Nobody);
+        assert_eq!(numbers(&client.take_unsent()), [5]);
+        client.leader_known(NodeId(1), 1);
+        assert_eq!(client.leader, Some((NodeId(2), 2)), "an older term is not believed");
+    }
+
+    #[test]
+    fn a_gap_is_sent_from_where_the_leader_misses_it() {
+        let mut client = ShardClient::default();
+        client.leader_known(NodeId(1), 1);
+        for _ in 0..5 {
+            client.push(Command::Tick, Waiter::Nobody);
+        }
+        client.take_unsent();
+        client.answer(1);
+        client.rewind_to(3);
+        assert_eq!(numbers(&client.take_unsent()), [3, 4, 5]);
+    }
+
+    #[test]
+    fn a_stream_without_answers_is_sent_again_at_the_second_tick() {
+        let mut client = ShardClient::default();
+        client.leader_known(NodeId(1), 1);
+        client.push(Command::Tick, Waiter::Nobody);
+        client.take_unsent();
+        client.tick();
+        assert!(!client.has_unsent());
+        client.tick();
+        assert!(client.has_unsent());
+    }
+
+    #[test]
+    fn a_new_run_begins_at_one_and_lets_everybody_go() {
+        let mut client = ShardClient::default();
+        client.leader_known(NodeId(1), 1);
+        client.push(Command::Tick, Waiter::Publish(7));
+        client.push(Command::Tick, Waiter::Nobody);
+        client.answer(2);
+        assert_eq!(client.reset(), [Waiter::Publish(7)]);
+        client.push(Command::Tick, Waiter::Nobody);
+        assert_eq!(numbers(&client.take_unsent()), [1]);
+    }
+}

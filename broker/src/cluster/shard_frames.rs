@@ -1,0 +1,40 @@
+//! What the shards' rooms of two nodes say to each other. The mesh carries it without looking.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{ClientId, ConnectionId, NodeId, ShardId};
+use crate::shard::{Command, Delivery, Evicted, Outcome};
+
+/// One frame. New variants go to the end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum ShardFrame {
+    /// To a leader: commands of the sender's stream, numbered without gaps.
+    Commands { shard: ShardId, commands: Vec<(u64, Command)> },
+    /// From a leader: the results of commands.
+    Replies { shard: ShardId, replies: Vec<(u64, Outcome)> },
+    /// From a leader: there was a gap; send from this number on.
+    Expects { shard: ShardId, seq: u64 },
+    /// From a node that does not lead the shard, or not yet.
+    NotLeader { shard: ShardId, leader: Option<NodeId> },
+    /// From a leader to the node that a session's client is connected to.
+    Deliver { connection: ConnectionId, epoch: u64, deliveries: Vec<Delivery> },
+    /// From a leader to the node of a connection that lost its client id.
+    Evict { connection: ConnectionId, epoch: u64, why: Evicted },
+    /// From a new leader to the node of a connection: what have you sent?
+    Attach { connection: ConnectionId, client_id: ClientId, epoch: u64 },
+    /// The answer; epoch 0 when the connection does not hold the session.
+    Attached { shard: ShardId, client_id: ClientId, epoch: u64, sent_to: u64 },
+}
+
+impl ShardFrame {
+    /// As the mesh carries it. Plain data always encodes.
+    pub(super) fn encode(&self) -> Bytes {
+        Bytes::from(postcard::to_stdvec(self).unwrap_or_default())
+    }
+
+    /// `None` for a frame of a version that is not known here.
+    pub(super) fn decode(bytes: &[u8]) -> Option<ShardFrame> {
+        postcard::from_bytes(bytes).ok()
+    }
+}

@@ -1,0 +1,717 @@
+//! The shards' rooms of a node: its streams of commands to every shard, and the shards it leads.
+//!
+//! A command comes from a worker, is numbered in the stream of its shard (`shard_client`), goes to the leader, here or on
+//! another node, is gathered into an entry (`shard_leader`) and proposed; applied, its effects come back to be carried
+//! out. What to send is decided at once; sending waits for the end of the turn, so that it goes in batches.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::delivery::Say;
+use super::mesh::{LocalFuture, Shards, Surroundings};
+use super::replica::{Replica, replica_of};
+use super::shard_client::{ShardClient, Waiter};
+use super::shard_frames::ShardFrame;
+use super::shard_leader::{ShardLeader, Taken};
+use crate::door::{RouteOwner, Targets, ToCluster, ToWorker};
+use crate::identity::{ConnectionId, GroupId, NodeId, Origin, ShardId};
+use crate::message::{Message, QoS};
+use crate::replication::{Group, Position};
+use crate::shard::{Command, Effect, Outcome, Refusal, Shard};
+
+/// How often expiries are looked for and silent streams sent again.
+const TICK: Duration = Duration::from_millis(500);
+
+/// The rooms. Made by [`ShardRooms::build`], held by the cluster's room as [`Shards`].
+pub struct ShardRooms {
+    around: Surroundings,
+    /// This very object, for the tasks it spawns.
+    me: Weak<ShardRooms>,
+    clients: RefCell<BTreeMap<ShardId, ShardClient>>,
+    hosted: RefCell<BTreeMap<ShardId, Hosted>>,
+    publishes: RefCell<BTreeMap<u64, PendingPublish>>,
+    next_key: Cell<u64>,
+    /// Frames of this node to itself, until the end of the turn.
+    inbox: RefCell<VecDeque<ShardFrame>>,
+    work: Notify,
+}
+
+/// A replica on this node.
+struct Hosted {
+    group: Option<Group<Shard>>,
+    leader: Option<ShardLeader>,
+}
+
+/// A publish on its way to several shards and nodes.
+struct PendingPublish {
+    origin: PublishOrigin,
+    outstanding: u32,
+    stored: u32,
+    refused: Option<Refusal>,
+}
+
+/// Who hears when a publish is stored everywhere.
+enum PublishOrigin {
+    Client {
+        connection: ConnectionId,
+        token: u64,
+    },
+    /// A will, told to the shard that stored it.
+    Will {
+        shard: ShardId,
+        client_id: crate::identity::ClientId,
+        epoch: u64,
+    },
+}
+
+impl ShardRooms {
+    /// Makes the rooms and starts their tasks.
+    pub fn build(around: Surroundings) -> Rc<dyn Shards> {
+        let rooms = Rc::new_cyclic(|me| ShardRooms {
+            around,
+            me: me.clone(),
+            clients: RefCell::default(),
+            hosted: RefCell::default(),
+            publishes: RefCell::default(),
+            next_key: Cell::new(1),
+            inbox: RefCell::default(),
+            work: Notify::new(),
+        });
+        let turns = rooms.clone();
+        rooms.around.tasks.spawn(async move {
+            loop {
+                turns.work.notified().await;
+                // Whatever is ready to run now belongs to this turn.
+                tokio::task::yield_now().await;
+                turns.turn();
+            }
+        });
+        let ticks = rooms.clone();
+        rooms.around.tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(TICK).await;
+                ticks.tick();
+            }
+        });
+        rooms
+    }
+
+    fn shard_of(&self, client_id: &str) -> Option<ShardId> {
+        match self.around.directory.shards() {
+            0 => None,
+            shards => Some(ShardId::of_client(client_id, shards)),
+        }
+    }
+
+    /// Numbers a command in the stream of its shard.
+    fn push(&self, shard: ShardId, command: Command, waiter: Waiter) {
+        let mut clients = self.clients.borrow_mut();
+        let client = clients.entry(shard).or_default();
+        if client.leader.is_none() {
+            client.leader = self.around.directory.leader(shard);
+        }
+        client.push(command, waiter);
+        self.work.notify_one();
+    }
+
+    /// Sends a frame to a node, which may be this one.
+    fn send(&self, to: NodeId, frame: ShardFrame) {
+        if to == self.around.mesh.me().node {
+            self.inbox.borrow_mut().push_back(frame);
+            self.work.notify_one();
+        } else {
+            // A frame that finds no link is made up for when the link is back.
+            let _ = self.around.mesh.send_shard(to, frame.encode());
+        }
+    }
+
+    /// The end of a turn: what was decided goes out.
+    fn turn(&self) {
+        let me = self.around.mesh.me();
+        loop {
+            let frame = self.inbox.borrow_mut().pop_front();
+            let Some(frame) = frame else { break };
+            self.handle(me, frame);
+        }
+        let mut frames = Vec::new();
+        for (shard, client) in self.clients.borrow_mut().iter_mut() {
+            while client.has_unsent() {
+                let Some((leader, _)) = client.leader else { break };
+                let commands = client.take_unsent();
+                if !commands.is_empty() {
+                    frames.push((leader, *shard, commands));
+                }
+            }
+        }
+        for (leader, shard, commands) in frames {
+            if leader == me.node {
+                self.take(me, shard, commands);
+            } else {
+                self.send(leader, ShardFrame::Commands { shard, commands });
+            }
+        }
+        let led: Vec<ShardId> = {
+            let hosted = self.hosted.borrow();
+            hosted.iter().filter(|(_, hosted)| hosted.leader.is_some()).map(|(shard, _)| *shard).collect()
+        };
+        for shard in led {
+            self.propose(shard);
+        }
+    }
+
+    fn tick(&self) {
+        let now_ms = (self.around.now_ms)();
+        for client in self.clients.borrow_mut().values_mut() {
+            client.tick();
+        }
+        let mut due = Vec::new();
+        for (shard, hosted) in self.hosted.borrow().iter() {
+            if let Some(group) = hosted.group.as_ref().filter(|_| hosted.leader.is_some())
+                && group.with(Shard::next_due_ms).is_some_and(|at| at <= now_ms)
+            {
+                due.push(*shard);
+            }
+        }
+        for shard in due {
+            self.push(shard, Command::Tick, Waiter::Nobody);
+        }
+        self.work.notify_one();
+    }
+
+    fn handle(&self, from: Origin, frame: ShardFrame) {
+        match frame {
+            ShardFrame::Commands { shard, commands } => self.take(from, shard, commands),
+            ShardFrame::Replies { shard, replies } => {
+                for (seq, outcome) in replies {
+                    self.answered(shard, seq, outcome);
+                }
+            }
+            ShardFrame::Expects { shard, seq } => {
+                if let Some(client) = self.clients.borrow_mut().get_mut(&shard) {
+                    client.rewind_to(seq);
+                }
+                self.work.notify_one();
+            }
+            ShardFrame::NotLeader { shard, leader } => self.not_leader(shard, from.node, leader),
+            ShardFrame::Deliver { connection, epoch, deliveries } => {
+                self.to_worker(connection, ToWorker::Deliver { connection, epoch, deliveries });
+            }
+            ShardFrame::Evict { connection, epoch, why } => {
+                self.to_worker(connection, ToWorker::Evict { connection, epoch, why });
+            }
+            ShardFrame::Attach { connection, client_id, epoch } => {
+                self.to_worker(connection, ToWorker::Attach { connection, client_id, epoch });
+            }
+            ShardFrame::Attached { shard, client_id, epoch, sent_to } => {
+                self.with_led(shard, |group, leader| {
+                    group.with(|state| leader.deliveries.attached(state, &client_id, epoch, sent_to));
+                });
+                self.deliver(shard, &client_id);
+            }
+        }
+    }
+
+    fn to_worker(&self, connection: ConnectionId, message: ToWorker) {
+        if connection.worker < self.around.workers.count() {
+            self.around.workers.send(connection.worker, message);
+        }
+    }
+}
+
+/// As the client of every shard.
+impl ShardRooms {
+    fn answered(&self, shard: ShardId, seq: u64, outcome: Outcome) {
+        let answer = self.clients.borrow_mut().get_mut(&shard).and_then(|client| client.answer(seq));
+        let Some((_, waiter)) = answer else { return };
+        match waiter {
+            Waiter::Nobody => {}
+            Waiter::Open(connection) => self.to_worker(connection, ToWorker::Opened { connection, outcome }),
+            Waiter::Subscribe { connection, token } => {
+                self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
+            }
+            Waiter::Publish(key) => match outcome {
+                Outcome::Stored(count) => self.publish_part(key, count, None),
+                Outcome::Refused(refusal) => self.publish_part(key, 0, Some(refusal)),
+                _ => self.publish_part(key, 0, Some(Refusal::Unavailable)),
+            },
+        }
+    }
+
+    fn not_leader(&self, shard: ShardId, said: NodeId, leader: Option<NodeId>) {
+        let mut clients = self.clients.borrow_mut();
+        let Some(client) = clients.get_mut(&shard) else { return };
+        let Some((present, term)) = client.leader.filter(|(present, _)| *present == said) else { return };
+        // Whoever leads announces it. Until then the hint is tried, at the pace of `tick` at most.
+        match leader.filter(|leader| *leader != present) {
+            Some(leader) => client.leader = Some((leader, term)),
+            None => client.rewind(),
+        }
+        let known = self.around.directory.leader(shard);
+        if let Some((leader, term)) = known {
+            client.leader_known(leader, term);
+        }
+    }
+
+    /// Publishes to everybody beyond this node's workers, and counts the answers.
+    fn publish(&self, origin: Option<PublishOrigin>, message: Message, targets: &Targets) {
+        let key = self.next_key.get();
+        self.next_key.set(key + 1);
+        let outstanding = targets.iter().filter(|target| !matches!(target, RouteOwner::Worker(_))).count() as u32;
+        let counted = origin.is_some();
+        if let Some(origin) = origin {
+            let pending = PendingPublish { origin, outstanding: outstanding + 1, stored: 0, refused: None };
+            self.publishes.borrow_mut().insert(key, pending);
+        }
+        for target in targets {
+            match target {
+                RouteOwner::Worker(_) => {}
+                RouteOwner::Node(node) => self.around.forwarder.forward(*node, message.clone(), counted.then_some(key)),
+                RouteOwner::Shard(shard) => {
+                    let waiter = if counted { Waiter::Publish(key) } else { Waiter::Nobody };
+                    self.push(*shard, Command::Publish(message.clone()), waiter);
+                }
+            }
+        }
+        if counted {
+            self.publish_part(key, 0, None);
+        }
+    }
+
+    /// One part of a publish is done; the last one answers whoever waits (K1).
+    fn publish_part(&self, key: u64, stored: u32, refused: Option<Refusal>) {
+        let mut publishes = self.publishes.borrow_mut();
+        let Some(pending) = publishes.get_mut(&key) else { return };
+        pending.stored += stored;
+        pending.refused = pending.refused.or(refused);
+        pending.outstanding -= 1;
+        if pending.outstanding > 0 {
+            return;
+        }
+        let Some(PendingPublish { origin, stored, refused, .. }) = publishes.remove(&key) else { return };
+        drop(publishes);
+        let outcome = refused.map_or(Outcome::Stored(stored), Outcome::Refused);
+        match origin {
+            PublishOrigin::Client { connection, token } => {
+                self.to_worker(connection, ToWorker::Published { connection, token, outcome });
+            }
+            PublishOrigin::Will { shard, client_id, epoch } => {
+                self.push(shard, Command::WillFired { client_id, epoch }, Waiter::Nobody);
+            }
+        }
+    }
+
+    /// Lets somebody go whose command has no more hope.
+    fn refuse(&self, waiter: Waiter) {
+        let outcome = Outcome::Refused(Refusal::Unavailable);
+        match waiter {
+            Waiter::Nobody => {}
+            Waiter::Open(connection) => self.to_worker(connection, ToWorker::Opened { connection, outcome }),
+            Waiter::Subscribe { connection, token } => {
+                self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
+            }
+            Waiter::Publish(key) => self.publish_part(key, 0, Some(Refusal::Unavailable)),
+        }
+    }
+}
+
+/// As the leader of some shards.
+impl ShardRooms {
+    /// Calls `act` if this node leads `shard` and has caught up with what was committed before.
+    fn with_led<T>(&self, shard: ShardId, act: impl FnOnce(&Group<Shard>, &mut ShardLeader) -> T) -> Option<T> {
+        let mut hosted = self.hosted.borrow_mut();
+        let Hosted { group, leader } = hosted.get_mut(&shard)?;
+        Some(act(group.as_ref()?, leader.as_mut()?))
+    }
+
+    fn take(&self, from: Origin, shard: ShardId, commands: Vec<(u64, Command)>) {
+        let acknowledged: BTreeSet<_> = commands
+            .iter()
+            .filter_map(|(_, command)| match command {
+                Command::Acknowledge { client_id, .. } => Some(client_id.clone()),
+                _ => None,
+            })
+            .collect();
+        let all: Vec<u64> = commands.iter().map(|(seq, _)| *seq).collect();
+        let taken = self.with_led(shard, |group, leader| group.with(|state| leader.take(state, from, commands)));
+        match taken {
+            Some(Taken::All) => {}
+            Some(Taken::Expects(seq)) => self.send(from.node, ShardFrame::Expects { shard, seq }),
+            Some(Taken::Refused) => {
+                let replies = all.into_iter().map(|seq| (seq, Outcome::Refused(Refusal::Unavailable))).collect();
+                self.send(from.node, ShardFrame::Replies { shard, replies });
+            }
+            None => {
+                let leader = self.around.directory.leader(shard).map(|(leader, _)| leader);
+                self.send(from.node, ShardFrame::NotLeader { shard, leader });
+            }
+        }
+        for client_id in acknowledged {
+            self.deliver(shard, &client_id);
+        }
+        self.work.notify_one();
+    }
+
+    /// Proposes what was gathered, if it is time.
+    fn propose(&self, shard: ShardId) {
+        loop {
+            let now_ms = (self.around.now_ms)();
+            let next = self.with_led(shard, |group, leader| {
+                leader.next_entry(now_ms).map(|entry| (group.clone(), leader.term, entry))
+            });
+            let Some(Some((group, term, entry))) = next else { return };
+            let Some(rooms) = self.me.upgrade() else { return };
+            // Plain data always encodes.
+            let bytes = Bytes::from(postcard::to_stdvec(&entry).unwrap_or_default());
+            self.around.tasks.spawn(async move {
+                let result = group.propose(bytes).await;
+                if let Err(error) = &result {
+                    tracing::debug!(shard = shard.0, %error, "an entry was not committed");
+                }
+                rooms.with_led(shard, |_, leader| {
+                    if leader.term == term {
+                        if result.is_ok() { leader.proposed() } else { leader.lost() }
+                    }
+                });
+                rooms.work.notify_one();
+            });
+        }
+    }
+
+    /// An entry was applied here. If this node proposed it in its present leadership, its effects are carried out.
+    fn applied(&self, shard: ShardId, position: Position, effects: Option<Vec<Effect>>) {
+        let led = self.with_led(shard, |_, leader| leader.term == position.term);
+        let Some(effects) = effects.filter(|_| led == Some(true)) else { return };
+        let mut replies: BTreeMap<Origin, Vec<(u64, Outcome)>> = BTreeMap::new();
+        let mut deliverable = BTreeSet::new();
+        for effect in effects {
+            match effect {
+                Effect::Reply { origin, seq, outcome: outcome @ Outcome::Codes(_) } => {
+                    self.reply_when_settled(shard, position.term, origin, seq, outcome);
+                }
+                Effect::Reply { origin, seq, outcome } => {
+                    replies.entry(origin).or_default().push((seq, outcome));
+                }
+                Effect::Deliverable(client_id) => {
+                    deliverable.insert(client_id);
+                }
+                Effect::Opened(client_id) => {
+                    self.with_led(shard, |group, leader| {
+                        if let Some(attached) = group.with(|state| state.attached(&client_id)) {
+                            leader.deliveries.opened(&attached);
+                        }
+                    });
+                }
+                Effect::Evict { client_id, holder, epoch, why } => {
+                    self.with_led(shard, |_, leader| leader.deliveries.evicted(&client_id, epoch));
+                    let frame = ShardFrame::Evict { connection: holder.connection, epoch, why };
+                    self.send_to_run(holder.origin, frame);
+                }
+                Effect::RouteAdded(filter) => self.around.announcer.change(shard, position.term, filter, true),
+                Effect::RouteRemoved(filter) => self.around.announcer.change(shard, position.term, filter, false),
+                Effect::Will { client_id, epoch, message } => self.originate(shard, client_id, epoch, message),
+            }
+        }
+        // First the answers, so that a client hears CONNACK before its queue.
+        for (origin, replies) in replies {
+            self.send_to_run(origin, ShardFrame::Replies { shard, replies });
+        }
+        for client_id in deliverable {
+            self.deliver(shard, &client_id);
+        }
+    }
+
+    /// Sends to a node only while it is in this run: a later run would misunderstand.
+    fn send_to_run(&self, to: Origin, frame: ShardFrame) {
+        let me = self.around.mesh.me();
+        if to == me || (to.node != me.node && self.around.mesh.peer(to.node) == Some(to.incarnation)) {
+            self.send(to.node, frame);
+        }
+    }
+
+    /// SUBACK waits until every member that may accept publishes knows the routes (K6).
+    fn reply_when_settled(&self, shard: ShardId, term: u64, origin: Origin, seq: u64, outcome: Outcome) {
+        let Some(rooms) = self.me.upgrade() else { return };
+        let settled = self.around.announcer.settled(shard, term);
+        self.around.tasks.spawn(async move {
+            settled.await;
+            rooms.send_to_run(origin, ShardFrame::Replies { shard, replies: vec![(seq, outcome)] });
+        });
+    }
+
+    /// Sends a session what its window has room for.
+    fn deliver(&self, shard: ShardId, client_id: &crate::identity::ClientId) {
+        let now_ms = (self.around.now_ms)();
+        let say =
+            self.with_led(shard, |group, leader| group.with(|state| leader.deliveries.next(state, client_id, now_ms)));
+        for say in say.into_iter().flatten() {
+            self.say(shard, say);
+        }
+    }
+
+    fn say(&self, shard: ShardId, say: Say) {
+        match say {
+            Say::Attach(holder, client_id, epoch) => {
+                let frame = ShardFrame::Attach { connection: holder.connection, client_id, epoch };
+                self.send_to_run(holder.origin, frame);
+            }
+            Say::Deliver(holder, epoch, deliveries) => {
+                let frame = ShardFrame::Deliver { connection: holder.connection, epoch, deliveries };
+                self.send_to_run(holder.origin, frame);
+            }
+            Say::Expired(client_id, epoch, acks) => {
+                self.push(shard, Command::Acknowledge { client_id, epoch, acks }, Waiter::Nobody);
+            }
+        }
+    }
+
+    /// Publishes a will by way of a worker, which knows who wants it.
+    fn originate(&self, shard: ShardId, client_id: crate::identity::ClientId, epoch: u64, message: Message) {
+        let key = self.next_key.get();
+        self.next_key.set(key + 1);
+        let origin = PublishOrigin::Will { shard, client_id, epoch };
+        let pending = PendingPublish { origin, outstanding: 1, stored: 0, refused: None };
+        self.publishes.borrow_mut().insert(key, pending);
+        self.around.workers.send(0, ToWorker::Originate { token: key, message });
+    }
+
+    /// This node leads `shard` from now on, and has applied all that was committed before.
+    fn lead(&self, shard: ShardId, term: u64) {
+        let begun = {
+            let mut hosted = self.hosted.borrow_mut();
+            let Some(Hosted { group: Some(group), leader }) = hosted.get_mut(&shard) else { return };
+            *leader = Some(ShardLeader::new(term));
+            group.with(|state| (state.routes(), state.all_attached(), state.due_wills()))
+        };
+        let (routes, attached, wills) = begun;
+        tracing::info!(shard = shard.0, term, sessions = attached.len(), "leads");
+        self.around.announcer.lead(shard, term, routes);
+        let asks = self.with_led(shard, |_, leader| {
+            attached.iter().map(|attached| leader.deliveries.ask(attached)).collect::<Vec<_>>()
+        });
+        for ask in asks.into_iter().flatten() {
+            self.say(shard, ask);
+        }
+        for will in wills {
+            if let Effect::Will { client_id, epoch, message } = will {
+                self.originate(shard, client_id, epoch, message);
+            }
+        }
+        self.end_runs(shard, &self.around.directory.ended());
+    }
+
+    fn resign(&self, shard: ShardId) {
+        let led = self.hosted.borrow_mut().get_mut(&shard).and_then(|hosted| hosted.leader.take());
+        if let Some(leader) = led {
+            tracing::info!(shard = shard.0, term = leader.term, "no longer leads");
+            self.around.announcer.resign(shard, leader.term);
+        }
+    }
+
+    /// Tells the shard of runs that are over, unless it knows.
+    fn end_runs(&self, shard: ShardId, origins: &[Origin]) {
+        let unknown: Vec<Origin> = self
+            .with_led(shard, |group, _| {
+                group.with(|state| origins.iter().copied().filter(|origin| state.may_act(*origin)).collect())
+            })
+            .unwrap_or_default();
+        for origin in unknown {
+            self.push(shard, Command::NodeGone(origin), Waiter::Nobody);
+        }
+    }
+
+    fn led(&self) -> Vec<ShardId> {
+        let hosted = self.hosted.borrow();
+        hosted.iter().filter(|(_, hosted)| hosted.leader.is_some()).map(|(shard, _)| *shard).collect()
+    }
+
+    async fn follow_leadership(self: Rc<Self>, shard: ShardId, group: Group<Shard>) {
+        let mut leadership = group.leadership();
+        loop {
+            let now = leadership.borrow_and_update().clone();
+            let leading = self.with_led(shard, |_, leader| leader.term);
+            if leading.is_some_and(|term| !now.ready || term != now.term) {
+                self.resign(shard);
+            }
+            if now.ready && leading != Some(now.term) {
+                self.lead(shard, now.term);
+            }
+            if leadership.changed().await.is_err() {
+                self.resign(shard);
+                return;
+            }
+        }
+    }
+}
+
+impl Shards for ShardRooms {
+    fn worker(&self, message: ToCluster) {
+        match message {
+            ToCluster::Open(open) => {
+                let connection = open.connection;
+                match self.shard_of(&open.client_id) {
+                    Some(shard) => self.push(shard, Command::Open(open), Waiter::Open(connection)),
+                    None => self.refuse(Waiter::Open(connection)),
+                }
+            }
+            ToCluster::Close(close) => {
+                if let Some(shard) = self.shard_of(&close.client_id) {
+                    self.push(shard, Command::Close(close), Waiter::Nobody);
+                }
+            }
+            ToCluster::Subscribe { connection, token, client_id, epoch, subscriptions } => {
+                let waiter = Waiter::Subscribe { connection, token };
+                match self.shard_of(&client_id) {
+                    Some(shard) => self.push(shard, Command::Subscribe { client_id, epoch, subscriptions }, waiter),
+                    None => self.refuse(waiter),
+                }
+            }
+            ToCluster::Unsubscribe { connection, token, client_id, epoch, filters } => {
+                let waiter = Waiter::Subscribe { connection, token };
+                match self.shard_of(&client_id) {
+                    Some(shard) => self.push(shard, Command::Unsubscribe { client_id, epoch, filters }, waiter),
+                    None => self.refuse(waiter),
+                }
+            }
+            ToCluster::Publish { connection, token, message, targets } => {
+                let counted = message.qos > QoS::AtMostOnce;
+                let origin = counted.then_some(PublishOrigin::Client { connection, token });
+                self.publish(origin, message, &targets);
+            }
+            ToCluster::Originated { token, message, targets } => {
+                let will = self.publishes.borrow_mut().remove(&token);
+                if let Some(will) = will {
+                    self.publish(Some(will.origin), message, &targets);
+                }
+            }
+            ToCluster::Acknowledge { client_id, epoch, acks } => {
+                if let Some(shard) = self.shard_of(&client_id) {
+                    self.push(shard, Command::Acknowledge { client_id, epoch, acks }, Waiter::Nobody);
+                }
+            }
+            ToCluster::Attached { client_id, epoch, sent_to } => {
+                let Some(shard) = self.shard_of(&client_id) else { return };
+                let leader = self.clients.borrow().get(&shard).and_then(|client| client.leader);
+                if let Some((leader, _)) = leader.or_else(|| self.around.directory.leader(shard)) {
+                    self.send(leader, ShardFrame::Attached { shard, client_id, epoch, sent_to });
+                }
+            }
+            ToCluster::Route { .. }
+            | ToCluster::Settle { .. }
+            | ToCluster::RoutesApplied { .. }
+            | ToCluster::Connections { .. } => {
+                debug_assert!(false, "routes and figures are the cluster's");
+            }
+        }
+    }
+
+    fn start(&self, shard: ShardId) -> LocalFuture<io::Result<Rc<dyn Replica>>> {
+        let Some(rooms) = self.me.upgrade() else {
+            return Box::pin(std::future::ready(Err(io::Error::other("the node is ending"))));
+        };
+        Box::pin(async move {
+            rooms.hosted.borrow_mut().insert(shard, Hosted { group: None, leader: None });
+            let sink = {
+                let me = rooms.me.clone();
+                Rc::new(move |position, effects| {
+                    if let Some(rooms) = me.upgrade() {
+                        rooms.applied(shard, position, effects);
+                    }
+                })
+            };
+            let group_id = GroupId::of_shard(shard);
+            let group = Group::start(
+                rooms.around.mesh.me().node,
+                group_id,
+                Shard::default(),
+                rooms.around.log.group(group_id),
+                rooms.around.transport.clone(),
+                rooms.around.settings,
+                sink,
+            )
+            .await?;
+            if let Some(hosted) = rooms.hosted.borrow_mut().get_mut(&shard) {
+                hosted.group = Some(group.clone());
+            }
+            let replica = replica_of(&group);
+            rooms.around.tasks.spawn(rooms.clone().follow_leadership(shard, group));
+            Ok(replica)
+        })
+    }
+
+    fn stopped(&self, shard: ShardId) {
+        self.resign(shard);
+        self.hosted.borrow_mut().remove(&shard);
+    }
+
+    fn link_up(&self, peer: Origin) {
+        for client in self.clients.borrow_mut().values_mut() {
+            if client.leader.is_some_and(|(leader, _)| leader == peer.node) {
+                client.rewind();
+            }
+        }
+        for shard in self.led() {
+            let asks = self.with_led(shard, |group, leader| {
+                leader.deliveries.forget_node(peer);
+                let attached = group.with(Shard::all_attached);
+                let theirs = attached.iter().filter(|attached| attached.holder.origin == peer);
+                theirs.map(|attached| leader.deliveries.ask(attached)).collect::<Vec<_>>()
+            });
+            for ask in asks.into_iter().flatten() {
+                self.say(shard, ask);
+            }
+        }
+        self.work.notify_one();
+    }
+
+    fn link_down(&self, peer: Origin) {
+        for shard in self.led() {
+            self.with_led(shard, |_, leader| leader.deliveries.forget_node(peer));
+        }
+    }
+
+    fn frame(&self, from: Origin, frame: Bytes) {
+        match ShardFrame::decode(&frame) {
+            Some(frame) => self.handle(from, frame),
+            None => tracing::warn!(node = %from.node, "a frame of an unknown version was passed over"),
+        }
+    }
+
+    fn leader_known(&self, shard: ShardId, leader: NodeId, term: u64) {
+        self.clients.borrow_mut().entry(shard).or_default().leader_known(leader, term);
+        self.work.notify_one();
+    }
+
+    fn ended(&self, origins: &[Origin]) {
+        for shard in self.led() {
+            self.end_runs(shard, origins);
+        }
+    }
+
+    fn begin_run(&self) {
+        let waiters: Vec<Waiter> = self.clients.borrow_mut().values_mut().flat_map(ShardClient::reset).collect();
+        for waiter in waiters {
+            self.refuse(waiter);
+        }
+        for shard in self.led() {
+            self.end_runs(shard, &self.around.directory.ended());
+        }
+    }
+
+    fn forwarded(&self, key: u64, reached: bool) {
+        self.publish_part(key, u32::from(reached), None);
+    }
+
+    fn sessions(&self) -> u64 {
+        let hosted = self.hosted.borrow();
+        let led = hosted.values().filter(|hosted| hosted.leader.is_some());
+        led.filter_map(|hosted| hosted.group.as_ref())
+            .map(|group| group.with(|state| state.totals().persistent_sessions as u64))
+            .sum()
+    }
+}

@@ -1,0 +1,165 @@
+//! One client's connection: its stream, what was read and not yet understood, what is to be written.
+//!
+//! It reads when the socket is ready, into its worker's scratch buffer, and keeps only a packet that isn't whole; it
+//! writes once per turn. Deliberately absent: what packets mean (`worker` and `session`), and any timer of its own.
+
+mod input;
+mod layout;
+mod output;
+mod stream;
+
+use std::task::Waker;
+
+use crate::identity::ClientId;
+use crate::protocol::Version;
+use crate::session::Session;
+
+pub use input::{Chunk, Input};
+pub use layout::{Content, Form, Layouts, Payload, packet_bytes};
+pub use output::{Output, Spares};
+pub use stream::{Duplex, Stream};
+
+/// A connection in its worker's table.
+pub struct Connection {
+    /// Tells it apart from others that used the same place.
+    pub generation: u32,
+    /// Where it stands.
+    pub state: State,
+    /// The byte stream.
+    pub stream: Stream,
+    /// What was read and not yet understood.
+    pub input: Input,
+    /// What is to be written.
+    pub output: Output,
+    /// Wakes the task that reads.
+    pub waker: Option<Waker>,
+    /// The tick at which something was last read.
+    pub heard: u32,
+    /// Ticks without a packet after which it ends; 0 for never.
+    pub silence_ticks_max: u32,
+    /// Among those that the worker will flush this turn.
+    pub dirty: bool,
+    /// The socket took less than all: its task is woken when it takes more.
+    pub blocked: bool,
+    /// Why nothing is read.
+    pub pauses: Pauses,
+    /// The listener lets anybody in.
+    pub anonymous: bool,
+    /// How it takes part in slowing publishers down, once it does.
+    pub congestion: Option<Box<Congestion>>,
+}
+
+/// Where a connection stands.
+pub enum State {
+    /// CONNECT has not come.
+    Connecting,
+    /// CONNECT waits for its shard.
+    Opening(Box<Opening>),
+    /// A session.
+    Open(Box<Session>),
+    /// The last packet is on its way out, then what the client still sends is ignored until it closes too: closing
+    /// before that could destroy the last packet.
+    Closing {
+        /// The last packet has left and the stream is shut for writing.
+        shut: bool,
+    },
+    /// The client has gone while CONNECT waited for its shard; only the place is left, to close the session.
+    Orphan(ClientId),
+}
+
+/// What CONNECT said, until its shard answers.
+pub struct Opening {
+    /// The client id.
+    pub client_id: ClientId,
+    /// It was assigned by the server and must be told.
+    pub assigned: bool,
+    /// Of the protocol.
+    pub version: Version,
+    /// Of the client, within the worker's limit.
+    pub receive_maximum: u16,
+    /// Of the client.
+    pub packet_bytes_max: u32,
+    /// Seconds the session outlives its connection.
+    pub session_expiry_seconds: u32,
+    /// Seconds; 0 for none.
+    pub keep_alive_seconds: u16,
+}
+
+/// Why a connection isn't read. Each is lifted by whoever set it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pauses(u8);
+
+impl Pauses {
+    /// CONNECT waits for its shard.
+    pub const OPENING: u8 = 1;
+    /// Too many publishes aren't acknowledged.
+    pub const RECEIPTS: u8 = 2;
+    /// Too many SUBSCRIBEs aren't answered.
+    pub const AWAITED: u8 = 4;
+    /// A receiver of its messages doesn't keep up.
+    pub const RECEIVER: u8 = 8;
+    /// Another worker doesn't keep up.
+    pub const PEER: u8 = 16;
+
+    /// Whether it may be read.
+    pub fn none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Adds a reason.
+    pub fn set(&mut self, reason: u8) {
+        self.0 |= reason;
+    }
+
+    /// Lifts a reason. True if it was the last.
+    pub fn lift(&mut self, reason: u8) -> bool {
+        let before = self.0;
+        self.0 &= !reason;
+        before != 0 && self.0 == 0
+    }
+}
+
+/// A receiver that doesn't keep up: for a moment its publishers wait for it, then it is on its own.
+#[derive(Debug, Default)]
+pub struct Congestion {
+    /// Publishers that aren't read until this drains: slot and generation.
+    pub publishers: Vec<(u32, u32)>,
+    /// The moment is over: what doesn't fit is dropped, and nobody waits.
+    pub slow: bool,
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    pub fn new(generation: u32, stream: Stream, anonymous: bool, tick: u32) -> Connection {
+        Connection {
+            generation,
+            state: State::Connecting,
+            stream,
+            input: Input::default(),
+            output: Output::default(),
+            waker: None,
+            heard: tick,
+            silence_ticks_max: 0,
+            dirty: false,
+            blocked: false,
+            pauses: Pauses::default(),
+            anonymous,
+            congestion: None,
+        }
+    }
+
+    /// The session, if it has one.
+    pub fn session(&mut self) -> Option<&mut Session> {
+        match &mut self.state {
+            State::Open(session) => Some(session),
+            _ => None,
+        }
+    }
+
+    /// Lets its task run.
+    pub fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}

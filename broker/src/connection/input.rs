@@ -1,0 +1,136 @@
+//! Reading: into the worker's scratch buffer, keeping between two reads only what could not be processed yet.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+
+use super::stream::Stream;
+use crate::limits::LARGE_PACKET_BYTES_MIN;
+
+/// What was read from a connection and not yet processed.
+#[derive(Debug, Default)]
+pub enum Input {
+    /// Nothing: how an idle connection is.
+    #[default]
+    Empty,
+    /// The beginning of a packet.
+    Partial(Vec<u8>),
+    /// Packets that came while the connection was paused, and perhaps the beginning of one.
+    Unprocessed(Vec<u8>),
+    /// The beginning of a packet so large that it is gathered in a buffer of its own, which its payload then shares.
+    Large {
+        /// What has come.
+        buffer: Vec<u8>,
+        /// How long the packet is.
+        total: usize,
+    },
+}
+
+/// What there is to process.
+pub enum Chunk {
+    /// The client has ended the stream.
+    End,
+    /// That many bytes of the scratch buffer.
+    Scratch(usize),
+    /// One whole packet.
+    Packet(Bytes),
+}
+
+impl Chunk {
+    /// Bytes to process.
+    pub fn len(&self) -> usize {
+        match self {
+            Chunk::End => 0,
+            Chunk::Scratch(count) => *count,
+            Chunk::Packet(packet) => packet.len(),
+        }
+    }
+}
+
+impl Input {
+    /// Bytes kept.
+    pub fn len(&self) -> usize {
+        match self {
+            Input::Empty => 0,
+            Input::Partial(bytes) | Input::Unprocessed(bytes) => bytes.len(),
+            Input::Large { buffer, .. } => buffer.len(),
+        }
+    }
+
+    /// Reads once. Must not be called while [`Input::Unprocessed`].
+    pub fn poll_read(
+        &mut self,
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<io::Result<Chunk>> {
+        match self {
+            Input::Empty => {
+                let count = ready!(stream.poll_read(context, scratch))?;
+                Poll::Ready(Ok(match count {
+                    0 => Chunk::End,
+                    count => Chunk::Scratch(count),
+                }))
+            }
+            Input::Partial(kept) | Input::Unprocessed(kept) => {
+                let before = kept.len();
+                let count = ready!(stream.poll_read(context, &mut scratch[before..]))?;
+                if count == 0 {
+                    return Poll::Ready(Ok(Chunk::End));
+                }
+                scratch[..before].copy_from_slice(kept);
+                *self = Input::Empty;
+                Poll::Ready(Ok(Chunk::Scratch(before + count)))
+            }
+            Input::Large { buffer, total } => loop {
+                let missing = (*total - buffer.len()).min(scratch.len());
+                let count = ready!(stream.poll_read(context, &mut scratch[..missing]))?;
+                if count == 0 {
+                    return Poll::Ready(Ok(Chunk::End));
+                }
+                buffer.extend_from_slice(&scratch[..count]);
+                if buffer.len() == *total {
+                    let packet = std::mem::take(buffer);
+                    *self = Input::Empty;
+                    return Poll::Ready(Ok(Chunk::Packet(packet.into())));
+                }
+            },
+        }
+    }
+
+    /// Keeps the beginning of a packet, of which the whole length is known if its header is there.
+    pub fn keep_partial(&mut self, bytes: &[u8], total: Option<usize>) {
+        *self = match total {
+            _ if bytes.is_empty() => Input::Empty,
+            Some(total) if total >= LARGE_PACKET_BYTES_MIN => {
+                // It grows with what comes: the announced length alone costs the client nothing.
+                let mut buffer = Vec::with_capacity(total.min(2 * LARGE_PACKET_BYTES_MIN));
+                buffer.extend_from_slice(bytes);
+                Input::Large { buffer, total }
+            }
+            _ => Input::Partial(bytes.to_vec()),
+        };
+    }
+
+    /// Keeps what a pause leaves unprocessed.
+    pub fn keep_unprocessed(&mut self, bytes: &[u8]) {
+        *self = if bytes.is_empty() {
+            Input::Empty
+        } else {
+            Input::Unprocessed(bytes.to_vec())
+        };
+    }
+
+    /// Takes what a pause left unprocessed.
+    pub fn take_unprocessed(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Input::Unprocessed(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Input::Empty;
+                Some(bytes)
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What is to be written to one client, as encoded packets, until its socket takes them.
+//!
+//! Small packets are copied one after another into one buffer; a large payload stays where it is, shared by every
+//! client it goes to, and is named by its place between the copied bytes. A connection with nothing to write holds no
+//! buffer: full ones come from the worker's [`Spares`] and go back to them.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+
+use super::stream::Stream;
+use crate::limits::{SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX, WRITE_SLICES_MAX};
+
+/// Encoded packets on their way to one client.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// The copied bytes; those before `written` have left.
+    copied: Vec<u8>,
+    written: usize,
+    /// Payloads that aren't copied, each with the place in `copied` that it follows.
+    shared: VecDeque<(usize, Bytes)>,
+    /// Bytes in `shared`.
+    shared_bytes: usize,
+}
+
+impl Output {
+    /// Bytes to write.
+    pub fn len(&self) -> usize {
+        self.copied.len() - self.written + self.shared_bytes
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.copied.is_empty() && self.shared.is_empty()
+    }
+
+    /// Where to append small packets.
+    pub fn buffer(&mut self, spares: &mut Spares) -> &mut Vec<u8> {
+        if self.copied.capacity() == 0 {
+            self.copied = spares.take();
+        }
+        &mut self.copied
+    }
+
+    /// Appends a payload without copying it.
+    pub fn share(&mut self, payload: Bytes) {
+        if payload.is_empty() {
+            return;
+        }
+        self.shared_bytes += payload.len();
+        self.shared.push_back((self.copied.len(), payload));
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self, spares: &mut Spares) {
+        spares.give_back(std::mem::take(&mut self.copied));
+        *self = Output::default();
+    }
+
+    /// Writes until all is written or the stream takes no more; returns the bytes written. [`Poll::Pending`] never
+    /// comes: whether something is left, [`Output::is_empty`] says.
+    pub fn write_to(
+        &mut self,
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+        spares: &mut Spares,
+    ) -> io::Result<usize> {
+        let mut total = 0;
+        while !self.is_empty() {
+            let result = if self.shared.is_empty() {
+                stream.poll_write(context, &[IoSlice::new(&self.copied[self.written..])])
+            } else {
+                self.write_gathered(stream, context)
+            };
+            match result {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => {
+                    total += count;
+                    self.advance(count, spares);
+                }
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+        }
+        Ok(total)
+    }
+
+    fn write_gathered(
+        &self,
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+        let mut used = 0;
+        let mut add = |bytes| {
+            if used < WRITE_SLICES_MAX && !<[u8]>::is_empty(bytes) {
+                slices[used] = IoSlice::new(bytes);
+                used += 1;
+            }
+        };
+        let mut from = self.written;
+        // Each payload needs at most two slices.
+        for (at, payload) in self.shared.iter().take(WRITE_SLICES_MAX / 2) {
+            add(&self.copied[from..*at]);
+            add(payload);
+            from = *at;
+        }
+        if self.shared.len() < WRITE_SLICES_MAX / 2 {
+            add(&self.copied[from..]);
+        }
+        stream.poll_write(context, &slices[..used])
+    }
+
+    fn advance(&mut self, mut count: usize, spares: &mut Spares) {
+        while let Some((at, payload)) = self.shared.front_mut() {
+            let before = (*at - self.written).min(count);
+            self.written += before;
+            count -= before;
+            let taken = count.min(payload.len());
+            payload.advance(taken);
+            self.shared_bytes -= taken;
+            count -= taken;
+            if self.written < *at || !payload.is_empty() {
+                return;
+            }
+            self.shared.pop_front();
+        }
+        self.written += count;
+        debug_assert!(self.written <= self.copied.len());
+        if self.written == self.copied.len() {
+            self.clear(spares);
+        } else if self.written > self.copied.len() / 2 {
+            self.copied.drain(..self.written);
+            self.written = 0;
+        }
+    }
+}
+
+/// Buffers that were written out, for the next connections that have something to write.
+#[derive(Debug, Default)]
+pub struct Spares(Vec<Vec<u8>>);
+
+impl Spares {
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn give_back(&mut self, mut buffer: Vec<u8>) {
+        let worth_keeping = 1..=SPARE_BUFFER_BYTES_MAX;
+        if worth_keeping.contains(&buffer.capacity()) && self.0.len() < SPARE_BUFFERS_MAX {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use proptest::prelude::*;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_appended_comes_out_in_order_whatever_the_socket_takes(
+            parts in prop::collection::vec((any::<bool>(), 0_usize..40), 1..80),
+            capacity in 1_usize..64,
+        ) {
+            let (client, server) = tokio::io::duplex(capacity);
+            let mut client = client;
+            let mut stream = Stream::other(server);
+            let mut context = Context::from_waker(Waker::noop());
+            let mut spares = Spares::default();
+            let mut output = Output::default();
+            let mut expected = Vec::new();
+            let mut received = Vec::new();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut read = |received: &mut Vec<u8>, expected: &[u8], output: &mut Output, spares: &mut Spares| {
+                output.write_to(&mut stream, &mut context, spares).unwrap();
+                let left = expected.len() - received.len() - output.len();
+                let mut chunk = vec![0; left];
+                runtime.block_on(client.read_exact(&mut chunk)).unwrap();
+                received.extend(chunk);
+            };
+            for (number, (shared, length)) in parts.into_iter().enumerate() {
+                let bytes = vec![number as u8; length];
+                expected.extend(&bytes);
+                if shared {
+                    output.share(bytes.into());
+                } else {
+                    output.buffer(&mut spares).extend(&bytes);
+                }
+                if number % 3 == 0 {
+                    read(&mut received, &expected, &mut output, &mut spares);
+                }
+            }
+            while received.len() < expected.len() {
+                read(&mut received, &expected, &mut output, &mut spares);
+            }
+            prop_assert_eq!(received, expected);
+            prop_assert_eq!(output.len(), 0);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::door::RouteOwner;
+use crate::identity::{NodeId, ShardId};
+use crate::message::QoS;
+
+/// Section 4.7 word by word, one filter at a time.
+fn matches_naively(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && (filter.starts_with('+') || filter.starts_with('#')) {
+        return false;
+    }
+    let mut topic_levels = topic.split('/');
+    for level in filter.split('/') {
+        match (level, topic_levels.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (level, Some(topic_level)) if level == topic_level => {}
+            _ => return false,
+        }
+    }
+    topic_levels.next().is_none()
+}
+
+fn level() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => "[ab]{1,2}",
+        1 => Just(String::new()),
+        1 => Just("$SYS".to_owned()),
+    ]
+}
+
+fn topic() -> impl Strategy<Value = String> {
+    prop::collection::vec(level(), 1..6).prop_map(|levels| levels.join("/"))
+}
+
+fn filter() -> impl Strategy<Value = String> {
+    let level = prop_oneof![3 => level(), 1 => Just("+".to_owned())];
+    (prop::collection::vec(level, 0..6), any::<bool>()).prop_map(|(mut levels, rest)| {
+        if rest || levels.is_empty() {
+            levels.push("#".to_owned());
+        }
+        levels.join("/")
+    })
+}
+
+fn matched<T: Clone + Ord>(trie: &Trie<T>, topic: &str) -> Vec<T> {
+    let mut found = Vec::new();
+    trie.for_each_match(topic, |_, value| found.push(value.clone()));
+    found.sort();
+    found
+}
+
+#[test]
+fn the_examples_of_the_standard_hold() {
+    let cases = [
+        ("sport/tennis/player1/#", "sport/tennis/player1", true),
+        ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+        ("sport/#", "sport", true),
+        ("sport/tennis/+", "sport/tennis/player1", true),
+        ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+        ("sport/+", "sport", false),
+        ("sport/+", "sport/", true),
+        ("+/+", "/finance", true),
+        ("/+", "/finance", true),
+        ("+", "/finance", false),
+        ("#", "$SYS/monitor", false),
+        ("+/monitor/Clients", "$SYS/monitor/Clients", false),
+        ("$SYS/#", "$SYS/monitor/Clients", true),
+        ("$SYS/monitor/+", "$SYS/monitor/Clients", true),
+        ("ACCOUNTS", "Accounts", false),
+    ];
+    for (filter, topic, expected) in cases {
+        let mut trie = Trie::new();
+        trie.insert(filter, ());
+        assert_eq!(matched(&trie, topic).len() == 1, expected, "{filter} {topic}");
+        assert_eq!(matches_naively(filter, topic), expected, "{filter} {topic}");
+    }
+}
+
+#[test]
+fn removing_every_filter_leaves_nothing_behind() {
+    let mut trie = Trie::new();
+    let filters = ["a/b/c/d", "a/b", "a/b/#", "a/+/c", "#", "+", "$x/y", "/", ""];
+    for (number, filter) in filters.iter().enumerate() {
+        assert_eq!(trie.insert(filter, number), None);
+        assert_eq!(trie.insert(filter, number), Some(number));
+    }
+    for (number, filter) in filters.iter().enumerate() {
+        assert_eq!(trie.remove(filter), Some(number), "{filter}");
+        assert_eq!(trie.remove(filter), None, "{filter}");
+    }
+    assert!(trie.is_empty());
+    assert_eq!(trie.nodes_used(), 2, "the two roots");
+}
+
+#[test]
+fn a_topic_of_the_greatest_depth_is_walked() {
+    let mut trie = Trie::new();
+    trie.insert(&vec!["+"; 32_768].join("/"), 1);
+    trie.insert("#", 2);
+    assert_eq!(matched(&trie, &"/".repeat(32_767)), vec![1, 2]);
+}
+
+#[test]
+fn a_subscriber_is_held_once_and_by_its_own_slot() {
+    let mut router = Router::default();
+    let subscriber = |slot, qos| Subscriber {
+        slot,
+        identifier: 0,
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        persistent: false,
+    };
+    assert!(router.subscribe("a/+", subscriber(7, QoS::AtMostOnce)));
+    assert!(!router.subscribe("a/+", subscriber(3, QoS::AtMostOnce)));
+    assert!(!router.subscribe("a/+", subscriber(7, QoS::AtLeastOnce)));
+    let found = router.find("a/b").local().next().unwrap();
+    assert_eq!(
+        found.iter().map(|s| (s.slot, s.qos)).collect::<Vec<_>>(),
+        [(3, QoS::AtMostOnce), (7, QoS::AtLeastOnce)]
+    );
+    assert!(!router.unsubscribe("a/+", 3));
+    assert!(!router.unsubscribe("a/+", 3));
+    assert!(router.unsubscribe("a/+", 7));
+    assert_eq!(router.find("a/b").local().len(), 0);
+}
+
+proptest! {
+    #[test]
+    fn the_trie_agrees_with_the_naive_matcher(
+        steps in prop::collection::vec((filter(), any::<bool>()), 1..60),
+        topics in prop::collection::vec(topic(), 1..20),
+    ) {
+        let mut trie = Trie::new();
+        let mut model = BTreeMap::new();
+        for (number, (filter, insert)) in steps.into_iter().enumerate() {
+            if insert {
+                prop_assert_eq!(trie.insert(&filter, number), model.insert(filter, number));
+            } else {
+                prop_assert_eq!(trie.remove(&filter), model.remove(&filter));
+            }
+            for (filter, value) in &model {
+                prop_assert_eq!(trie.get(filter), Some(value));
+            }
+        }
+        for topic in topics {
+            let mut expected: Vec<usize> = model
+                .iter()
+                .filter(|(filter, _)| matches_naively(filter, &topic))
+                .map(|(_, value)| *value)
+                .collect();
+            expected.sort();
+            prop_assert_eq!(matched(&trie, &topic), expected, "{}", topic);
+        }
+        let mut listed = BTreeMap::new();
+        trie.for_each(|filter, value| { listed.insert(filter.to_owned(), *value); });
+        prop_assert_eq!(&listed, &model);
+        for filter in model.keys() {
+            trie.remove(filter);
+        }
+        prop_assert_eq!(trie.nodes_used(), 2);
+    }
+
+    #[test]
+    fn a_remembered_answer_is_never_stale(
+        steps in prop::collection::vec((filter(), 0_u8..6, any::<bool>()), 1..60),
+        topics in prop::collection::vec(topic(), 1..6),
+    ) {
+        let mut router = Router::default();
+        let mut local = BTreeSet::new();
+        let mut routes = BTreeSet::new();
+        for (filter, who, wanted) in steps {
+            let owner = match who {
+                0 => RouteOwner::Worker(1),
+                1 => RouteOwner::Node(NodeId(9)),
+                2 => RouteOwner::Shard(ShardId(4)),
+                _ => {
+                    let slot = u32::from(who);
+                    if wanted {
+                        let options = Default::default();
+                        router.subscribe(&filter, Subscriber::new(slot, &options, false));
+                        local.insert((filter, slot));
+                    } else {
+                        router.unsubscribe(&filter, slot);
+                        local.remove(&(filter, slot));
+                    }
+                    continue;
+                }
+            };
+            router.apply(&RouteChange { owner, filter: filter.as_str().into(), wanted });
+            if wanted { routes.insert((filter, owner)); } else { routes.remove(&(filter, owner)); }
+            for topic in &topics {
+                let found = router.find(topic);
+                let mut slots: Vec<u32> = found.local().flatten().map(|s| s.slot).collect();
+                slots.sort();
+                let mut expected: Vec<u32> = local.iter()
+                    .filter(|(filter, _)| matches_naively(filter, topic))
+                    .map(|(_, slot)| *slot)
+                    .collect();
+                expected.sort();
+                prop_assert_eq!(slots, expected, "{}", topic);
+                let targets: BTreeSet<RouteOwner> = found.targets().iter().copied().collect();
+                prop_assert_eq!(targets.len(), found.targets().len());
+                let expected: BTreeSet<RouteOwner> = routes.iter()
+                    .filter(|(filter, _)| matches_naively(filter, topic))
+                    .map(|(_, owner)| *owner)
+                    .collect();
+                prop_assert_eq!(targets, expected, "{}", topic);
+            }
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! The state of a shard, and what each command does to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::command::*;
+use super::queue::{Queued, size};
+use super::session::{Attached, Session};
+use super::streams::{Expected, Streams};
+use super::wills::Wills;
+use crate::identity::{ClientId, Map, Origin};
+use crate::limits;
+use crate::message::{Message, QoS, SubscriptionOptions};
+use crate::router::Trie;
+
+/// Seconds of a session that never expires (section 3.1.2.11.2).
+const NEVER: u32 = u32::MAX;
+
+/// The state of one shard.
+#[derive(Default)]
+pub struct Shard {
+    /// Never goes back.
+    pub(super) now_ms: u64,
+    pub(super) streams: Streams,
+    pub(super) epochs: u64,
+    pub(super) sessions: Map<ClientId, Session>,
+    pub(super) wills: Wills,
+    pub(super) dropped_queue_full: u64,
+    /// Persistent subscriptions with QoS above 0: who, and how.
+    matching: Trie<BTreeMap<ClientId, SubscriptionOptions>>,
+    /// Sessions to delete, by time.
+    expiries: BTreeSet<(u64, ClientId)>,
+    queued_items: usize,
+    queued_bytes: usize,
+    persistent: usize,
+}
+
+/// Figures of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Sessions that outlive their connection.
+    pub persistent_sessions: usize,
+    /// Client ids that are held, persistent or not.
+    pub connected: usize,
+    /// Messages in queues, counted once per queue.
+    pub queued_items: usize,
+    /// Bytes of them.
+    pub queued_bytes: usize,
+    /// Messages that were not queued because a queue was full.
+    pub dropped_queue_full: u64,
+}
+
+impl Shard {
+    /// Applies a batch, in order. Never fails: what can't be done is answered.
+    pub fn apply_entry(&mut self, entry: Entry, effects: &mut Vec<Effect>) {
+        self.now_ms = self.now_ms.max(entry.now_ms);
+        for numbered in entry.commands {
+            self.numbered(numbered, effects);
+        }
+        self.pass_time(effects);
+    }
+
+    fn numbered(&mut self, Numbered { origin, seq, command }: Numbered, effects: &mut Vec<Effect>) {
+        let outcome = match self.streams.expected(origin) {
+            Expected::Nothing => Outcome::Refused(Refusal::Unavailable),
+            Expected::Next(next) if seq < next => self.answer_again(origin, &command, effects),
+            // A gap: the leader should have refused it. Not applied, not answered: its origin sends it again in order.
+            Expected::Next(next) if seq > next => return,
+            Expected::Next(_) => {
+                if let Some(earlier) = self.streams.advance(origin, seq) {
+                    self.end_run(earlier, effects);
+                }
+                self.command(origin, command, effects)
+            }
+        };
+        effects.push(Effect::Reply { origin, seq, outcome });
+    }
+
+    fn command(&mut self, origin: Origin, command: Command, effects: &mut Vec<Effect>) -> Outcome {
+        match command {
+            Command::Open(open) => self.open(origin, open, effects),
+            Command::Close(close) => self.close(close, effects),
+            Command::Subscribe { client_id, epoch, subscriptions } => {
+                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Outcome::Stale };
+                let mut codes = Vec::with_capacity(subscriptions.len());
+                for subscription in subscriptions {
+                    let known = session.subscriptions.contains_key(&subscription.filter);
+                    if !known && session.subscriptions.len() >= limits::SESSION_SUBSCRIPTIONS_MAX {
+                        codes.push(QUOTA_EXCEEDED);
+                        continue;
+                    }
+                    codes.push(subscription.options.qos as u8);
+                    session.subscriptions.insert(subscription.filter.clone(), subscription.options);
+                    set_matching(
+                        &mut self.matching,
+                        &subscription.filter,
+                        &client_id,
+                        Some(subscription.options),
+                        effects,
+                    );
+                }
+                Outcome::Codes(codes)
+            }
+            Command::Unsubscribe { client_id, epoch, filters } => {
+                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Outcome::Stale };
+                let mut codes = Vec::with_capacity(filters.len());
+                for filter in filters {
+                    let existed = session.subscriptions.remove(&filter).is_some();
+                    codes.push(if existed { SUCCESS } else { NO_SUBSCRIPTION_EXISTED });
+                    set_matching(&mut self.matching, &filter, &client_id, None, effects);
+                }
+                Outcome::Codes(codes)
+            }
+            Command::Publish(message) => self.publish(message, effects),
+            Command::Acknowledge { client_id, epoch, acks } => {
+                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Outcome::Stale };
+                for ack in acks {
+                    if let Some(queued) = session.queue.acknowledge(ack) {
+                        self.queued_items -= 1;
+                        self.queued_bytes -= size(&queued.message);
+                    }
+                }
+                Outcome::Done
+            }
+            Command::NodeGone(gone) => {
+                if self.streams.end(gone) {
+                    self.end_run(gone, effects);
+                }
+                Outcome::Done
+            }
+            Command::WillFired { client_id, epoch } => {
+                self.wills.fired(&client_id, epoch);
+                Outcome::Done
+            }
+            Command::Tick => Outcome::Done,
+        }
+    }
+
+    /// What a command that was applied before is answered. The state is as it left it, or newer.
+    fn answer_again(&self, origin: Origin, command: &Command, effects: &mut Vec<Effect>) -> Outcome {
+        let session = |client_id: &ClientId| self.sessions.get(client_id);
+        match command {
+            Command::Open(open) => match session(&open.client_id) {
+                Some(session) if session.holder == Some(Holder { origin, connection: open.connection }) => {
+                    // It never heard that it was opened, so it was sent nothing.
+                    effects.push(Effect::Opened(open.client_id.clone()));
+                    effects.push(Effect::Deliverable(open.client_id.clone()));
+                    opened(session)
+                }
+                _ => Outcome::Stale,
+            },
+            Command::Subscribe { client_id, epoch, subscriptions } => {
+                match session(client_id).filter(|session| session.epoch == *epoch) {
+                    None => Outcome::Stale,
+                    Some(session) => {
+                        let codes = subscriptions.iter().map(|asked| {
+                            session.subscriptions.get(&asked.filter).map_or(QUOTA_EXCEEDED, |options| options.qos as u8)
+                        });
+                        Outcome::Codes(codes.collect())
+                    }
+                }
+            }
+            Command::Unsubscribe { filters, .. } => Outcome::Codes(vec![SUCCESS; filters.len()]),
+            Command::Publish(_) => Outcome::Stored(1),
+            _ => Outcome::Done,
+        }
+    }
+
+    fn open(&mut self, origin: Origin, open: Open, effects: &mut Vec<Effect>) -> Outcome {
+        let client_id = open.client_id.clone();
+        if !self.sessions.contains_key(&client_id) && self.sessions.len() >= limits::SHARD_SESSIONS_MAX {
+            return Outcome::Refused(Refusal::Quota);
+        }
+        self.evict(&client_id, effects);
+        if open.clean_start {
+            self.delete(&client_id, effects);
+        } else {
+            self.wills.cancel(&client_id);
+        }
+        self.epochs += 1;
+        let was_present = self.sessions.contains_key(&client_id);
+        let session = self.sessions.entry(client_id.clone()).or_insert_with(|| Session {
+            client_id: client_id.clone(),
+            epoch: 0,
+            holder: None,
+            expiry_seconds: 0,
+            expires_at_ms: None,
+            receive_maximum: 0,
+            was_present: false,
+            will: None,
+            subscriptions: BTreeMap::new(),
+            queue: Default::default(),
+            sent_to: 0,
+        });
+        if let Some(at) = session.expires_at_ms.take() {
+            self.expiries.remove(&(at, client_id.clone()));
+        }
+        self.persistent -= usize::from(session.expiry_seconds > 0);
+        session.epoch = self.epochs;
+        session.holder = Some(Holder { origin, connection: open.connection });
+        session.expiry_seconds = open.session_expiry_seconds;
+        session.receive_maximum = open.receive_maximum.max(1);
+        session.was_present = was_present;
+        session.will = open.will;
+        self.persistent += usize::from(session.expiry_seconds > 0);
+        let outcome = opened(session);
+        effects.push(Effect::Opened(client_id.clone()));
+        if session.queue.next() > session.queue.first() {
+            effects.push(Effect::Deliverable(client_id));
+        }
+        outcome
+    }
+
+    /// Ends the present connection of a client id in favour of a newer one ([MQTT-3.1.4-3]).
+    fn evict(&mut self, client_id: &ClientId, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get(client_id) else { return };
+        let Some(holder) = session.holder else { return };
+        let epoch = session.epoch;
+        effects.push(Effect::Evict { client_id: client_id.clone(), holder, epoch, why: Evicted::TakenOver });
+        let sent_to = presumed_sent(session);
+        self.detach(client_id, CloseCause::WithWill, sent_to, effects);
+    }
+
+    fn close(&mut self, close: Close, effects: &mut Vec<Effect>) -> Outcome {
+        let Some(session) = held(&mut self.sessions, &close.client_id, close.epoch) else { return Outcome::Stale };
+        if let Some(expiry) = close.session_expiry_seconds {
+            self.persistent -= usize::from(session.expiry_seconds > 0);
+            session.expiry_seconds = expiry;
+            self.persistent += usize::from(expiry > 0);
+        }
+        self.detach(&close.client_id, close.cause, close.sent_to, effects);
+        self.pass_time(effects);
+        Outcome::Done
+    }
+
+    /// A connection has ended, by whatever cause. The session waits for its expiry; its will for its delay.
+    fn detach(&mut self, client_id: &ClientId, cause: CloseCause, sent_to: u64, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(client_id) else { return };
+        session.holder = None;
+        session.sent_to = session.sent_to.max(sent_to);
+        let will = session.will.take().filter(|_| cause == CloseCause::WithWill);
+        if let Some(Will { message, delay_seconds }) = will {
+            let due_ms = self.now_ms.saturating_add(u64::from(delay_seconds) * 1000);
+            self.wills.put(client_id.clone(), session.epoch, message, due_ms);
+        }
+        match session.expiry_seconds {
+            0 => self.delete(client_id, effects),
+            NEVER => self.wills.fall_due(self.now_ms, effects),
+            seconds => {
+                let at = self.now_ms.saturating_add(u64::from(seconds) * 1000);
+                session.expires_at_ms = Some(at);
+                self.expiries.insert((at, client_id.clone()));
+                self.wills.fall_due(self.now_ms, effects);
+            }
+        }
+    }
+
+    /// The session ends, and with it its subscriptions and queue; a will that waits for its delay is due.
+    fn delete(&mut self, client_id: &ClientId, effects: &mut Vec<Effect>) {
+        self.wills.hasten(client_id, self.now_ms);
+        self.wills.fall_due(self.now_ms, effects);
+        let Some(session) = self.sessions.remove(client_id) else { return };
+        for filter in session.subscriptions.keys() {
+            set_matching(&mut self.matching, filter, client_id, None, effects);
+        }
+        if let Some(at) = session.expires_at_ms {
+            self.expiries.remove(&(at, client_id.clone()));
+        }
+        self.persistent -= usize::from(session.expiry_seconds > 0);
+        self.queued_items -= session.queue.items().iter().flatten().count();
+        self.queued_bytes -= session.queue.bytes();
+    }
+
+    /// All connections of a run of a node are over.
+    fn end_run(&mut self, gone: Origin, effects: &mut Vec<Effect>) {
+        let is_held = |session: &&Session| session.holder.is_some_and(|holder| holder.origin == gone);
+        let mut lost: Vec<(ClientId, u64)> = self
+            .sessions
+            .values()
+            .filter(is_held)
+            .map(|session| (session.client_id.clone(), presumed_sent(session)))
+            .collect();
+        // The map's order is not the same on every replica.
+        lost.sort();
+        for (client_id, sent_to) in lost {
+            self.detach(&client_id, CloseCause::WithWill, sent_to, effects);
+        }
+    }
+
+    fn publish(&mut self, message: Message, effects: &mut Vec<Effect>) -> Outcome {
+        if self.queued_bytes + size(&message) > limits::SHARD_QUEUE_BYTES_MAX {
+            return Outcome::Refused(Refusal::Quota);
+        }
+        let mut matched: BTreeMap<&ClientId, (QoS, bool, Vec<u32>)> = BTreeMap::new();
+        self.matching.for_each_match(&message.topic, |_, subscribers| {
+            for (client_id, options) in subscribers {
+                if options.no_local && **client_id == *message.publisher {
+                    continue;
+                }
+                let (qos, retain, identifiers) = matched.entry(client_id).or_default();
+                *qos = (*qos).max(options.qos.min(message.qos));
+                *retain |= options.retain_as_published && message.retain;
+                identifiers.extend(options.identifier);
+            }
+        });
+        let message = Rc::new(message);
+        let mut stored = 0;
+        for (client_id, (qos, retain, mut identifiers)) in matched {
+            let Some(session) = self.sessions.get_mut(client_id) else { continue };
+            identifiers.sort_unstable();
+            let queued = Queued { message: message.clone(), qos, retain, received: false, identifiers };
+            if !session.queue.push(queued) {
+                self.dropped_queue_full += 1;
+                continue;
+            }
+            stored += 1;
+            self.queued_items += 1;
+            self.queued_bytes += size(&message);
+            if session.holder.is_some() {
+                effects.push(Effect::Deliverable(client_id.clone()));
+            }
+        }
+        Outcome::Stored(stored)
+    }
+
+    fn pass_time(&mut self, effects: &mut Vec<Effect>) {
+        while let Some((at, client_id)) = self.expiries.first().cloned() {
+            if at > self.now_ms {
+                break;
+            }
+            self.delete(&client_id, effects);
+        }
+        self.wills.fall_due(self.now_ms, effects);
+    }
+
+    /// Fills what is derived from the sessions, after a snapshot gave them.
+    pub(super) fn rebuild(&mut self) {
+        self.matching = Trie::new();
+        self.expiries.clear();
+        (self.queued_items, self.queued_bytes, self.persistent) = (0, 0, 0);
+        for session in self.sessions.values() {
+            for (filter, options) in &session.subscriptions {
+                set_matching(&mut self.matching, filter, &session.client_id, Some(*options), &mut Vec::new());
+            }
+            if let Some(at) = session.expires_at_ms {
+                self.expiries.insert((at, session.client_id.clone()));
+            }
+            self.queued_items += session.queue.items().iter().flatten().count();
+            self.queued_bytes += session.queue.bytes();
+            self.persistent += usize::from(session.expiry_seconds > 0);
+        }
+    }
+}
+
+/// What the shard's leader reads.
+impl Shard {
+    /// Which command comes next from `origin`.
+    pub fn expected(&self, origin: Origin) -> Expected {
+        self.streams.expected(origin)
+    }
+
+    /// Whether something of this run may still be here, or come: it was not ended, and no later run was heard.
+    pub fn may_act(&self, origin: Origin) -> bool {
+        self.streams.expected(origin) != Expected::Nothing
+    }
+
+    /// A session whose client is connected.
+    pub fn attached(&self, client_id: &str) -> Option<Attached> {
+        self.sessions.get(client_id)?.attached()
+    }
+
+    /// All sessions whose clients are connected and that have subscriptions or a queue.
+    pub fn all_attached(&self) -> Vec<Attached> {
+        let worth = |session: &&Session| !session.subscriptions.is_empty() || session.queue.next() > 1;
+        self.sessions.values().filter(worth).filter_map(Session::attached).collect()
+    }
+
+    /// What `client_id` has not acknowledged from queue number `from` on; at most `count`, about `bytes_max`.
+    pub fn deliveries(&self, client_id: &str, from: u64, count: usize, bytes_max: usize) -> Vec<Delivery> {
+        self.sessions
+            .get(client_id)
+            .map(|session| session.queue.deliveries(from, count, bytes_max, session.sent_to))
+            .unwrap_or_default()
+    }
+
+    /// All filters that this shard wants.
+    pub fn routes(&self) -> Vec<Arc<str>> {
+        let mut filters = Vec::with_capacity(self.matching.len());
+        self.matching.for_each(|filter, _| filters.push(Arc::from(filter)));
+        filters.sort();
+        filters
+    }
+
+    /// Wills that are due and not known to be published.
+    pub fn due_wills(&self) -> Vec<Effect> {
+        self.wills.due()
+    }
+
+    /// When a [`Command::Tick`] has something to do, in milliseconds of the shard's clock.
+    pub fn next_due_ms(&self) -> Option<u64> {
+        let expiry = self.expiries.first().map(|(at, _)| *at);
+        [expiry, self.wills.next_due_ms()].into_iter().flatten().min()
+    }
+
+    /// The time of the last entry.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// Figures.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            persistent_sessions: self.persistent,
+            connected: self.sessions.values().filter(|session| session.holder.is_some()).count(),
+            queued_items: self.queued_items,
+            queued_bytes: self.queued_bytes,
+            dropped_queue_full: self.dropped_queue_full,
+        }
+    }
+}
+
+/// SUBACK and UNSUBACK codes (sections 3.9.3 and 3.11.3).
+const SUCCESS: u8 = 0x00;
+const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
+const QUOTA_EXCEEDED: u8 = 0x97;
+
+fn held<'s>(sessions: &'s mut Map<ClientId, Session>, client_id: &str, epoch: u64) -> Option<&'s mut Session> {
+    sessions.get_mut(client_id).filter(|session| session.epoch == epoch && session.holder.is_some())
+}
+
+fn opened(session: &Session) -> Outcome {
+    let subscription = |(filter, options): (&Arc<str>, &SubscriptionOptions)| crate::message::Subscription {
+        filter: filter.clone(),
+        options: *options,
+    };
+    Outcome::Opened {
+        epoch: session.epoch,
+        session_present: session.was_present,
+        subscriptions: session.subscriptions.iter().map(subscription).collect(),
+    }
+}
+
+/// What may have been sent when nobody can say any more: as much as the client would have taken.
+fn presumed_sent(session: &Session) -> u64 {
+    (session.queue.first() + u64::from(session.receive_maximum) - 1).min(session.queue.next() - 1)
+}
+
+/// Adds, replaces or removes what a session wants of a filter; tells when the shard begins or ceases to want it.
+fn set_matching(
+    matching: &mut Trie<BTreeMap<ClientId, SubscriptionOptions>>,
+    filter: &Arc<str>,
+    client_id: &ClientId,
+    options: Option<SubscriptionOptions>,
+    effects: &mut Vec<Effect>,
+) {
+    match options.filter(|options| options.qos > QoS::AtMostOnce) {
+        Some(options) => {
+            let (_, subscribers, new) = matching.entry(filter, BTreeMap::new);
+            subscribers.insert(client_id.clone(), options);
+            if new {
+                effects.push(Effect::RouteAdded(filter.clone()));
+            }
+        }
+        None => {
+            let Some(subscribers) = matching.get_mut(filter) else { return };
+            subscribers.remove(client_id);
+            if subscribers.is_empty() {
+                matching.remove(filter);
+                effects.push(Effect::RouteRemoved(filter.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The queue of a persistent session: numbered from 1 without gaps, acknowledged in any order.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::command::{Ack, Delivery};
+use crate::limits;
+use crate::message::{Message, QoS};
+
+/// A message in a queue. The message itself is shared by all queues of the shard.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Queued {
+    pub message: Rc<Message>,
+    pub qos: QoS,
+    pub retain: bool,
+    /// PUBREC has come.
+    pub received: bool,
+    pub identifiers: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Queue {
+    /// The number of the first item.
+    first: u64,
+    /// What was acknowledged out of order is `None`.
+    items: VecDeque<Option<Queued>>,
+    bytes: usize,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Queue { first: 1, items: VecDeque::new(), bytes: 0 }
+    }
+}
+
+impl Queue {
+    /// A queue as a snapshot has it.
+    pub(super) fn restored(first: u64, items: VecDeque<Option<Queued>>) -> Queue {
+        let bytes = items.iter().flatten().map(|item| size(&item.message)).sum();
+        Queue { first, items, bytes }
+    }
+
+    pub(super) fn items(&self) -> &VecDeque<Option<Queued>> {
+        &self.items
+    }
+
+    /// The lowest number that is not acknowledged, or the next one.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The number that the next message gets.
+    pub(super) fn next(&self) -> u64 {
+        self.first + self.items.len() as u64
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// False when the queue is full: the message is not taken.
+    pub(super) fn push(&mut self, queued: Queued) -> bool {
+        let bytes = size(&queued.message);
+        if self.items.len() >= limits::SESSION_QUEUE_ITEMS_MAX || self.bytes + bytes > limits::SESSION_QUEUE_BYTES_MAX {
+            return false;
+        }
+        self.bytes += bytes;
+        self.items.push_back(Some(queued));
+        true
+    }
+
+    /// Gives what leaves the queue. Numbers that are not in it are passed over: acknowledgements may come twice.
+    pub(super) fn acknowledge(&mut self, ack: Ack) -> Option<Queued> {
+        let (Ack::Done(seq) | Ack::Received(seq) | Ack::Completed(seq)) = ack;
+        let place = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        let item = self.items.get_mut(place)?;
+        if let Ack::Received(_) = ack {
+            if let Some(queued) = item {
+                queued.received = true;
+            }
+            return None;
+        }
+        let taken = item.take()?;
+        self.bytes -= size(&taken.message);
+        while let Some(None) = self.items.front() {
+            self.items.pop_front();
+            self.first += 1;
+        }
+        Some(taken)
+    }
+
+    /// What is not acknowledged from number `from` on: at most `count`, and at least one if there is any, within
+    /// `bytes_max` of payload. `dup_to` is the highest number that may have been sent before.
+    pub(super) fn deliveries(&self, from: u64, count: usize, bytes_max: usize, dup_to: u64) -> Vec<Delivery> {
+        let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let mut deliveries = Vec::new();
+        for (place, item) in self.items.iter().enumerate().skip(skip) {
+            let Some(queued) = item else { continue };
+            bytes += size(&queued.message);
+            if deliveries.len() >= count || (bytes > bytes_max && !deliveries.is_empty()) {
+                break;
+            }
+            let seq = self.first + place as u64;
+            let message = Message { qos: queued.qos, retain: queued.retain, ..Message::clone(&queued.message) };
+            deliveries.push(Delivery {
+                seq,
+                message,
+                dup: seq <= dup_to,
+                received: queued.received,
+                identifiers: queued.identifiers.clone(),
+            });
+        }
+        deliveries
+    }
+}
+
+/// What a message counts for in the bounds of queues.
+pub(super) fn size(message: &Message) -> usize {
+    message.payload.len() + message.properties.len() + message.topic.len()
+}

@@ -1,0 +1,183 @@
+//! A shard's state as bytes: the same state gives the same bytes on every replica.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::command::{Effect, Entry, Holder, Will};
+use super::machine::Shard;
+use super::queue::{Queue, Queued};
+use super::session::Session;
+use super::streams::Streams;
+use super::wills::Wills;
+use crate::identity::ClientId;
+use crate::message::{Message, QoS, SubscriptionOptions};
+use crate::replication::StateMachine;
+
+/// In front of a snapshot.
+const VERSION: u8 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    now_ms: u64,
+    streams: Streams,
+    epochs: u64,
+    dropped_queue_full: u64,
+    wills: Wills,
+    /// Each message once, however many queues it stands in.
+    messages: Vec<Message>,
+    sessions: Vec<SessionRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionRecord {
+    client_id: ClientId,
+    epoch: u64,
+    holder: Option<Holder>,
+    expiry_seconds: u32,
+    expires_at_ms: Option<u64>,
+    receive_maximum: u16,
+    was_present: bool,
+    will: Option<Will>,
+    subscriptions: BTreeMap<Arc<str>, SubscriptionOptions>,
+    first: u64,
+    queue: Vec<Option<QueuedRecord>>,
+    sent_to: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct QueuedRecord {
+    message: usize,
+    qos: QoS,
+    retain: bool,
+    received: bool,
+    identifiers: Vec<u32>,
+}
+
+impl StateMachine for Shard {
+    type Effect = Effect;
+
+    fn apply(&mut self, index: u64, entry: &[u8], effects: &mut Vec<Effect>) {
+        match postcard::from_bytes::<Entry>(entry) {
+            Ok(entry) => self.apply_entry(entry, effects),
+            // Every replica of this version passes over it alike, so they stay equal.
+            Err(error) => tracing::error!(index, %error, "an entry of the log is not of this version; passed over"),
+        }
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let mut sessions: Vec<&Session> = self.sessions.values().collect();
+        sessions.sort_by(|a, b| a.client_id.cmp(&b.client_id));
+        let mut messages = Messages::default();
+        let sessions = sessions.into_iter().map(|session| record(session, &mut messages)).collect();
+        let state = State {
+            now_ms: self.now_ms,
+            streams: self.streams.clone(),
+            epochs: self.epochs,
+            dropped_queue_full: self.dropped_queue_full,
+            wills: self.wills.clone(),
+            messages: messages.all,
+            sessions,
+        };
+        let mut bytes = vec![VERSION];
+        // Serialising plain data to memory has no way to fail.
+        bytes.extend(postcard::to_stdvec(&state).unwrap_or_default());
+        bytes
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("shard snapshot: {why}"));
+        let state = match bytes.split_first() {
+            Some((&VERSION, rest)) => {
+                postcard::from_bytes::<State>(rest).map_err(|error| invalid(error.to_string()))?
+            }
+            Some((version, _)) => return Err(invalid(format!("version {version} is not known"))),
+            None => return Err(invalid("it is empty".into())),
+        };
+        let messages: Vec<Rc<Message>> = state.messages.into_iter().map(Rc::new).collect();
+        let mut shard = Shard::default();
+        shard.now_ms = state.now_ms;
+        shard.streams = state.streams;
+        shard.epochs = state.epochs;
+        shard.dropped_queue_full = state.dropped_queue_full;
+        shard.wills = state.wills;
+        for record in state.sessions {
+            let session = session(record, &messages).ok_or_else(|| invalid("a message is missing".into()))?;
+            shard.sessions.insert(session.client_id.clone(), session);
+        }
+        shard.rebuild();
+        *self = shard;
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Messages {
+    all: Vec<Message>,
+    places: BTreeMap<*const Message, usize>,
+}
+
+impl Messages {
+    fn place(&mut self, message: &Rc<Message>) -> usize {
+        *self.places.entry(Rc::as_ptr(message)).or_insert_with(|| {
+            self.all.push(Message::clone(message));
+            self.all.len() - 1
+        })
+    }
+}
+
+fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
+    let mut queued = |item: &Queued| QueuedRecord {
+        message: messages.place(&item.message),
+        qos: item.qos,
+        retain: item.retain,
+        received: item.received,
+        identifiers: item.identifiers.clone(),
+    };
+    SessionRecord {
+        client_id: session.client_id.clone(),
+        epoch: session.epoch,
+        holder: session.holder,
+        expiry_seconds: session.expiry_seconds,
+        expires_at_ms: session.expires_at_ms,
+        receive_maximum: session.receive_maximum,
+        was_present: session.was_present,
+        will: session.will.clone(),
+        subscriptions: session.subscriptions.clone(),
+        first: session.queue.first(),
+        queue: session.queue.items().iter().map(|item| item.as_ref().map(&mut queued)).collect(),
+        sent_to: session.sent_to,
+    }
+}
+
+fn session(record: SessionRecord, messages: &[Rc<Message>]) -> Option<Session> {
+    let queued = |item: QueuedRecord| {
+        Some(Queued {
+            message: messages.get(item.message)?.clone(),
+            qos: item.qos,
+            retain: item.retain,
+            received: item.received,
+            identifiers: item.identifiers,
+        })
+    };
+    let items = record.queue.into_iter().map(|item| match item {
+        None => Some(None),
+        Some(item) => queued(item).map(Some),
+    });
+    Some(Session {
+        client_id: record.client_id,
+        epoch: record.epoch,
+        holder: record.holder,
+        expiry_seconds: record.expiry_seconds,
+        expires_at_ms: record.expires_at_ms,
+        receive_maximum: record.receive_maximum,
+        was_present: record.was_present,
+        will: record.will,
+        subscriptions: record.subscriptions,
+        queue: Queue::restored(record.first, items.collect::<Option<_>>()?),
+        sent_to: record.sent_to,
+    })
+}

@@ -1,0 +1,79 @@
+//! What a worker counts: plain numbers, published once per tick for whoever shows them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The numbers of one worker, as it counts.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        /// The numbers of one worker, as others read them.
+        #[derive(Debug, Default)]
+        pub struct PublishedCounters {
+            $($name: AtomicU64,)*
+        }
+
+        impl PublishedCounters {
+            /// Makes `counters` readable by other threads.
+            pub fn publish(&self, counters: &Counters) {
+                $(self.$name.store(counters.$name, Ordering::Relaxed);)*
+            }
+
+            /// What was last published.
+            pub fn read(&self) -> Counters {
+                Counters {
+                    $($name: self.$name.load(Ordering::Relaxed),)*
+                }
+            }
+        }
+
+        impl Counters {
+            /// Every number with its name.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections that exist now, from accept on.
+    connections,
+    /// Sessions that are connected now.
+    sessions,
+    /// Connections accepted.
+    connections_accepted,
+    /// Connections closed because the worker had too many.
+    connections_refused,
+    /// CONNECTs refused.
+    connects_refused,
+    /// Connections ended for a malformed packet or a broken rule.
+    protocol_errors,
+    /// Connections ended because nothing came within one and a half keep-alives.
+    keep_alive_timeouts,
+    /// Bytes read.
+    bytes_received,
+    /// Bytes written.
+    bytes_sent,
+    /// PUBLISH packets read.
+    messages_received,
+    /// PUBLISH packets written.
+    messages_sent,
+    /// Dropped because a client did not keep up.
+    dropped_slow_client,
+    /// Dropped because a client does not take packets so large.
+    dropped_too_large,
+    /// Dropped because they had expired.
+    dropped_expired,
+    /// QoS 0 dropped because this node is cut off from the majority.
+    dropped_not_serving,
+    /// Messages handed to other workers.
+    forwarded_to_workers,
+    /// Messages handed to other nodes and to shards.
+    forwarded_to_cluster,
+    /// Times a publisher was not read because a receiver did not keep up.
+    publishers_slowed,
+}

@@ -1,0 +1,156 @@
+//! How connections and their sessions end.
+
+use super::core::Core;
+use super::wheel::ticks;
+use crate::connection::{Connection, Pauses, State, Stream};
+use crate::door::ToCluster;
+use crate::protocol::{Disconnect, Packet, Properties, ReasonCode, Version};
+use crate::session::Session;
+use crate::shard::{Close, CloseCause};
+
+/// How a session's connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// DISCONNECT 0x00, with the session expiry it may give.
+    Normal(Option<u32>),
+    /// DISCONNECT 0x04, with the session expiry it may give.
+    DisconnectWithWill(Option<u32>),
+    /// Anything else.
+    WithWill,
+    /// Its shard has ended it and need not be told.
+    Evicted,
+}
+
+impl Core {
+    /// Ends the session at `slot` and then its connection, telling a 5.0 client `reason`.
+    pub(super) fn close(&mut self, slot: u32, reason: Option<ReasonCode>, ending: Ending) {
+        let Some(connection) = self.table.connections.get_mut(slot as usize) else {
+            return;
+        };
+        match std::mem::replace(&mut connection.state, State::Closing { shut: false }) {
+            State::Open(session) => {
+                if let Some(reason) = reason
+                    && session.terms.version == Version::V5
+                    && !session.held
+                {
+                    let disconnect = Packet::Disconnect(Disconnect {
+                        reason,
+                        properties: Properties::default(),
+                    });
+                    let buffer = connection.output.buffer(&mut self.table.spares);
+                    disconnect.encode(Version::V5, buffer);
+                }
+                self.end_session(slot, *session, ending);
+            }
+            State::Opening(opening) => {
+                connection.state = State::Orphan(opening.client_id);
+                connection.output.clear(&mut self.table.spares);
+                connection.stream = Stream::Closed;
+                connection.wake();
+                return;
+            }
+            state @ (State::Closing { .. } | State::Orphan(..)) => {
+                connection.state = state;
+                return;
+            }
+            State::Connecting => {}
+        }
+        self.linger(slot);
+    }
+
+    /// Lets the last packet leave, and the client close, for a while.
+    pub(super) fn linger(&mut self, slot: u32) {
+        let now = self.wheel.now();
+        let deadline = now + ticks(self.table.limits.linger_ms);
+        let Some(connection) = self.table.connections.get_mut(slot as usize) else {
+            return;
+        };
+        connection.heard = now;
+        connection.pauses = Pauses::default();
+        connection.input = Default::default();
+        let timed = (slot, connection.generation);
+        if let Some(mut congestion) = connection.congestion.take() {
+            self.table.release(&mut congestion);
+        }
+        // It may be in the wheel once more, much later; then it is gone.
+        self.wheel.schedule(timed, deadline);
+        self.table.mark_dirty(slot);
+        self.flush_soon();
+    }
+
+    /// Ends the session of a connection whose stream has ended or failed, and forgets the connection.
+    pub(super) fn lost(&mut self, slot: u32) {
+        self.close(slot, None, Ending::WithWill);
+        let orphan = self
+            .table
+            .connections
+            .get(slot as usize)
+            .is_some_and(|connection| matches!(connection.state, State::Orphan(..)));
+        if !orphan {
+            self.remove(slot);
+        }
+    }
+
+    /// Forgets a connection that has no session any more.
+    pub(super) fn remove(&mut self, slot: u32) {
+        let Some(mut connection) = self.table.connections.try_remove(slot as usize) else {
+            return;
+        };
+        self.table.counters.connections -= 1;
+        connection.output.clear(&mut self.table.spares);
+        if let Some(mut congestion) = connection.congestion.take() {
+            self.table.release(&mut congestion);
+        }
+        // Its task finds its place empty and ends.
+        connection.wake();
+    }
+
+    /// Ends everything at once; nobody is told.
+    pub(super) fn close_all(&mut self) {
+        for connection in self.table.connections.drain() {
+            connection.wake();
+        }
+    }
+
+    fn end_session(&mut self, slot: u32, mut session: Session, ending: Ending) {
+        self.table.counters.sessions -= 1;
+        for subscription in session.subscriptions.iter() {
+            if self.router.unsubscribe(&subscription.filter, slot) {
+                self.announce(subscription.filter.clone(), false);
+            }
+        }
+        let (cause, session_expiry_seconds) = match ending {
+            Ending::Normal(session_expiry_seconds) => (CloseCause::Normal, session_expiry_seconds),
+            Ending::WithWill => (CloseCause::WithWill, None),
+            Ending::DisconnectWithWill(session_expiry_seconds) => {
+                (CloseCause::WithWill, session_expiry_seconds)
+            }
+            Ending::Evicted => return,
+        };
+        if let Some(acknowledge) = acknowledge(&mut session) {
+            self.tell(acknowledge);
+        }
+        self.tell(ToCluster::Close(Close {
+            client_id: session.terms.client_id.clone(),
+            epoch: session.terms.epoch,
+            cause,
+            session_expiry_seconds,
+            sent_to: session.sent_to(),
+        }));
+    }
+}
+
+/// What the client of a persistent session has acknowledged since this was last asked.
+pub(super) fn acknowledge(session: &mut Session) -> Option<ToCluster> {
+    let acks = session.take_acks();
+    (!acks.is_empty()).then(|| ToCluster::Acknowledge {
+        client_id: session.terms.client_id.clone(),
+        epoch: session.terms.epoch,
+        acks,
+    })
+}
+
+/// The stream is shut for writing once the last packet has left.
+pub(super) fn is_last_packet_out(connection: &Connection) -> bool {
+    matches!(connection.state, State::Closing { shut: false }) && connection.output.is_empty()
+}

@@ -1,0 +1,196 @@
+//! A connection's task: it reads when there is something to read, and sleeps.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::task::spawn_local;
+
+use super::Worker;
+use super::core::Core;
+use super::wheel::Timed;
+use crate::connection::{Chunk, Input, State};
+use crate::limits::SCRATCH_BYTES;
+use crate::listener::Accepted;
+use crate::protocol::{Version, decode, frame};
+
+/// Takes in a connection.
+pub(super) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
+    let anonymous = accepted.anonymous;
+    let Ok(stream) = accepted.into_stream() else {
+        return;
+    };
+    let added = worker.core.borrow_mut().add(stream, anonymous);
+    if let Some(connection) = added {
+        spawn_local(Reading {
+            worker: worker.clone(),
+            connection,
+        });
+    }
+}
+
+/// The task of one connection. It holds no buffer: what it reads goes through the worker's.
+struct Reading {
+    worker: Rc<Worker>,
+    connection: Timed,
+}
+
+impl Future for Reading {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.worker
+            .core
+            .borrow_mut()
+            .poll_connection(self.connection, context)
+    }
+}
+
+impl Core {
+    /// Reads and processes what a connection has. Ready when the connection is over.
+    fn poll_connection(&mut self, timed: Timed, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(connection) = self.table.get(timed) else {
+                return Poll::Ready(());
+            };
+            match &mut connection.waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
+            if connection.blocked {
+                connection.blocked = false;
+                self.table.mark_dirty(timed.0);
+                self.flush_soon();
+                continue;
+            }
+            match connection.state {
+                State::Orphan(_) => return Poll::Ready(()),
+                State::Closing { .. } => return self.poll_end(timed, context),
+                _ => {}
+            }
+            if !connection.pauses.none() {
+                return Poll::Pending;
+            }
+            if let Some(bytes) = connection.input.take_unprocessed() {
+                self.process(timed, &bytes, None);
+                continue;
+            }
+            match self.poll_read(timed, context) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Reads once. False if the stream is over.
+    fn poll_read(&mut self, timed: Timed, context: &mut Context<'_>) -> Poll<bool> {
+        let now = self.wheel.now();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let chunk = match self.table.get(timed) {
+            Some(connection) => {
+                let before = connection.input.len();
+                let chunk =
+                    connection
+                        .input
+                        .poll_read(&mut connection.stream, context, &mut scratch);
+                if let Poll::Ready(Ok(chunk)) = &chunk {
+                    if matches!(connection.input, Input::Large { .. }) {
+                        // A long packet over a slow line is no silence.
+                        connection.heard = now;
+                    }
+                    self.table.counters.bytes_received += chunk.len().saturating_sub(before) as u64;
+                }
+                chunk
+            }
+            None => Poll::Ready(Ok(Chunk::End)),
+        };
+        let result = match chunk {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(Chunk::Scratch(count))) => {
+                self.process(timed, &scratch[..count], None);
+                if count == SCRATCH_BYTES {
+                    // There is more, but it is the others' turn.
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                } else {
+                    Poll::Ready(true)
+                }
+            }
+            Poll::Ready(Ok(Chunk::Packet(packet))) => {
+                self.process(timed, &packet, Some(&packet));
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(Ok(Chunk::End) | Err(_)) => {
+                self.lost(timed.0);
+                Poll::Ready(false)
+            }
+        };
+        self.scratch = scratch;
+        result
+    }
+
+    /// Processes the packets in `bytes`, and keeps what is left of them. `whole` owns `bytes` if they are one packet that
+    /// came in a buffer of its own.
+    fn process(&mut self, timed: Timed, bytes: &[u8], whole: Option<&Bytes>) {
+        let packet_bytes_max = self.table.limits.packet_bytes_max as usize;
+        let now = self.wheel.now();
+        let mut at = 0;
+        loop {
+            let rest = &bytes[at..];
+            let Some(connection) = self.table.get(timed) else {
+                return;
+            };
+            let version = match &connection.state {
+                State::Open(session) => session.terms.version,
+                // CONNECT says it itself.
+                State::Connecting | State::Opening(_) => Version::V5,
+                State::Closing { .. } | State::Orphan(_) => return,
+            };
+            if !connection.pauses.none() {
+                connection.input.keep_unprocessed(rest);
+                return;
+            }
+            match decode(rest, version, packet_bytes_max) {
+                Ok(Some((packet, length))) => {
+                    connection.heard = now;
+                    at += length;
+                    self.packet(timed, packet, whole);
+                }
+                Ok(None) => {
+                    let frame = frame(rest, packet_bytes_max).ok().flatten();
+                    connection
+                        .input
+                        .keep_partial(rest, frame.map(|frame| frame.total));
+                    return;
+                }
+                Err(error) => {
+                    self.malformed(timed, rest, error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits for the client to close too, ignoring what it still sends.
+    fn poll_end(&mut self, timed: Timed, context: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let result = loop {
+            let Some(connection) = self.table.get(timed) else {
+                break Poll::Ready(());
+            };
+            match connection.stream.poll_read(context, &mut scratch) {
+                Poll::Pending => break Poll::Pending,
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(_) => {
+                    self.remove(timed.0);
+                    break Poll::Ready(());
+                }
+            }
+        };
+        self.scratch = scratch;
+        result
+    }
+}
