@@ -11,8 +11,7 @@ mod stream;
 use std::task::Waker;
 
 use crate::identity::ClientId;
-use crate::protocol::Version;
-use crate::session::Session;
+use crate::session::{Opening, Session};
 
 pub use input::{Chunk, Input};
 pub use layout::{Content, Form, Layouts, Payload, packet_bytes};
@@ -65,24 +64,6 @@ pub enum State {
     },
     /// The client has gone while CONNECT waited for its shard; only the place is left, to close the session.
     Orphan(ClientId),
-}
-
-/// What CONNECT said, until its shard answers.
-pub struct Opening {
-    /// The client id.
-    pub client_id: ClientId,
-    /// It was assigned by the server and must be told.
-    pub assigned: bool,
-    /// Of the protocol.
-    pub version: Version,
-    /// Of the client, within the worker's limit.
-    pub receive_maximum: u16,
-    /// Of the client.
-    pub packet_bytes_max: u32,
-    /// Seconds the session outlives its connection.
-    pub session_expiry_seconds: u32,
-    /// Seconds; 0 for none.
-    pub keep_alive_seconds: u16,
 }
 
 /// Why a connection isn't read. Each is lifted by whoever set it.

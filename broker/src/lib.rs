@@ -3,9 +3,11 @@
 //! The rooms, in the order a PUBLISH walks them. `ARCHITECTURE.md` has the map.
 
 pub mod cluster;
+pub mod connection;
 pub mod door;
 pub mod identity;
 pub mod limits;
+pub mod listener;
 pub mod local;
 pub mod message;
 pub mod protocol;
@@ -14,3 +16,4 @@ pub mod router;
 pub mod session;
 pub mod shard;
 pub mod storage;
+pub mod worker;

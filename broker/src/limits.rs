@@ -4,6 +4,9 @@
 /// Levels of a topic name or filter. More are refused: 0x90 Topic Name invalid, 0x8F Topic Filter invalid.
 pub const TOPIC_LEVELS_MAX: usize = 128;
 
+/// Bytes of a client id. Longer ones are refused: 0x85 Client Identifier not valid.
+pub const CLIENT_ID_BYTES_MAX: usize = 1024;
+
 /// Topics whose matches a worker remembers.
 pub const TOPIC_CACHE_TOPICS_MAX: usize = 16 * 1024;
 /// Longer topics are matched anew each time.
@@ -20,10 +23,18 @@ pub const SPARE_BUFFERS_MAX: usize = 512;
 /// Payloads from this size on are shared by the clients they go to; smaller ones are copied to each.
 pub const SHARED_PAYLOAD_BYTES_MIN: usize = 4 * 1024;
 
+/// Connections that the system keeps until they are accepted.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// Milliseconds from a failed accept to the next.
+pub const ACCEPT_RETRY_MS: u64 = 20;
 /// Accepted connections on their way to a worker. At the bound the listener waits.
 pub const ACCEPTED_MAX: usize = 1024;
+/// How often in one turn a client's output is filled again from what waits for it.
+pub const PUMPS_PER_TURN_MAX: usize = 4;
 /// Milliseconds of one tick of a worker's timer: how exactly keep-alive and time-outs are kept.
 pub const TICK_MS: u64 = 100;
+/// Milliseconds that clients stay connected to a node that has lost the majority, in case it comes back (K3).
+pub const CUT_OFF_MS: u64 = 1_000;
 /// Ticks of one turn of a worker's timer wheel.
 pub const WHEEL_TICKS: u32 = 1024;
 /// Bytes of a worker's read buffer: how much is read from a connection at once.

@@ -13,6 +13,8 @@ mod raft;
 mod runtime;
 
 #[cfg(test)]
+mod suite;
+#[cfg(test)]
 mod tests;
 
 pub use group::{ChangeError, Group, Leadership, ProposeError, Settings, Standing};

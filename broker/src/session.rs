@@ -6,6 +6,7 @@
 
 mod backlog;
 mod receipts;
+pub mod request;
 mod subscriptions;
 mod window;
 
@@ -16,6 +17,7 @@ use crate::shard::{Ack, Delivery};
 
 pub use backlog::{Backlog, BacklogBounds, Identifiers, Waiting};
 pub use receipts::Receipts;
+pub use request::Opening;
 pub use subscriptions::{Awaited, AwaitedKind, Subscriptions};
 pub use window::Window;
 
@@ -136,6 +138,12 @@ impl Session {
     /// Whether nothing waits.
     pub fn nothing_waits(&self) -> bool {
         self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty())
+    }
+
+    /// Whether something waits that may be sent as soon as the connection's output takes it.
+    pub fn may_send_waiting(&self) -> bool {
+        let room = self.window.has_room(self.terms.receive_maximum);
+        !self.held && self.backlog.as_ref().is_some_and(|backlog| backlog.has_next(room))
     }
 
     /// Takes a delivery of the persistent queue; gives its packet id. `None` if this connection has sent it before.

@@ -83,9 +83,7 @@ pub fn doors(
     to_cluster: &mpsc::UnboundedSender<Vec<ToCluster>>,
     limits: &ClientLimits,
 ) -> Vec<(WorkerDoors, WorkerHandle)> {
-    let (peers, forwards): (Vec<_>, Vec<_>) = (0..workers)
-        .map(|_| mpsc::channel(limits.peer_batches_max))
-        .unzip();
+    let (peers, forwards): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(limits.peer_batches_max)).unzip();
     forwards
         .into_iter()
         .map(|forwards| {
@@ -100,11 +98,7 @@ pub fn doors(
                 peers: peers.clone(),
                 counters: counters.clone(),
             };
-            let handle = WorkerHandle {
-                commands: commands_sender,
-                accepted: accepted_sender,
-                counters,
-            };
+            let handle = WorkerHandle { commands: commands_sender, accepted: accepted_sender, counters };
             (doors, handle)
         })
         .collect()
@@ -112,10 +106,7 @@ pub fn doors(
 
 /// Runs a worker on a thread of its own.
 pub fn spawn(config: WorkerConfig, doors: WorkerDoors) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     std::thread::Builder::new()
         .name(format!("worker-{}", config.index))
         .spawn(move || LocalSet::new().block_on(&runtime, run(config, doors)))
@@ -124,21 +115,9 @@ pub fn spawn(config: WorkerConfig, doors: WorkerDoors) -> io::Result<JoinHandle<
 /// Runs a worker until nobody can command it any more. Must be called within a [`LocalSet`]. Dropping the future closes
 /// every connection.
 pub async fn run(config: WorkerConfig, doors: WorkerDoors) {
-    let WorkerDoors {
-        to_cluster,
-        mut commands,
-        mut accepted,
-        mut forwards,
-        peers,
-        counters,
-    } = doors;
-    let worker = Rc::new(Worker {
-        core: RefCell::new(Core::new(config, to_cluster, peers, counters)),
-    });
-    let mut tasks = Tasks {
-        worker: worker.clone(),
-        handles: Vec::new(),
-    };
+    let WorkerDoors { to_cluster, mut commands, mut accepted, mut forwards, peers, counters } = doors;
+    let worker = Rc::new(Worker { core: RefCell::new(Core::new(config, to_cluster, peers, counters)) });
+    let mut tasks = Tasks { worker: worker.clone(), handles: Vec::new() };
     tasks.add({
         let worker = worker.clone();
         async move { poll_fn(|context| worker.core.borrow_mut().poll_flush(context)).await }

@@ -38,8 +38,8 @@ pub enum Chunk {
 }
 
 impl Chunk {
-    /// Bytes to process.
-    pub fn len(&self) -> usize {
+    /// How many bytes there are to process.
+    pub fn bytes(&self) -> usize {
         match self {
             Chunk::End => 0,
             Chunk::Scratch(count) => *count,
@@ -49,8 +49,8 @@ impl Chunk {
 }
 
 impl Input {
-    /// Bytes kept.
-    pub fn len(&self) -> usize {
+    /// How many bytes are kept.
+    pub fn bytes(&self) -> usize {
         match self {
             Input::Empty => 0,
             Input::Partial(bytes) | Input::Unprocessed(bytes) => bytes.len(),
@@ -115,11 +115,7 @@ impl Input {
 
     /// Keeps what a pause leaves unprocessed.
     pub fn keep_unprocessed(&mut self, bytes: &[u8]) {
-        *self = if bytes.is_empty() {
-            Input::Empty
-        } else {
-            Input::Unprocessed(bytes.to_vec())
-        };
+        *self = if bytes.is_empty() { Input::Empty } else { Input::Unprocessed(bytes.to_vec()) };
     }
 
     /// Takes what a pause left unprocessed.

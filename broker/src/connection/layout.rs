@@ -35,11 +35,7 @@ pub enum Payload<'m> {
 impl<'m> Payload<'m> {
     /// As is fit for its size.
     pub fn of(payload: &'m Bytes) -> Payload<'m> {
-        if payload.len() < SHARED_PAYLOAD_BYTES_MIN {
-            Payload::Copied(payload)
-        } else {
-            Payload::Shared(payload)
-        }
+        if payload.len() < SHARED_PAYLOAD_BYTES_MIN { Payload::Copied(payload) } else { Payload::Shared(payload) }
     }
 
     fn bytes(&self) -> &'m [u8] {
@@ -82,13 +78,7 @@ impl Layouts {
     }
 
     /// Appends the PUBLISH to a client's output. All calls since [`Layouts::begin`] must be for the same message.
-    pub fn append(
-        &mut self,
-        content: &Content<'_>,
-        form: &Form<'_>,
-        output: &mut Output,
-        spares: &mut Spares,
-    ) {
+    pub fn append(&mut self, content: &Content<'_>, form: &Form<'_>, output: &mut Output, spares: &mut Spares) {
         let buffer = output.buffer(spares);
         let v5 = form.version == Version::V5;
         if form.dup || (v5 && !form.identifiers.is_empty()) {
@@ -113,18 +103,14 @@ impl Layouts {
 
 /// How many bytes the packet has ([MQTT-3.1.2-24] compares them).
 pub fn packet_bytes(content: &Content<'_>, form: &Form<'_>) -> usize {
-    with_parts(content, form, |parts| publish_len(parts))
+    with_parts(content, form, publish_len)
 }
 
 fn encode(content: &Content<'_>, form: &Form<'_>) -> PublishLayout {
-    with_parts(content, form, |parts| PublishLayout::new(parts))
+    with_parts(content, form, PublishLayout::new)
 }
 
-fn with_parts<R>(
-    content: &Content<'_>,
-    form: &Form<'_>,
-    use_parts: impl FnOnce(&PublishParts<'_>) -> R,
-) -> R {
+fn with_parts<R>(content: &Content<'_>, form: &Form<'_>, use_parts: impl FnOnce(&PublishParts<'_>) -> R) -> R {
     let mut parts = PublishParts {
         version: form.version,
         dup: form.dup,

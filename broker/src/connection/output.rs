@@ -88,11 +88,7 @@ impl Output {
         Ok(total)
     }
 
-    fn write_gathered(
-        &self,
-        stream: &mut Stream,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    fn write_gathered(&self, stream: &mut Stream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
         let mut used = 0;
         let mut add = |bytes| {

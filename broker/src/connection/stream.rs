@@ -29,11 +29,7 @@ impl Stream {
     }
 
     /// Reads what is there; 0 is the end.
-    pub fn poll_read(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
         ready!(match self {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, &mut buffer),
@@ -44,11 +40,7 @@ impl Stream {
     }
 
     /// Writes as much as the stream takes. When it takes nothing, `context` is woken once it would.
-    pub fn poll_write(
-        &mut self,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_write(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self {
             // Not through `poll_write_vectored`: that one counts against the budget of the task that happens to flush.
             Stream::Tcp(stream) => loop {

@@ -96,6 +96,11 @@ impl Backlog {
         dropped
     }
 
+    /// Whether [`Backlog::pop`] would give something.
+    pub fn has_next(&self, window_has_room: bool) -> bool {
+        !self.at_most_once.is_empty() || (window_has_room && !self.acknowledged.is_empty())
+    }
+
     /// Takes the next message; one that must be acknowledged only if the window has room.
     pub fn pop(&mut self, window_has_room: bool) -> Option<Waiting> {
         let next = match window_has_room {

@@ -63,21 +63,23 @@ pub struct Awaited {
     pub packet_id: u16,
     /// What the answer is.
     pub kind: AwaitedKind,
-    /// The routes are not everywhere yet.
+    /// How many route changes the worker had sent by then.
+    pub routes: u64,
+    /// They are not everywhere yet.
     pub settling: bool,
     /// The shard has not stored it yet.
     pub storing: bool,
     /// One reason code per filter, as far as known.
     pub codes: Vec<u8>,
-    /// The filters in the order asked, to take back what the shard refused.
-    pub filters: Vec<Arc<str>>,
+    /// The filters that the shard stores, each with its place in `codes`.
+    pub filters: Vec<(usize, Arc<str>)>,
 }
 
 /// Which answer is awaited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AwaitedKind {
-    /// CONNACK of a session that goes on.
-    Connack,
+    /// CONNACK of a session that goes on, encoded.
+    Connack(Vec<u8>),
     /// SUBACK.
     Suback,
     /// UNSUBACK.

@@ -141,7 +141,8 @@ impl Drop for Hold {
 }
 
 impl Log {
-    /// Recovers the log on `disk`, or begins one, and starts its writer on the current `LocalSet`.
+    /// Recovers the log on `disk`, or begins one, and starts its writer on the current `LocalSet`. A full disk is no error: what is
+    /// there can be read, and the log's health tells.
     pub async fn open(disk: Rc<dyn Disk>, options: Options) -> io::Result<(Log, Recovered)> {
         let limits = options.limits;
         if limits.segment_bytes_max.saturating_add(limits.entry_bytes_max as u64) > 1 << 31 {
@@ -155,7 +156,11 @@ impl Log {
         let snapshots = Snapshots::recover(&disk, &files).await?;
         let (replay, recovered) = replay(&disk, seal, &files).await?;
         let shared = Shared::new(disk, State::new(replay, seal, limits), snapshots);
-        writer::write_next(&shared).await?;
+        if let Err(error) = writer::write_next(&shared).await
+            && shared.state.borrow().health != Health::Full
+        {
+            return Err(error);
+        }
         tokio::task::spawn_local(writer::run(shared.clone()));
         let hold = Rc::new(Hold { shared });
         Ok((Log { hold }, recovered))
@@ -248,7 +253,7 @@ impl GroupLog {
         self.id
     }
 
-    /// Appends entries, the first at [`GroupLog::next_index`]. They are readable at once; `done` is called when they are
+    /// Appends entries, the first at [`GroupLog::next_index`]; a group that never had one may begin anywhere. They are readable at once; `done` is called when they are
     /// durable. Never blocks: await [`GroupLog::ready`] before.
     ///
     /// The bytes stay in memory while they are cached: don't pass a small slice of a large buffer.

@@ -17,6 +17,8 @@ struct Segment {
     number: u64,
     length: u32,
     header_bytes: u32,
+    /// From an earlier run: nothing more is written to it.
+    sealed: bool,
     live_records: u64,
     live_bytes: u64,
     /// The number of the queued item that let go of its last entry.
@@ -25,7 +27,8 @@ struct Segment {
 
 impl Segments {
     pub fn recovered(segments: &[(u64, u32)]) -> Segments {
-        Segments(segments.iter().map(|(number, length)| Segment::new(*number, *length, 0)).collect())
+        let sealed = |(number, length): &(u64, u32)| Segment { sealed: true, ..Segment::new(*number, *length) };
+        Segments(segments.iter().map(sealed).collect())
     }
 
     /// The number of the next segment, and the length of the one before it.
@@ -39,7 +42,7 @@ impl Segments {
             // Its values and removals are needed until the new table is durable.
             tail.emptied_at = now;
         }
-        self.0.push_back(Segment::new(number, header_bytes, header_bytes));
+        self.0.push_back(Segment::new(number, header_bytes));
     }
 
     /// Takes back the last `begin`.
@@ -51,7 +54,7 @@ impl Segments {
     pub fn room(&self, bytes: u64, segment_bytes_max: u64) -> Option<(u64, u32)> {
         let tail = self.0.back()?;
         let fits = u64::from(tail.length) + bytes <= segment_bytes_max || tail.length == tail.header_bytes;
-        fits.then_some((tail.number, tail.length))
+        (fits && !tail.sealed).then_some((tail.number, tail.length))
     }
 
     /// Sets where the last segment ends.
@@ -119,7 +122,15 @@ impl Segments {
 }
 
 impl Segment {
-    fn new(number: u64, length: u32, header_bytes: u32) -> Segment {
-        Segment { number, length, header_bytes, live_records: 0, live_bytes: 0, emptied_at: 0 }
+    fn new(number: u64, header_bytes: u32) -> Segment {
+        Segment {
+            number,
+            length: header_bytes,
+            header_bytes,
+            sealed: false,
+            live_records: 0,
+            live_bytes: 0,
+            emptied_at: 0,
+        }
     }
 }

@@ -87,6 +87,11 @@ impl State {
         if let Some(refusal) = self.refusal(id) {
             return Err(refusal);
         }
+        if let Some((index, _)) = entries.first()
+            && self.group(id).next() == 0
+        {
+            self.purge_below(id, *index)?;
+        }
         let next = self.group(id).next();
         for (expected, (index, bytes)) in (next..).zip(&entries) {
             if *index != expected {

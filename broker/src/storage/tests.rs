@@ -149,3 +149,20 @@ fn a_group_that_was_erased_starts_again() {
         assert!(group.read_snapshot().await.unwrap().is_none());
     });
 }
+
+#[test]
+fn a_group_that_never_had_an_entry_may_begin_anywhere_and_then_has_no_gaps() {
+    simulate(async {
+        let disk = SimulatedDisk::new(1, super::Faults::default());
+        let (log, _) = open(&disk).await;
+        let told = Told::default();
+        let group = log.group(GroupId(1));
+        group.append([(5, Bytes::from_static(b"five"))], told.callback(1));
+        group.append([(7, Bytes::from_static(b"seven"))], told.callback(2));
+        log.close().await.unwrap();
+        assert_eq!(told.so_far(), [(1, None), (2, Some(io::ErrorKind::InvalidInput))]);
+        let (log, _) = open(&disk.crash(super::Crash::PowerCut)).await;
+        let group = log.group(GroupId(1));
+        assert_eq!((group.first_index(), group.next_index()), (5, 6));
+    });
+}

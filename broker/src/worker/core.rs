@@ -41,6 +41,8 @@ pub(super) struct Core {
     next_token: u32,
 
     pub(super) serving: bool,
+    /// While this node may not serve: the tick at which its clients are closed.
+    pub(super) cut_off_at: Option<u32>,
     pub(super) draining: Option<Drain>,
 
     /// For the cluster thread, at the end of this turn.
@@ -109,6 +111,7 @@ impl Core {
             next_generation: 0,
             next_token: 0,
             serving: false,
+            cut_off_at: None,
             draining: None,
             to_cluster: Vec::new(),
             cluster,
@@ -129,16 +132,8 @@ impl Core {
 
     /// The name of the connection at `slot`.
     pub(super) fn id_of(&self, slot: u32) -> ConnectionId {
-        let generation = self
-            .table
-            .connections
-            .get(slot as usize)
-            .map_or(0, |connection| connection.generation);
-        ConnectionId {
-            worker: self.index,
-            slot,
-            generation,
-        }
+        let generation = self.table.connections.get(slot as usize).map_or(0, |connection| connection.generation);
+        ConnectionId { worker: self.index, slot, generation }
     }
 
     /// A token that no request of this worker carries now.
@@ -185,11 +180,7 @@ impl Core {
     /// Announces that this worker's first subscriber of a filter has come, or its last has gone.
     pub(super) fn announce(&mut self, filter: Arc<str>, wanted: bool) {
         self.routes_sent += 1;
-        self.tell(ToCluster::Route {
-            worker: self.index,
-            filter,
-            wanted,
-        });
+        self.tell(ToCluster::Route { worker: self.index, filter, wanted });
     }
 
     /// One tick of the worker's timer.
@@ -198,6 +189,10 @@ impl Core {
         self.table.tick = self.wheel.now();
         for timed in due {
             self.look_at(timed);
+        }
+        if self.cut_off_at.is_some_and(|at| at <= self.wheel.now()) {
+            self.cut_off_at = None;
+            self.close_sessions(ReasonCode::SERVER_UNAVAILABLE, Ending::WithWill);
         }
         self.end_congestion();
         self.drain_some();
@@ -299,10 +294,7 @@ impl Core {
         if connections != self.connections_told {
             self.connections_told = connections;
             let worker = self.index;
-            self.tell(ToCluster::Connections {
-                worker,
-                connections,
-            });
+            self.tell(ToCluster::Connections { worker, connections });
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::core::Core;
 use super::wheel::ticks;
-use crate::connection::{Connection, Pauses, State, Stream};
+use crate::connection::{Pauses, State, Stream};
 use crate::door::ToCluster;
 use crate::protocol::{Disconnect, Packet, Properties, ReasonCode, Version};
 use crate::session::Session;
@@ -33,10 +33,7 @@ impl Core {
                     && session.terms.version == Version::V5
                     && !session.held
                 {
-                    let disconnect = Packet::Disconnect(Disconnect {
-                        reason,
-                        properties: Properties::default(),
-                    });
+                    let disconnect = Packet::Disconnect(Disconnect { reason, properties: Properties::default() });
                     let buffer = connection.output.buffer(&mut self.table.spares);
                     disconnect.encode(Version::V5, buffer);
                 }
@@ -56,6 +53,15 @@ impl Core {
             State::Connecting => {}
         }
         self.linger(slot);
+    }
+
+    /// Ends every session and its connection.
+    pub(super) fn close_sessions(&mut self, reason: ReasonCode, ending: Ending) {
+        let open = self.table.connections.iter().filter(|(_, connection)| matches!(connection.state, State::Open(_)));
+        let slots: Vec<u32> = open.map(|(slot, _)| slot as u32).collect();
+        for slot in slots {
+            self.close(slot, Some(reason), ending);
+        }
     }
 
     /// Lets the last packet leave, and the client close, for a while.
@@ -122,9 +128,7 @@ impl Core {
         let (cause, session_expiry_seconds) = match ending {
             Ending::Normal(session_expiry_seconds) => (CloseCause::Normal, session_expiry_seconds),
             Ending::WithWill => (CloseCause::WithWill, None),
-            Ending::DisconnectWithWill(session_expiry_seconds) => {
-                (CloseCause::WithWill, session_expiry_seconds)
-            }
+            Ending::DisconnectWithWill(session_expiry_seconds) => (CloseCause::WithWill, session_expiry_seconds),
             Ending::Evicted => return,
         };
         if let Some(acknowledge) = acknowledge(&mut session) {
@@ -148,9 +152,4 @@ pub(super) fn acknowledge(session: &mut Session) -> Option<ToCluster> {
         epoch: session.terms.epoch,
         acks,
     })
-}
-
-/// The stream is shut for writing once the last packet has left.
-pub(super) fn is_last_packet_out(connection: &Connection) -> bool {
-    matches!(connection.state, State::Closing { shut: false }) && connection.output.is_empty()
 }

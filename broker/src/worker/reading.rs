@@ -23,10 +23,7 @@ pub(super) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
     };
     let added = worker.core.borrow_mut().add(stream, anonymous);
     if let Some(connection) = added {
-        spawn_local(Reading {
-            worker: worker.clone(),
-            connection,
-        });
+        spawn_local(Reading { worker: worker.clone(), connection });
     }
 }
 
@@ -40,10 +37,7 @@ impl Future for Reading {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.worker
-            .core
-            .borrow_mut()
-            .poll_connection(self.connection, context)
+        self.worker.core.borrow_mut().poll_connection(self.connection, context)
     }
 }
 
@@ -90,17 +84,14 @@ impl Core {
         let mut scratch = std::mem::take(&mut self.scratch);
         let chunk = match self.table.get(timed) {
             Some(connection) => {
-                let before = connection.input.len();
-                let chunk =
-                    connection
-                        .input
-                        .poll_read(&mut connection.stream, context, &mut scratch);
+                let before = connection.input.bytes();
+                let chunk = connection.input.poll_read(&mut connection.stream, context, &mut scratch);
                 if let Poll::Ready(Ok(chunk)) = &chunk {
                     if matches!(connection.input, Input::Large { .. }) {
                         // A long packet over a slow line is no silence.
                         connection.heard = now;
                     }
-                    self.table.counters.bytes_received += chunk.len().saturating_sub(before) as u64;
+                    self.table.counters.bytes_received += chunk.bytes().saturating_sub(before) as u64;
                 }
                 chunk
             }
@@ -161,9 +152,7 @@ impl Core {
                 }
                 Ok(None) => {
                     let frame = frame(rest, packet_bytes_max).ok().flatten();
-                    connection
-                        .input
-                        .keep_partial(rest, frame.map(|frame| frame.total));
+                    connection.input.keep_partial(rest, frame.map(|frame| frame.total));
                     return;
                 }
                 Err(error) => {
@@ -184,6 +173,8 @@ impl Core {
             match connection.stream.poll_read(context, &mut scratch) {
                 Poll::Pending => break Poll::Pending,
                 Poll::Ready(Ok(count)) if count > 0 => {}
+                // The last packet has still to leave.
+                Poll::Ready(Ok(_)) if !connection.output.is_empty() => break Poll::Pending,
                 Poll::Ready(_) => {
                     self.remove(timed.0);
                     break Poll::Ready(());

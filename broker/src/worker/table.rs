@@ -10,9 +10,7 @@ use slab::Slab;
 
 use super::counters::Counters;
 use super::wheel::Timed;
-use crate::connection::{
-    Congestion, Connection, Content, Form, Layouts, Pauses, Payload, Spares, State, packet_bytes,
-};
+use crate::connection::{Congestion, Connection, Content, Form, Layouts, Pauses, Payload, Spares, State, packet_bytes};
 use crate::limits::ClientLimits;
 use crate::message::{Message, QoS};
 use crate::router::Subscriber;
@@ -132,14 +130,7 @@ impl Table {
             return false;
         }
         let retain = subscriber.retain_as_published && source.retain;
-        let mut form = Form {
-            version: session.terms.version,
-            qos,
-            packet_id: 0,
-            retain,
-            dup: false,
-            identifiers,
-        };
+        let mut form = Form { version: session.terms.version, qos, packet_id: 0, retain, dup: false, identifiers };
         if session.terms.packet_bytes_max != u32::MAX
             && packet_bytes(&source.content, &form) > session.terms.packet_bytes_max as usize
         {
@@ -147,24 +138,14 @@ impl Table {
             return true;
         }
         let room = connection.output.len() < self.limits.output_bytes_max
-            || make_room(
-                connection,
-                &mut self.spares,
-                &mut self.counters,
-                self.limits.output_bytes_max,
-            );
+            || make_room(connection, &mut self.spares, &mut self.counters, self.limits.output_bytes_max);
         let State::Open(session) = &mut connection.state else {
             return false;
         };
         match session.admit(qos, room) {
             Admission::Send(packet_id) => {
                 form.packet_id = packet_id.unwrap_or(0);
-                self.layouts.append(
-                    &source.content,
-                    &form,
-                    &mut connection.output,
-                    &mut self.spares,
-                );
+                self.layouts.append(&source.content, &form, &mut connection.output, &mut self.spares);
                 self.counters.messages_sent += 1;
                 if !connection.dirty {
                     connection.dirty = true;
@@ -183,14 +164,21 @@ impl Table {
                     bytes_max: self.limits.waiting_bytes_max,
                 };
                 self.counters.dropped_slow_client += session.wait(waiting, bounds);
-                if session.waiting_bytes() > bounds.bytes_max / 2
-                    || session.waiting_items() > bounds.items_max / 2
-                {
+                if session.waiting_bytes() > bounds.bytes_max / 2 || session.waiting_items() > bounds.items_max / 2 {
                     self.congest(slot, source.publisher);
                 }
             }
         }
         true
+    }
+
+    /// Whether a subscriber asked not to be sent what its own client published.
+    pub(super) fn is_echo(&self, source: &Source<'_>, subscriber: &Subscriber) -> bool {
+        subscriber.no_local
+            && self.connections.get(subscriber.slot as usize).is_some_and(|connection| {
+                matches!(&connection.state, State::Open(session)
+                    if source.is_from(subscriber.slot, &session.terms.client_id))
+            })
     }
 
     /// Lets the publisher wait for the receiver at `slot`, unless that one had its moment.
@@ -199,8 +187,7 @@ impl Table {
             return;
         };
         if connection.congestion.is_none() {
-            self.congested
-                .push(((slot, connection.generation), self.tick));
+            self.congested.push(((slot, connection.generation), self.tick));
         }
         let congestion = connection.congestion.get_or_insert_default();
         if let Some(publisher) = publisher
@@ -284,22 +271,14 @@ pub(super) fn content_of(message: &Message, now_ms: u64) -> Option<Content<'_>> 
 
 /// Writes in the middle of a turn, so that a burst to a client that keeps up needs no more memory than one turn's output.
 #[cold]
-fn make_room(
-    connection: &mut Connection,
-    spares: &mut Spares,
-    counters: &mut Counters,
-    bytes_max: usize,
-) -> bool {
+fn make_room(connection: &mut Connection, spares: &mut Spares, counters: &mut Counters, bytes_max: usize) -> bool {
     if connection.blocked {
         return false;
     }
     let waker = connection.waker.clone().unwrap_or(Waker::noop().clone());
     let mut context = Context::from_waker(&waker);
     // An error shows again when the turn's flush writes.
-    if let Ok(count) = connection
-        .output
-        .write_to(&mut connection.stream, &mut context, spares)
-    {
+    if let Ok(count) = connection.output.write_to(&mut connection.stream, &mut context, spares) {
         counters.bytes_sent += count as u64;
     }
     connection.blocked = !connection.output.is_empty();

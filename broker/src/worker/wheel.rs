@@ -17,10 +17,7 @@ pub struct Wheel {
 
 impl Default for Wheel {
     fn default() -> Self {
-        Wheel {
-            now: 0,
-            places: vec![Vec::new(); WHEEL_TICKS as usize].into(),
-        }
+        Wheel { now: 0, places: vec![Vec::new(); WHEEL_TICKS as usize].into() }
     }
 }
 

@@ -64,6 +64,27 @@ fn a_full_disk_refuses_and_the_log_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn a_log_opens_on_a_full_disk_and_goes_on_when_there_is_room() {
+    simulate(async {
+        let disk = SimulatedDisk::new(3, Faults::default());
+        let (log, _) = open(&disk).await;
+        append(&log.group(GroupId(1)), "kept").await.unwrap();
+        let disk = disk.crash(Crash::Kill);
+        disk.set_capacity_bytes(disk.used_bytes() + 10);
+        let (log, _) = open(&disk).await;
+        assert_eq!(log.health(), Health::Full);
+        let group = log.group(GroupId(1));
+        assert_eq!(payloads(&group).await, ["kept"]);
+        append(&group, "refused").await.unwrap_err();
+        disk.set_capacity_bytes(u64::MAX);
+        append(&group, "more").await.unwrap();
+        let (log, recovered) = open(&disk.crash(Crash::PowerCut)).await;
+        assert_eq!((recovered.torn, recovered.damaged), (None, vec![]));
+        assert_eq!(payloads(&log.group(GroupId(1))).await, ["kept", "more"]);
+    });
+}
+
+#[test]
 fn a_disk_that_fills_up_at_any_byte_loses_nothing_that_was_durable() {
     simulate(async {
         for room in 0..600 {

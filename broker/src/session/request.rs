@@ -1,0 +1,91 @@
+//! What a CONNECT asks for, and what of it is refused.
+
+use bytes::Bytes;
+
+use crate::identity::ClientId;
+use crate::limits::CLIENT_ID_BYTES_MAX;
+use crate::message::{Message, QoS};
+use crate::protocol::{Connect, PropertyId, ReasonCode, Version};
+use crate::shard::Will;
+
+/// What CONNECT said, until its shard answers.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The client id.
+    pub client_id: ClientId,
+    /// It was assigned by the server and must be told ([MQTT-3.1.3-7]).
+    pub assigned: bool,
+    /// Of the protocol.
+    pub version: Version,
+    /// Of the client, within the worker's limit.
+    pub receive_maximum: u16,
+    /// Of the client.
+    pub packet_bytes_max: u32,
+    /// Seconds the session outlives its connection; `u32::MAX` for ever.
+    pub session_expiry_seconds: u32,
+    /// Seconds; 0 for none.
+    pub keep_alive_seconds: u16,
+}
+
+/// Refuses what is not offered.
+///
+/// # Errors
+/// The reason code for CONNACK.
+pub fn check(connect: &Connect<'_>) -> Result<(), ReasonCode> {
+    if connect.properties.text(PropertyId::AuthenticationMethod).is_some() {
+        return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
+    }
+    // [MQTT-3.1.3-8] of 3.1.1: a session that is kept needs a name.
+    let nameless = connect.client_id.is_empty() && connect.version < Version::V5 && !connect.clean_start;
+    if nameless || connect.client_id.len() > CLIENT_ID_BYTES_MAX {
+        return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+    }
+    match connect.will {
+        // [MQTT-3.2.2-12]
+        Some(will) if will.qos == QoS::ExactlyOnce => Err(ReasonCode::QOS_NOT_SUPPORTED),
+        // [MQTT-3.2.2-13]
+        Some(will) if will.retain => Err(ReasonCode::RETAIN_NOT_SUPPORTED),
+        _ => Ok(()),
+    }
+}
+
+/// What is remembered of a CONNECT that was not refused. `in_flight_max` bounds what the client may allow.
+pub fn opening(connect: &Connect<'_>, client_id: ClientId, assigned: bool, in_flight_max: u16) -> Opening {
+    let properties = &connect.properties;
+    let session_expiry_seconds = match (connect.version, connect.clean_start) {
+        (Version::V5, _) => properties.int(PropertyId::SessionExpiryInterval).unwrap_or(0),
+        (_, true) => 0,
+        (_, false) => u32::MAX,
+    };
+    let receive_maximum = properties.int(PropertyId::ReceiveMaximum);
+    let receive_maximum = receive_maximum.map_or(u16::MAX, |maximum| maximum as u16);
+    Opening {
+        client_id,
+        assigned,
+        version: connect.version,
+        receive_maximum: receive_maximum.min(in_flight_max),
+        packet_bytes_max: properties.int(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX),
+        session_expiry_seconds,
+        keep_alive_seconds: connect.keep_alive_seconds,
+    }
+}
+
+/// The will, for the shard to keep.
+pub fn will(connect: &Connect<'_>, client_id: &ClientId) -> Option<Will> {
+    let will = connect.will?;
+    let mut properties = Vec::new();
+    will.properties.forwarded_into(&mut properties);
+    Some(Will {
+        message: Message {
+            topic: will.topic.into(),
+            payload: Bytes::copy_from_slice(will.payload),
+            qos: will.qos,
+            retain: will.retain,
+            properties: properties.into(),
+            // It would have to count from when the will is published, which is for the shard to say.
+            expires_at_ms: None,
+            publisher: client_id.clone(),
+        },
+        delay_seconds: will.properties.int(PropertyId::WillDelayInterval).unwrap_or(0),
+    })
+}

@@ -1,0 +1,191 @@
+//! What the cluster thread tells a worker.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use super::core::{Core, Drain};
+use super::lifetime::{Ending, acknowledge};
+use super::table::{Source, content_of};
+use super::wheel::{Timed, ticks};
+use crate::connection::{Form, State, packet_bytes};
+use crate::door::{RouteChange, RouteOwner, Targets, ToCluster, ToWorker};
+use crate::identity::{ClientId, ConnectionId};
+use crate::limits::CUT_OFF_MS;
+use crate::message::Message;
+use crate::protocol::ReasonCode;
+use crate::shard::{Delivery, Evicted, Outcome, Refusal};
+
+impl Core {
+    /// Carries out a batch, in order.
+    pub(super) fn command(&mut self, batch: Vec<ToWorker>) {
+        for command in batch {
+            match command {
+                ToWorker::Opened { connection, outcome } => self.opened(timed(connection), outcome),
+                ToWorker::Subscribed { connection, token, outcome } => {
+                    self.subscribed(timed(connection), token, outcome);
+                }
+                ToWorker::Published { connection, token, outcome } => {
+                    self.published(timed(connection), token, &outcome);
+                }
+                ToWorker::Settled { connection, token } => self.settled(timed(connection), token),
+                ToWorker::Deliver { connection, epoch, deliveries } => {
+                    if self.holds(timed(connection), epoch) {
+                        self.deliver(timed(connection), deliveries);
+                    }
+                }
+                ToWorker::Attach { connection, client_id, epoch } => {
+                    self.attach(timed(connection), client_id, epoch);
+                }
+                ToWorker::Forward(messages) => self.forward(messages),
+                ToWorker::Routes { number, changes } => self.apply_routes(number, &changes),
+                ToWorker::Evict { connection, epoch, why } => {
+                    if self.holds(timed(connection), epoch) {
+                        let reason = match why {
+                            Evicted::TakenOver => ReasonCode::SESSION_TAKEN_OVER,
+                            Evicted::Administrative => ReasonCode::ADMINISTRATIVE_ACTION,
+                        };
+                        self.close(connection.slot, Some(reason), Ending::Evicted);
+                    }
+                }
+                ToWorker::Originate { token, message } => self.originate(token, message),
+                ToWorker::Serving(serving) => self.serve(serving),
+                ToWorker::Expelled => self.close_sessions(ReasonCode::SERVER_UNAVAILABLE, Ending::Evicted),
+                ToWorker::Drain { rate } => {
+                    self.draining = Some(Drain { rate: rate.max(1), credit: 0, next: 0 });
+                }
+            }
+        }
+        self.flush_soon();
+    }
+
+    /// Whether this node may serve. If it may not for long, its clients are sent to look for another (K3).
+    fn serve(&mut self, serving: bool) {
+        self.serving = serving;
+        self.cut_off_at = match (serving, self.cut_off_at) {
+            (true, _) => None,
+            (false, Some(tick)) => Some(tick),
+            (false, None) => Some(self.wheel.now() + ticks(CUT_OFF_MS)),
+        };
+    }
+
+    /// Publishes a message of the broker's own to the subscribers of this node.
+    fn originate(&mut self, token: u64, message: Message) {
+        let now_ms = self.now_ms();
+        let message = Rc::new(message);
+        let mut targets = Targets::new();
+        if let Some(content) = content_of(&message, now_ms) {
+            let reach = self.fan_out(&Source {
+                content,
+                qos: message.qos,
+                retain: message.retain,
+                expires_at_ms: message.expires_at_ms,
+                publisher: None,
+                publisher_id: &message.publisher,
+                kept: OnceCell::from(message.clone()),
+            });
+            targets = reach.beyond.map(|(_, targets)| targets).unwrap_or_default();
+        }
+        self.tell(ToCluster::Originated { token, message: Message::clone(&message), targets });
+    }
+
+    /// Whether this connection has a session of that epoch.
+    fn holds(&mut self, timed: Timed, epoch: u64) -> bool {
+        let session = self.table.get(timed).and_then(|connection| connection.session());
+        session.is_some_and(|session| session.terms.epoch == epoch)
+    }
+
+    /// What a client published is stored, or isn't.
+    fn published(&mut self, timed: Timed, token: u64, outcome: &Outcome) {
+        let reason = match outcome {
+            Outcome::Stored(_) | Outcome::Done => ReasonCode::SUCCESS,
+            Outcome::Refused(Refusal::Quota) => ReasonCode::QUOTA_EXCEEDED,
+            _ => ReasonCode::UNSPECIFIED_ERROR,
+        };
+        let session = self.table.get(timed).and_then(|connection| connection.session());
+        if session.is_some_and(|session| session.receipts.settle(token, reason.0)) {
+            self.send_receipts(timed);
+        }
+    }
+
+    /// Sends what a persistent session's queue has for its client.
+    pub(super) fn deliver(&mut self, timed: Timed, deliveries: Vec<Delivery>) {
+        let (slot, _) = timed;
+        if deliveries.is_empty() {
+            return;
+        }
+        let now_ms = self.now_ms();
+        let Some(connection) = self.table.connections.get_mut(slot as usize) else {
+            return;
+        };
+        let State::Open(session) = &mut connection.state else {
+            return;
+        };
+        if session.held {
+            session.held_deliveries.extend(deliveries);
+            return;
+        }
+        for delivery in &deliveries {
+            let Some(packet_id) = session.deliver(delivery) else {
+                continue;
+            };
+            let message = &delivery.message;
+            let Some(content) = content_of(message, now_ms) else {
+                self.table.counters.dropped_expired += 1;
+                session.give_up(packet_id);
+                continue;
+            };
+            let form = Form {
+                version: session.terms.version,
+                qos: message.qos,
+                packet_id,
+                retain: message.retain,
+                dup: delivery.dup,
+                identifiers: &delivery.identifiers,
+            };
+            if packet_bytes(&content, &form) > session.terms.packet_bytes_max as usize {
+                self.table.counters.dropped_too_large += 1;
+                session.give_up(packet_id);
+                continue;
+            }
+            self.table.layouts.begin();
+            self.table.layouts.append(&content, &form, &mut connection.output, &mut self.table.spares);
+            self.table.counters.messages_sent += 1;
+        }
+        self.table.mark_dirty(slot);
+        self.flush_soon();
+    }
+
+    /// A new leader asks what was sent. What the client acknowledged is passed on first.
+    fn attach(&mut self, timed: Timed, client_id: ClientId, epoch: u64) {
+        let (mut attached_epoch, mut sent_to) = (0, 0);
+        if let Some(session) = self.table.get(timed).and_then(|connection| connection.session())
+            && session.terms.client_id == client_id
+            && session.terms.epoch == epoch
+        {
+            let held = session.held_deliveries.last().map_or(0, |delivery| delivery.seq);
+            (attached_epoch, sent_to) = (epoch, session.sent_to().max(held));
+            if let Some(acknowledge) = acknowledge(session) {
+                self.tell(acknowledge);
+            }
+        }
+        self.tell(ToCluster::Attached { client_id, epoch: attached_epoch, sent_to });
+    }
+
+    fn apply_routes(&mut self, number: u64, changes: &[RouteChange]) {
+        for change in changes {
+            let own = match change.owner {
+                RouteOwner::Worker(worker) => worker == self.index,
+                RouteOwner::Node(node) => node == self.node,
+                RouteOwner::Shard(_) => false,
+            };
+            if !own {
+                self.router.apply(change);
+            }
+        }
+        self.tell(ToCluster::RoutesApplied { worker: self.index, number });
+    }
+}
+
+fn timed(connection: ConnectionId) -> Timed {
+    (connection.slot, connection.generation)
+}

@@ -1,0 +1,245 @@
+//! CONNECT: refused here, or passed to the client's shard, whose answer makes a session.
+
+use rand::Rng;
+
+use super::core::Core;
+use super::lifetime::Ending;
+use super::wheel::{Timed, ticks};
+use crate::connection::{Pauses, State};
+use crate::door::ToCluster;
+use crate::message::Subscription;
+use crate::protocol::{
+    ConnAck, Connect, Packet, PacketType, Properties, PropertiesBuilder, PropertyId, ReasonCode, Version, frame,
+};
+use crate::router::Subscriber;
+use crate::session::{Awaited, AwaitedKind, Opening, Session, Terms, request};
+use crate::shard::{Close, CloseCause, Open, Outcome, Refusal};
+
+impl Core {
+    /// A client's CONNECT.
+    pub(super) fn connect(&mut self, timed: Timed, connect: Connect<'_>) {
+        let (slot, _) = timed;
+        let Some(connection) = self.table.get(timed) else {
+            return;
+        };
+        let refused = if !connection.anonymous {
+            // Nobody can prove yet who they are.
+            Err(ReasonCode::NOT_AUTHORIZED)
+        } else if self.draining.is_some() {
+            Err(ReasonCode::USE_ANOTHER_SERVER)
+        } else if !self.serving {
+            Err(ReasonCode::SERVER_UNAVAILABLE)
+        } else {
+            request::check(&connect)
+        };
+        if let Err(reason) = refused {
+            return self.refuse(slot, connect.version, reason);
+        }
+        let assigned = connect.client_id.is_empty();
+        let client_id = match assigned {
+            true => format!("auto-{:016x}{:016x}", self.random.random::<u64>(), self.random.random::<u64>()).into(),
+            false => connect.client_id.into(),
+        };
+        let opening = request::opening(&connect, client_id, assigned, self.table.limits.in_flight_max);
+        let open = Open {
+            client_id: opening.client_id.clone(),
+            connection: self.id_of(slot),
+            clean_start: connect.clean_start,
+            session_expiry_seconds: opening.session_expiry_seconds,
+            receive_maximum: opening.receive_maximum,
+            will: request::will(&connect, &opening.client_id),
+        };
+        if let Some(connection) = self.table.get(timed) {
+            connection.state = State::Opening(Box::new(opening));
+            connection.pauses.set(Pauses::OPENING);
+        }
+        self.tell(ToCluster::Open(open));
+    }
+
+    /// The shard's answer.
+    pub(super) fn opened(&mut self, timed: Timed, outcome: Outcome) {
+        let (slot, _) = timed;
+        let Some(connection) = self.table.get(timed) else {
+            return;
+        };
+        match std::mem::replace(&mut connection.state, State::Closing { shut: false }) {
+            State::Opening(opening) => match outcome {
+                Outcome::Opened { epoch, session_present, subscriptions } => {
+                    self.begin_session(timed, *opening, epoch, session_present, subscriptions);
+                }
+                Outcome::Refused(Refusal::Quota) => {
+                    self.refuse(slot, opening.version, ReasonCode::QUOTA_EXCEEDED);
+                }
+                _ => self.refuse(slot, opening.version, ReasonCode::SERVER_UNAVAILABLE),
+            },
+            State::Orphan(client_id) => {
+                self.remove(slot);
+                if let Outcome::Opened { epoch, .. } = outcome {
+                    self.tell(ToCluster::Close(Close {
+                        client_id,
+                        epoch,
+                        cause: CloseCause::WithWill,
+                        session_expiry_seconds: None,
+                        sent_to: 0,
+                    }));
+                }
+            }
+            state => connection.state = state,
+        }
+    }
+
+    fn begin_session(
+        &mut self,
+        timed: Timed,
+        opening: Opening,
+        epoch: u64,
+        session_present: bool,
+        subscriptions: Vec<Subscription>,
+    ) {
+        let (slot, _) = timed;
+        let mut connack = Vec::new();
+        self.accepted(&opening, session_present).encode(opening.version, &mut connack);
+        let persistent = opening.session_expiry_seconds > 0 || session_present;
+        let keep_alive_seconds = opening.keep_alive_seconds;
+        let mut session = Session::new(Terms {
+            client_id: opening.client_id,
+            epoch,
+            version: opening.version,
+            persistent,
+            receive_maximum: opening.receive_maximum,
+            packet_bytes_max: opening.packet_bytes_max,
+            session_expiry_seconds: opening.session_expiry_seconds,
+        });
+        for subscription in subscriptions {
+            let subscriber = Subscriber::new(slot, &subscription.options, persistent);
+            if self.router.subscribe(&subscription.filter, subscriber) {
+                self.announce(subscription.filter.clone(), true);
+            }
+            session.subscriptions.put(subscription);
+        }
+        self.table.counters.sessions += 1;
+        // A session that goes on is told so once its messages find it here (K6).
+        if !session.subscriptions.is_empty() && !self.is_settled() {
+            let token = self.settle(slot);
+            session.held = true;
+            session.awaited.push(Awaited {
+                token,
+                packet_id: 0,
+                kind: AwaitedKind::Connack(connack),
+                routes: self.routes_sent,
+                settling: true,
+                storing: false,
+                codes: Vec::new(),
+                filters: Vec::new(),
+            });
+            self.put_session(timed, session, keep_alive_seconds);
+        } else {
+            self.put_session(timed, session, keep_alive_seconds);
+            self.greet(timed, &connack);
+        }
+    }
+
+    fn put_session(&mut self, timed: Timed, session: Session, keep_alive_seconds: u16) {
+        let now = self.wheel.now();
+        let Some(connection) = self.table.get(timed) else {
+            return;
+        };
+        connection.state = State::Open(Box::new(session));
+        connection.heard = now;
+        if keep_alive_seconds > 0 {
+            connection.silence_ticks_max = ticks(u64::from(keep_alive_seconds) * 1500);
+            let deadline = now + connection.silence_ticks_max;
+            self.wheel.schedule(timed, deadline);
+        }
+    }
+
+    /// Sends CONNACK; from now on the client is read.
+    pub(super) fn greet(&mut self, timed: Timed, connack: &[u8]) {
+        let (slot, _) = timed;
+        let Some(connection) = self.table.get(timed) else {
+            return;
+        };
+        let mut deliveries = Vec::new();
+        if let Some(session) = connection.session() {
+            session.held = false;
+            deliveries = std::mem::take(&mut session.held_deliveries);
+        }
+        if let Some(connection) = self.table.connections.get_mut(slot as usize) {
+            connection.output.buffer(&mut self.table.spares).extend_from_slice(connack);
+        }
+        self.deliver(timed, deliveries);
+        self.table.lift(timed, Pauses::OPENING);
+        self.table.mark_dirty(slot);
+        self.flush_soon();
+    }
+
+    /// CONNACK of a session that begins or goes on.
+    fn accepted(&self, opening: &Opening, session_present: bool) -> OwnedConnAck {
+        let limits = &self.table.limits;
+        let mut properties = PropertiesBuilder::new();
+        if opening.version == Version::V5 {
+            properties = properties
+                .int(PropertyId::ReceiveMaximum, u32::from(limits.receive_maximum))
+                .int(PropertyId::MaximumQoS, 1)
+                .int(PropertyId::RetainAvailable, 0)
+                .int(PropertyId::MaximumPacketSize, limits.packet_bytes_max)
+                .int(PropertyId::SharedSubscriptionAvailable, 0);
+            if opening.assigned {
+                properties = properties.text(PropertyId::AssignedClientIdentifier, &opening.client_id);
+            }
+        }
+        OwnedConnAck { session_present, properties }
+    }
+
+    /// Refuses a CONNECT and ends the connection.
+    fn refuse(&mut self, slot: u32, version: Version, reason: ReasonCode) {
+        self.table.counters.connects_refused += 1;
+        if let Some(connection) = self.table.connections.get_mut(slot as usize) {
+            let connack = ConnAck { session_present: false, reason, properties: Properties::default() };
+            connack.encode(version, connection.output.buffer(&mut self.table.spares));
+            connection.state = State::Closing { shut: false };
+        }
+        self.linger(slot);
+    }
+
+    /// Refuses what should have been a CONNECT. The client is told only if it is certain which version it speaks.
+    pub(super) fn refuse_unread(&mut self, slot: u32, bytes: &[u8], reason: ReasonCode) {
+        let unsupported = reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION;
+        match level_of_connect(bytes) {
+            Some(5..) => self.refuse(slot, Version::V5, reason),
+            // [MQTT-3.1.2-2] of 3.1.1
+            Some(_) if unsupported => self.refuse(slot, Version::V3_1_1, reason),
+            _ => self.close(slot, None, Ending::WithWill),
+        }
+    }
+}
+
+struct OwnedConnAck {
+    session_present: bool,
+    properties: PropertiesBuilder,
+}
+
+impl OwnedConnAck {
+    fn encode(&self, version: Version, out: &mut Vec<u8>) {
+        let connack = ConnAck {
+            session_present: self.session_present,
+            reason: ReasonCode::SUCCESS,
+            properties: self.properties.properties(),
+        };
+        Packet::ConnAck(connack).encode(version, out);
+    }
+}
+
+/// The protocol level of a CONNECT that could not be decoded.
+fn level_of_connect(bytes: &[u8]) -> Option<u8> {
+    let frame = frame(bytes, usize::MAX).ok().flatten()?;
+    if frame.packet_type != PacketType::Connect {
+        return None;
+    }
+    let body = bytes.get(frame.header..)?;
+    let name = usize::from(u16::from_be_bytes([*body.first()?, *body.get(1)?]));
+    match body.get(2..2 + name)? {
+        b"MQTT" | b"MQIsdp" => body.get(2 + name).copied(),
+        _ => None,
+    }
+}

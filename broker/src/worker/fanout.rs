@@ -1,0 +1,132 @@
+//! A message on its way to everybody who wants it.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use super::core::Core;
+use super::table::{Source, Table, content_of};
+use crate::connection::Pauses;
+use crate::door::{RouteOwner, Targets};
+use crate::message::{Message, QoS};
+use crate::router::{Found, Subscriber};
+
+/// Where a message went.
+pub(super) struct Reach {
+    /// Some connected subscriber of this node was reached.
+    pub(super) here: bool,
+    /// Nodes and shards that must have it too, and the message for them.
+    pub(super) beyond: Option<(Message, Targets)>,
+}
+
+impl Core {
+    /// Delivers to this worker's subscribers and to other workers; says who else must have it.
+    pub(super) fn fan_out(&mut self, source: &Source<'_>) -> Reach {
+        let Core { router, table, merging, peers, index, .. } = self;
+        let found = router.find(source.content.topic);
+        let mut reach = Reach { here: deliver_here(table, merging, source, found), beyond: None };
+        let mut beyond = Targets::new();
+        let mut wait_for_peer = false;
+        for owner in found.targets() {
+            match owner {
+                RouteOwner::Worker(worker) if worker == index => {}
+                RouteOwner::Worker(worker) => {
+                    if let Some(peer) = peers.get_mut(usize::from(*worker)) {
+                        peer.messages.push(Message::clone(source.keep(found.topic())));
+                        table.counters.forwarded_to_workers += 1;
+                        reach.here = true;
+                        if let (true, Some(publisher)) = (peer.behind, source.publisher) {
+                            peer.publishers.push(publisher);
+                            wait_for_peer = true;
+                        }
+                    }
+                }
+                RouteOwner::Node(_) => beyond.push(*owner),
+                // A shard holds what must not be lost.
+                RouteOwner::Shard(_) if source.qos == QoS::AtMostOnce => {}
+                RouteOwner::Shard(_) => beyond.push(*owner),
+            }
+        }
+        if !beyond.is_empty() {
+            table.counters.forwarded_to_cluster += 1;
+            reach.beyond = Some((Message::clone(source.keep(found.topic())), beyond));
+        }
+        let wait_for_receiver = table.publisher_must_wait;
+        if let Some(publisher) = source.publisher
+            && (wait_for_peer || wait_for_receiver)
+            && let Some(connection) = table.get(publisher)
+        {
+            connection.pauses.set(if wait_for_peer { Pauses::PEER } else { 0 });
+            connection.pauses.set(if wait_for_receiver { Pauses::RECEIVER } else { 0 });
+            table.counters.publishers_slowed += 1;
+        }
+        self.flush_soon();
+        reach
+    }
+
+    /// Messages from other workers and nodes, for this worker's subscribers.
+    pub(super) fn forward(&mut self, messages: Vec<Message>) {
+        let now_ms = self.now_ms();
+        for message in messages {
+            let message = Rc::new(message);
+            let Some(content) = content_of(&message, now_ms) else {
+                self.table.counters.dropped_expired += 1;
+                continue;
+            };
+            let source = Source {
+                content,
+                qos: message.qos,
+                retain: message.retain,
+                expires_at_ms: message.expires_at_ms,
+                publisher: None,
+                publisher_id: &message.publisher,
+                kept: OnceCell::from(message.clone()),
+            };
+            let found = self.router.find(&message.topic);
+            deliver_here(&mut self.table, &mut self.merging, &source, found);
+        }
+        self.flush_soon();
+    }
+}
+
+/// Delivers to the subscribers of this worker. True if there was one.
+fn deliver_here(table: &mut Table, merging: &mut Vec<Subscriber>, source: &Source<'_>, found: Found<'_>) -> bool {
+    table.layouts.begin();
+    table.publisher_must_wait = false;
+    let mut reached = false;
+    let mut filters = found.local();
+    match (filters.next(), filters.len()) {
+        (None, _) => {}
+        (Some(subscribers), 0) => {
+            for subscriber in subscribers {
+                let identifier = [subscriber.identifier];
+                let identifiers = if subscriber.identifier == 0 { &[][..] } else { &identifier };
+                reached |= table.deliver(source, found.topic(), subscriber, identifiers);
+            }
+        }
+        (Some(_), _) => {
+            merging.clear();
+            let subscribers = found.local().flatten();
+            merging.extend(subscribers.filter(|subscriber| !table.is_echo(source, subscriber)));
+            // Each filter's are ordered already: this only merges.
+            merging.sort_by_key(|subscriber| subscriber.slot);
+            for of_one_client in merging.chunk_by(|left, right| left.slot == right.slot) {
+                let (subscriber, identifiers) = merge(of_one_client);
+                reached |= table.deliver(source, found.topic(), &subscriber, &identifiers);
+            }
+        }
+    }
+    reached
+}
+
+/// One delivery for all subscriptions of a client that match: the maximum QoS ([MQTT-3.3.4-2]), all identifiers
+/// ([MQTT-3.3.4-4]).
+fn merge(subscribers: &[Subscriber]) -> (Subscriber, crate::session::Identifiers) {
+    let mut merged = subscribers[0];
+    for subscriber in &subscribers[1..] {
+        merged.qos = merged.qos.max(subscriber.qos);
+        merged.retain_as_published |= subscriber.retain_as_published;
+    }
+    merged.no_local = false;
+    let identifiers = subscribers.iter().map(|subscriber| subscriber.identifier);
+    (merged, identifiers.filter(|identifier| *identifier != 0).collect())
+}

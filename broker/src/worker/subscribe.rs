@@ -1,0 +1,234 @@
+//! SUBSCRIBE and UNSUBSCRIBE. The answer waits until every node routes accordingly (K6), and for a persistent session
+//! until its shard has stored it.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::wheel::Timed;
+use crate::connection::Pauses;
+use crate::door::ToCluster;
+use crate::message::{QoS, Subscription};
+use crate::protocol::{Packet, Properties, PropertyId, ReasonCode, SubAck, Subscribe, Unsubscribe, parse_filter};
+use crate::router::Subscriber;
+use crate::session::{Awaited, AwaitedKind};
+use crate::shard::{Outcome, Refusal};
+
+impl Core {
+    /// A client's SUBSCRIBE.
+    pub(super) fn subscribe(&mut self, timed: Timed, subscribe: Subscribe<'_>) {
+        let (slot, _) = timed;
+        let identifier = subscribe.properties.int(PropertyId::SubscriptionIdentifier);
+        let mut codes = Vec::new();
+        let mut granted: Vec<Subscription> = Vec::new();
+        let mut filters = Vec::new();
+        for (filter, mut options) in subscribe.filters.iter() {
+            options.qos = options.qos.min(QoS::AtLeastOnce);
+            options.identifier = identifier;
+            match self.permit_filter(timed, filter) {
+                Err(reason) => codes.push(reason.0),
+                Ok(()) => {
+                    let filter: Arc<str> = filter.into();
+                    filters.push((codes.len(), filter.clone()));
+                    codes.push(options.qos as u8);
+                    let subscription = Subscription { filter, options };
+                    self.add_subscription(timed, subscription.clone());
+                    granted.push(subscription);
+                }
+            }
+        }
+        let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let (client_id, epoch) = (session.terms.client_id.clone(), session.terms.epoch);
+        let storing = session.terms.persistent && !granted.is_empty();
+        let settling = !granted.is_empty() && !self.is_settled();
+        let connection = self.id_of(slot);
+        let token = if settling { self.settle(slot) } else { self.token() };
+        if storing {
+            self.tell(ToCluster::Subscribe { connection, token, client_id, epoch, subscriptions: granted });
+        }
+        self.await_answer(
+            timed,
+            Awaited {
+                token,
+                packet_id: subscribe.packet_id,
+                kind: AwaitedKind::Suback,
+                routes: self.routes_sent,
+                settling,
+                storing,
+                codes,
+                filters,
+            },
+        );
+    }
+
+    /// A client's UNSUBSCRIBE.
+    pub(super) fn unsubscribe(&mut self, timed: Timed, unsubscribe: Unsubscribe<'_>) {
+        let (slot, _) = timed;
+        let mut codes = Vec::new();
+        let mut filters: Vec<(usize, Arc<str>)> = Vec::new();
+        for filter in unsubscribe.filters.iter() {
+            let existed = self.remove_subscription(timed, filter);
+            filters.push((codes.len(), Arc::from(filter)));
+            codes.push(match existed {
+                true => ReasonCode::SUCCESS.0,
+                false => ReasonCode::NO_SUBSCRIPTION_EXISTED.0,
+            });
+        }
+        let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let (client_id, epoch) = (session.terms.client_id.clone(), session.terms.epoch);
+        let storing = session.terms.persistent;
+        let connection = self.id_of(slot);
+        let token = self.token();
+        if storing {
+            let filters = filters.iter().map(|(_, filter)| filter.clone()).collect();
+            self.tell(ToCluster::Unsubscribe { connection, token, client_id, epoch, filters });
+        }
+        self.await_answer(
+            timed,
+            Awaited {
+                token,
+                packet_id: unsubscribe.packet_id,
+                kind: AwaitedKind::Unsuback,
+                routes: 0,
+                settling: false,
+                storing,
+                codes,
+                filters,
+            },
+        );
+    }
+
+    /// The shard's answer to either.
+    pub(super) fn subscribed(&mut self, timed: Timed, token: u32, outcome: Outcome) {
+        let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let Some(awaited) = session.awaited.iter_mut().find(|awaited| awaited.token == token) else {
+            return;
+        };
+        awaited.storing = false;
+        let mut refused = Vec::new();
+        for (number, (place, filter)) in awaited.filters.iter().enumerate() {
+            let code = match &outcome {
+                Outcome::Codes(codes) => codes.get(number).copied().unwrap_or(ReasonCode::UNSPECIFIED_ERROR.0),
+                Outcome::Refused(Refusal::Quota) => ReasonCode::QUOTA_EXCEEDED.0,
+                _ => ReasonCode::UNSPECIFIED_ERROR.0,
+            };
+            awaited.codes[*place] = code;
+            if ReasonCode(code).is_error() && awaited.kind == AwaitedKind::Suback {
+                refused.push(filter.clone());
+            }
+        }
+        for filter in refused {
+            self.remove_subscription(timed, &filter);
+        }
+        self.answer_if_complete(timed, token);
+    }
+
+    /// Every route change that was sent before this request is everywhere.
+    pub(super) fn settled(&mut self, timed: Timed, token: u32) {
+        let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let Some(awaited) = session.awaited.iter_mut().find(|awaited| awaited.token == token) else {
+            return;
+        };
+        awaited.settling = false;
+        let routes = awaited.routes;
+        self.routes_settled = self.routes_settled.max(routes);
+        self.answer_if_complete(timed, token);
+    }
+
+    /// Whether every route change that this worker has sent is known to be everywhere.
+    pub(super) fn is_settled(&self) -> bool {
+        self.routes_settled == self.routes_sent
+    }
+
+    /// Asks to be told when every route change so far is everywhere; returns the token.
+    pub(super) fn settle(&mut self, slot: u32) -> u32 {
+        let token = self.token();
+        let connection = self.id_of(slot);
+        self.tell(ToCluster::Settle { connection, token });
+        token
+    }
+
+    fn permit_filter(&mut self, timed: Timed, filter: &str) -> Result<(), ReasonCode> {
+        let parsed = parse_filter(filter).ok_or(ReasonCode::TOPIC_FILTER_INVALID)?;
+        if parsed.share.is_some() {
+            return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
+        }
+        let subscriptions_max = self.table.limits.subscriptions_max;
+        let session = self.table.get(timed).and_then(|connection| connection.session());
+        let full = session.is_some_and(|session| {
+            session.subscriptions.len() >= subscriptions_max && !session.subscriptions.contains(filter)
+        });
+        if full { Err(ReasonCode::QUOTA_EXCEEDED) } else { Ok(()) }
+    }
+
+    fn add_subscription(&mut self, timed: Timed, subscription: Subscription) {
+        let (slot, _) = timed;
+        let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let subscriber = Subscriber::new(slot, &subscription.options, session.terms.persistent);
+        let filter = subscription.filter.clone();
+        session.subscriptions.put(subscription);
+        if self.router.subscribe(&filter, subscriber) {
+            self.announce(filter, true);
+        }
+    }
+
+    /// False if there was none.
+    fn remove_subscription(&mut self, timed: Timed, filter: &str) -> bool {
+        let (slot, _) = timed;
+        let session = self.table.get(timed).and_then(|connection| connection.session());
+        let existed = session.is_some_and(|session| session.subscriptions.remove(filter).is_some());
+        if existed && self.router.unsubscribe(filter, slot) {
+            self.announce(filter.into(), false);
+        }
+        existed
+    }
+
+    fn await_answer(&mut self, timed: Timed, awaited: Awaited) {
+        let token = awaited.token;
+        let awaited_max = self.table.limits.awaited_max;
+        if let Some(connection) = self.table.get(timed)
+            && let Some(session) = connection.session()
+        {
+            session.awaited.push(awaited);
+            if session.awaited.len() >= awaited_max {
+                connection.pauses.set(Pauses::AWAITED);
+            }
+        }
+        self.answer_if_complete(timed, token);
+    }
+
+    fn answer_if_complete(&mut self, timed: Timed, token: u32) {
+        let (slot, _) = timed;
+        let awaited_max = self.table.limits.awaited_max;
+        let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let complete = |awaited: &Awaited| awaited.token == token && !awaited.settling && !awaited.storing;
+        let Some(at) = session.awaited.iter().position(complete) else {
+            return;
+        };
+        let Awaited { packet_id, kind, codes, .. } = session.awaited.remove(at);
+        if session.awaited.is_empty() {
+            session.awaited = Vec::new();
+        }
+        let below_bound = session.awaited.len() < awaited_max;
+        let answer = SubAck { packet_id, properties: Properties::default(), codes: &codes };
+        match kind {
+            AwaitedKind::Connack(connack) => self.greet(timed, &connack),
+            AwaitedKind::Suback => self.send(slot, Packet::SubAck(answer)),
+            AwaitedKind::Unsuback => self.send(slot, Packet::UnsubAck(answer)),
+        }
+        if below_bound {
+            self.table.lift(timed, Pauses::AWAITED);
+        }
+    }
+}

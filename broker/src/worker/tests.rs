@@ -1,0 +1,8 @@
+//! Workers, whole, with raw bytes on one side and a scripted cluster on the other.
+
+mod delivery;
+mod fixture;
+mod hostile;
+mod persistent;
+mod sessions;
+mod sockets;

@@ -1,0 +1,176 @@
+//! A plain MQTT client at QoS 1 over the broker's own codec. It sends what it is told to and reports what it gets.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use mqtt_broker::message::{QoS, SubscriptionOptions};
+use mqtt_broker::protocol::{
+    Acknowledgement, Connect, Disconnect, Packet, Properties, PropertiesBuilder, PropertyId, Publish, ReasonCode,
+    Subscribe, SubscribeFilters, Version, decode,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+/// How long a broker may take to answer a CONNECT or a SUBSCRIBE before the client tries another node.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+const PACKET_BYTES_MAX: usize = 1 << 20;
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub client_id: String,
+    pub version: Version,
+    /// A session that outlives its connections.
+    pub persistent: bool,
+}
+
+/// What came from the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Publish { dup: bool, packet_id: u16, topic: String, payload: Vec<u8> },
+    PubAck { packet_id: u16, reason: ReasonCode },
+    SubAck { codes: Vec<u8> },
+    Disconnect { reason: ReasonCode },
+}
+
+/// The sending half.
+pub struct Sender {
+    stream: OwnedWriteHalf,
+    version: Version,
+}
+
+/// The receiving half.
+pub struct Receiver {
+    stream: OwnedReadHalf,
+    version: Version,
+    buffer: Vec<u8>,
+}
+
+/// Connects and waits for the CONNACK. The last value tells whether a session was present.
+pub async fn connect(address: SocketAddr, identity: &Identity) -> Result<(Sender, Receiver, bool)> {
+    timeout(ANSWER_TIMEOUT, connect_without_limit(address, identity)).await.context("no CONNACK in time")?
+}
+
+async fn connect_without_limit(address: SocketAddr, identity: &Identity) -> Result<(Sender, Receiver, bool)> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (read, write) = stream.into_split();
+    let version = identity.version;
+    let mut sender = Sender { stream: write, version };
+    let mut receiver = Receiver { stream: read, version, buffer: Vec::new() };
+    let properties = match identity.persistent {
+        true => PropertiesBuilder::new().int(PropertyId::SessionExpiryInterval, 3600),
+        false => PropertiesBuilder::new(),
+    };
+    let packet = Packet::Connect(Connect {
+        version,
+        clean_start: !identity.persistent,
+        keep_alive_seconds: 30,
+        properties: if version == Version::V5 { properties.properties() } else { Properties::default() },
+        client_id: &identity.client_id,
+        will: None,
+        user_name: None,
+        password: None,
+    });
+    sender.send(&packet).await?;
+    loop {
+        let accepted = match receiver.decoded(|packet| match packet {
+            Packet::ConnAck(answer) => Ok((answer.reason, answer.session_present)),
+            other => Err(format!("{other:?}")),
+        })? {
+            Some(Ok((ReasonCode::SUCCESS, session_present))) => session_present,
+            Some(Ok((reason, _))) => bail!("refused: {}", reason.words()),
+            Some(Err(other)) => bail!("instead of a CONNACK: {other}"),
+            None => {
+                receiver.fill().await?;
+                continue;
+            }
+        };
+        return Ok((sender, receiver, accepted));
+    }
+}
+
+impl Sender {
+    pub async fn subscribe(&mut self, packet_id: u16, filters: &[&str]) -> Result<()> {
+        let mut raw = Vec::new();
+        for filter in filters {
+            let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
+            SubscribeFilters::append(&mut raw, filter, options);
+        }
+        let filters = SubscribeFilters::built(&raw);
+        self.send(&Packet::Subscribe(Subscribe { packet_id, properties: Properties::default(), filters })).await
+    }
+
+    pub async fn publish(&mut self, dup: bool, packet_id: u16, topic: &str, payload: &[u8]) -> Result<()> {
+        let (qos, properties) = (QoS::AtLeastOnce, Properties::default());
+        self.send(&Packet::Publish(Publish { dup, qos, retain: false, topic, packet_id, properties, payload })).await
+    }
+
+    pub async fn acknowledge(&mut self, packet_id: u16) -> Result<()> {
+        let (reason, properties) = (ReasonCode::SUCCESS, Properties::default());
+        self.send(&Packet::PubAck(Acknowledgement { packet_id, reason, properties })).await
+    }
+
+    pub async fn ping(&mut self) -> Result<()> {
+        self.send(&Packet::PingReq).await
+    }
+
+    pub async fn disconnect(mut self) -> Result<()> {
+        let (reason, properties) = (ReasonCode::SUCCESS, Properties::default());
+        self.send(&Packet::Disconnect(Disconnect { reason, properties })).await
+    }
+
+    async fn send(&mut self, packet: &Packet<'_>) -> Result<()> {
+        let mut out = Vec::new();
+        packet.encode(self.version, &mut out);
+        Ok(self.stream.write_all(&out).await?)
+    }
+}
+
+impl Receiver {
+    /// Waits for the next packet that means something here. Cancelling loses nothing.
+    pub async fn next(&mut self) -> Result<Event> {
+        loop {
+            let event = self.decoded(|packet| match packet {
+                Packet::Publish(publish) => Ok(Some(Event::Publish {
+                    dup: publish.dup,
+                    packet_id: publish.packet_id,
+                    topic: publish.topic.to_owned(),
+                    payload: publish.payload.to_vec(),
+                })),
+                Packet::PubAck(answer) => {
+                    Ok(Some(Event::PubAck { packet_id: answer.packet_id, reason: answer.reason }))
+                }
+                Packet::SubAck(answer) => Ok(Some(Event::SubAck { codes: answer.codes.to_vec() })),
+                Packet::Disconnect(end) => Ok(Some(Event::Disconnect { reason: end.reason })),
+                Packet::PingResp => Ok(None),
+                other => Err(format!("{other:?}")),
+            })?;
+            match event {
+                Some(Ok(Some(event))) => return Ok(event),
+                Some(Ok(None)) => {}
+                Some(Err(other)) => bail!("a packet that a broker does not send to this client: {other}"),
+                None => self.fill().await?,
+            }
+        }
+    }
+
+    /// Takes the first whole packet out of the buffer.
+    fn decoded<T>(&mut self, take: impl FnOnce(Packet<'_>) -> T) -> Result<Option<T>> {
+        let Some((packet, length)) = decode(&self.buffer, self.version, PACKET_BYTES_MAX)? else { return Ok(None) };
+        let taken = take(packet);
+        self.buffer.drain(..length);
+        Ok(Some(taken))
+    }
+
+    async fn fill(&mut self) -> Result<()> {
+        if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            bail!("the broker closed the connection");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! Real `mqtt-broker` processes on loopback under QoS 1 load while they are killed; a ledger of every publish, acknowledgement and
+//! delivery is checked against the contract (K1, K2, K4, K5, K6).
+//!
+//! `LEDGER_SEED` repeats the choices of a run (which node, when), `LEDGER_KILLS` sets how many nodes are killed.
+
+mod client;
+mod cluster;
+mod history;
+mod load;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cluster::Node;
+use history::{History, Violation};
+use load::{Load, Shape};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::sleep;
+
+const NODES: u16 = 3;
+const KILLS: u32 = 50;
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Tells a broker to acknowledge a message before it is stored, to see that the ledger finds out.
+const BREAK_K1: (&str, &str) = ("MQTT_BROKER_BREAK_K1", "acknowledge-before-commit");
+
+fn run<T>(test: impl Future<Output = Result<T>>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, test).unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn seed() -> u64 {
+    let seed = from_environment("LEDGER_SEED").unwrap_or_else(rand::random);
+    println!("LEDGER_SEED={seed} repeats these choices");
+    seed
+}
+
+async fn ready(nodes: &mut [Node]) -> Result<()> {
+    for node in nodes.iter_mut() {
+        node.until_ready().await?;
+    }
+    Ok(())
+}
+
+fn summary(history: &History) -> String {
+    let acknowledged = history.published.values().filter(|published| published.acknowledged.is_some()).count();
+    format!(
+        "{} published, {acknowledged} acknowledged, {} delivered, {} connections",
+        history.published.len(),
+        history.delivered.len(),
+        history.connected.len()
+    )
+}
+
+fn assert_kept(history: &History) {
+    println!("{}", summary(history));
+    let violations = history.violations();
+    for violation in violations.iter().take(20) {
+        println!("{violation:?}");
+    }
+    assert!(violations.is_empty(), "{} violations", violations.len());
+}
+
+/// Leaderless time, as the admin API of a running node tells it.
+#[derive(Default)]
+struct Leaderless {
+    shard_time: Duration,
+    longest: Duration,
+    since: Option<Instant>,
+    asked: Option<Instant>,
+}
+
+impl Leaderless {
+    async fn look(&mut self, nodes: &[Node]) -> u64 {
+        let mut without = None;
+        for node in nodes.iter().filter(|node| node.is_running()) {
+            if let Ok(shards) = node.shards().await {
+                without = without.max(Some(shards.without_leader));
+            }
+        }
+        let now = Instant::now();
+        let passed = self.asked.replace(now).map_or(Duration::ZERO, |asked| now - asked);
+        let without = without.unwrap_or(0);
+        self.shard_time += passed * without as u32;
+        if without == 0 {
+            self.since = None;
+        } else {
+            let since = *self.since.get_or_insert(now);
+            self.longest = self.longest.max(now - since);
+        }
+        without
+    }
+
+    async fn watch(&mut self, nodes: &[Node], time: Duration) {
+        let start = Instant::now();
+        self.asked = None;
+        while start.elapsed() < time {
+            self.look(nodes).await;
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the mqtt-broker binary"]
+fn fifty_kills_under_load_break_no_line_of_the_contract() {
+    let (seed, kills) = (seed(), from_environment("LEDGER_KILLS").unwrap_or(KILLS));
+    let history = run(async {
+        let directory = tempfile::tempdir()?;
+        let mut nodes = cluster::start(directory.path(), NODES, &[])?;
+        ready(&mut nodes).await?;
+        let shape = Shape { publishers: 4, persistent: 6, passing: 2, contended: 2, pace: Duration::from_millis(10) };
+        let load = Load::start(nodes.iter().map(|node| node.address).collect(), shape, seed);
+        load.until_subscribed(shape.persistent + shape.passing, SETTLE_TIMEOUT).await?;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut leaderless = Leaderless::default();
+        for kill in 1..=kills {
+            let (victim, before) = (rng.random_range(0..nodes.len()), load.acknowledged());
+            let down = Duration::from_millis(rng.random_range(50..1500));
+            nodes[victim].kill()?;
+            leaderless.watch(&nodes, down).await;
+            nodes[victim].start()?;
+            let back = nodes[victim].until_ready().await?;
+            let pause = Duration::from_millis(rng.random_range(0..1000));
+            leaderless.watch(&nodes, pause).await;
+            for node in &mut nodes {
+                node.check()?;
+            }
+            let acknowledged = load.acknowledged() - before;
+            println!("kill {kill}: node {victim} down {down:?}, ready after {back:?}, {acknowledged} acknowledged");
+        }
+        println!(
+            "a shard was without a leader for {:?} a kill on average, at most {:?} at a time",
+            leaderless.shard_time / (16 * kills.max(1)),
+            leaderless.longest
+        );
+        let history = load.finish(SETTLE_TIMEOUT).await?;
+        ensure!(history.published.len() > 20 * kills as usize, "hardly any load: {}", summary(&history));
+        Ok(history)
+    });
+    assert_kept(&history);
+}
+
+/// Kills all nodes at once under load, starts them again, and gives the ledger.
+async fn power_cut(environment: &[(&str, &str)], seed: u64) -> Result<History> {
+    let directory = tempfile::tempdir()?;
+    let mut nodes = cluster::start(directory.path(), NODES, environment)?;
+    ready(&mut nodes).await?;
+    let shape = Shape { publishers: 8, persistent: 4, passing: 0, contended: 0, pace: Duration::from_millis(1) };
+    let load = Load::start(nodes.iter().map(|node| node.address).collect(), shape, seed);
+    load.until_subscribed(shape.persistent, SETTLE_TIMEOUT).await?;
+    let mut rng = StdRng::seed_from_u64(seed);
+    for _ in 0..3 {
+        sleep(Duration::from_millis(rng.random_range(500..1500))).await;
+        for node in &mut nodes {
+            node.kill()?;
+        }
+        for node in &mut nodes {
+            node.start()?;
+        }
+        ready(&mut nodes).await.context("after the power cut")?;
+    }
+    load.finish(SETTLE_TIMEOUT).await
+}
+
+#[test]
+#[ignore = "needs the mqtt-broker binary"]
+fn killing_all_nodes_at_once_loses_nothing_acknowledged() {
+    let history = run(power_cut(&[], seed()));
+    assert_kept(&history);
+}
+
+#[test]
+#[ignore = "needs the mqtt-broker binary"]
+fn the_ledger_finds_a_broker_that_acknowledges_before_the_commit() {
+    let seed = seed();
+    let mut lost = 0;
+    // Chance decides whether a node dies between the acknowledgement and the commit.
+    for round in 0..5 {
+        let history = run(power_cut(&[BREAK_K1], seed + round));
+        let violations = history.violations();
+        lost += violations.iter().filter(|violation| matches!(violation, Violation::Lost { .. })).count();
+        println!("round {round}: {}; {lost} lost so far", summary(&history));
+        if lost > 0 {
+            return;
+        }
+    }
+    panic!("the ledger does not see that K1 is broken");
+}
