@@ -1,1 +1,15 @@
-//! A replicated MQTT broker.
+//! A replicated MQTT 3.1.1 and 5.0 broker.
+//!
+//! The rooms, in the order a PUBLISH walks them. `ARCHITECTURE.md` has the map.
+
+pub mod door;
+pub mod identity;
+pub mod limits;
+pub mod local;
+pub mod message;
+pub mod protocol;
+pub mod replication;
+pub mod router;
+pub mod session;
+pub mod shard;
+pub mod storage;

@@ -38,9 +38,7 @@ pub enum ApplyError {
         source: Box<kube::Error>,
     },
     /// Something else has the name.
-    #[error(
-        "{kind} {name} exists and does not belong to this MqttBroker: delete or rename one of them"
-    )]
+    #[error("{kind} {name} exists and does not belong to this MqttBroker: delete or rename one of them")]
     Foreign {
         /// Kind of the object.
         kind: String,
@@ -111,32 +109,21 @@ impl Applier<'_> {
             state: PhantomData,
         } = prepared;
         Ok(Resources {
-            service_account: self
-                .put(service_account, observed.service_account.as_ref())
-                .await?,
+            service_account: self.put(service_account, observed.service_account.as_ref()).await?,
             peer_ca: self.put(peer_ca, observed.peer_ca.as_ref()).await?,
             peer_tls: self.put(peer_tls, observed.peer_tls.as_ref()).await?,
             admin_token: self.put(admin_token, observed.admin_token.as_ref()).await?,
             config_map: self.put(config_map, observed.config_map.as_ref()).await?,
-            peers_service: self
-                .put(peers_service, observed.peers_service.as_ref())
-                .await?,
-            client_service: self
-                .put(client_service, observed.client_service.as_ref())
-                .await?,
+            peers_service: self.put(peers_service, observed.peers_service.as_ref()).await?,
+            client_service: self.put(client_service, observed.client_service.as_ref()).await?,
             disruption_budget: match disruption_budget {
-                Some(budget) => Some(
-                    self.put(budget, observed.disruption_budget.as_ref())
-                        .await?,
-                ),
+                Some(budget) => Some(self.put(budget, observed.disruption_budget.as_ref()).await?),
                 None => {
                     self.remove(observed.disruption_budget.as_ref()).await?;
                     None
                 }
             },
-            stateful_set: self
-                .put(stateful_set, observed.stateful_set.as_ref())
-                .await?,
+            stateful_set: self.put(stateful_set, observed.stateful_set.as_ref()).await?,
             state: PhantomData,
         })
     }
@@ -144,24 +131,15 @@ impl Applier<'_> {
     /// Has the API server hold an object, and gives it back as it holds it.
     async fn put<K>(&self, mut desired: K, observed: Option<&Arc<K>>) -> Result<K, ApplyError>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
         let kind = K::kind(&()).into_owned();
         let name = desired.name_any();
         let json = |object: &K| {
-            serde_json::to_value(object).map_err(|source| ApplyError::Serialise {
-                kind: kind.clone(),
-                source,
-            })
+            serde_json::to_value(object).map_err(|source| ApplyError::Serialise { kind: kind.clone(), source })
         };
         let hash = fingerprint::of(&json(&desired)?);
-        desired
-            .annotations_mut()
-            .insert(APPLIED_HASH_ANNOTATION.to_owned(), hash.clone());
+        desired.annotations_mut().insert(APPLIED_HASH_ANNOTATION.to_owned(), hash.clone());
         let desired_json = json(&desired)?;
 
         match observed {
@@ -178,130 +156,72 @@ impl Applier<'_> {
             None => self.refuse_foreign::<K>(&name).await?,
         }
 
-        let applied = self
-            .patch(&name, desired_json, observed)
-            .await
-            .map_err(|source| ApplyError::Api {
-                kind: kind.clone(),
-                name: name.clone(),
-                source: Box::new(source),
-            })?;
+        let applied = self.patch(&name, desired_json, observed).await.map_err(|source| ApplyError::Api {
+            kind: kind.clone(),
+            name: name.clone(),
+            source: Box::new(source),
+        })?;
         self.metrics.wrote(&kind);
-        tracing::info!(
-            kind,
-            name,
-            namespace = self.broker.names.namespace,
-            "applied"
-        );
+        tracing::info!(kind, name, namespace = self.broker.names.namespace, "applied");
         self.remember(&kind, hash, &applied);
         Ok(applied)
     }
 
-    async fn patch<K>(
-        &self,
-        name: &str,
-        mut desired: Value,
-        observed: Option<&Arc<K>>,
-    ) -> Result<K, kube::Error>
+    async fn patch<K>(&self, name: &str, mut desired: Value, observed: Option<&Arc<K>>) -> Result<K, kube::Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
         // With the version we looked at, a decision made from an old look is refused instead of carried out.
         if let Some(version) = observed.and_then(|observed| observed.resource_version()) {
             desired["metadata"]["resourceVersion"] = Value::String(version);
         }
-        self.api::<K>()
-            .patch(
-                name,
-                &PatchParams::apply(OPERATOR).force(),
-                &Patch::Apply(&desired),
-            )
-            .await
+        self.api::<K>().patch(name, &PatchParams::apply(OPERATOR).force(), &Patch::Apply(&desired)).await
     }
 
     /// Deletes an object that is no longer wanted, if it is ours.
     async fn remove<K>(&self, observed: Option<&Arc<K>>) -> Result<(), ApplyError>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
         let Some(observed) = observed.filter(|observed| self.is_ours(&***observed)) else {
             return Ok(());
         };
         let name = observed.name_any();
         let kind = K::kind(&()).into_owned();
-        let same = Preconditions {
-            uid: observed.uid(),
-            resource_version: None,
-        };
-        match self
-            .api::<K>()
-            .delete(&name, &DeleteParams::default().preconditions(same))
-            .await
-        {
+        let same = Preconditions { uid: observed.uid(), resource_version: None };
+        match self.api::<K>().delete(&name, &DeleteParams::default().preconditions(same)).await {
             Ok(_) => {
                 self.metrics.wrote(&kind);
-                tracing::info!(
-                    kind,
-                    name,
-                    namespace = self.broker.names.namespace,
-                    "deleted"
-                );
+                tracing::info!(kind, name, namespace = self.broker.names.namespace, "deleted");
                 Ok(())
             }
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(source) => Err(ApplyError::Api {
-                kind,
-                name,
-                source: Box::new(source),
-            }),
+            Err(source) => Err(ApplyError::Api { kind, name, source: Box::new(source) }),
         }
     }
 
     /// The caches hold only what carries our label, so before something is made its name is looked up once.
     async fn refuse_foreign<K>(&self, name: &str) -> Result<(), ApplyError>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
         let kind = K::kind(&()).into_owned();
         match self.api::<K>().get_metadata_opt(name).await {
             Ok(None) => Ok(()),
             Ok(Some(present)) if self.is_ours(&present) => Ok(()),
-            Ok(Some(_)) => Err(ApplyError::Foreign {
-                kind,
-                name: name.to_owned(),
-            }),
-            Err(source) => Err(ApplyError::Api {
-                kind,
-                name: name.to_owned(),
-                source: Box::new(source),
-            }),
+            Ok(Some(_)) => Err(ApplyError::Foreign { kind, name: name.to_owned() }),
+            Err(source) => Err(ApplyError::Api { kind, name: name.to_owned(), source: Box::new(source) }),
         }
     }
 
     /// Ours is what this very resource controls, and what nobody controls but carries our labels (an orphan).
     fn is_ours(&self, object: &impl Resource) -> bool {
-        let controller = object
-            .meta()
-            .owner_references
-            .iter()
-            .flatten()
-            .find(|owner| owner.controller == Some(true));
+        let controller = object.meta().owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
         match controller {
             Some(owner) => owner.uid == self.broker.uid,
             None => object.meta().labels.as_ref().is_some_and(|labels| {
                 labels.get(INSTANCE_LABEL) == Some(&self.broker.names.broker)
-                    && labels
-                        .get("app.kubernetes.io/managed-by")
-                        .is_some_and(|by| by == OPERATOR)
+                    && labels.get("app.kubernetes.io/managed-by").is_some_and(|by| by == OPERATOR)
             }),
         }
     }
@@ -314,38 +234,20 @@ impl Applier<'_> {
     }
 
     /// Whether this is what the API server made of the very same content.
-    fn is_answer_to(
-        &self,
-        kind: &str,
-        hash: &str,
-        observed: &impl Resource<DynamicType = ()>,
-    ) -> bool {
-        let ledger = self
-            .ledger
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn is_answer_to(&self, kind: &str, hash: &str, observed: &impl Resource<DynamicType = ()>) -> bool {
+        let ledger = self.ledger.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let answer = ledger.get(&self.ledger_key(kind, observed));
-        answer.is_some_and(|(known, version)| {
-            known == hash && observed.meta().resource_version.as_ref() == Some(version)
-        })
+        answer
+            .is_some_and(|(known, version)| known == hash && observed.meta().resource_version.as_ref() == Some(version))
     }
 
     fn remember(&self, kind: &str, hash: String, applied: &impl Resource<DynamicType = ()>) {
         let version = applied.meta().resource_version.clone().unwrap_or_default();
-        let mut ledger = self
-            .ledger
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut ledger = self.ledger.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         ledger.insert(self.ledger_key(kind, applied), (hash, version));
     }
 
     fn ledger_key(&self, kind: &str, object: &impl Resource<DynamicType = ()>) -> String {
-        format!(
-            "{kind}/{}/{}",
-            self.broker.names.namespace,
-            object.meta().name.as_deref().unwrap_or_default()
-        )
+        format!("{kind}/{}/{}", self.broker.names.namespace, object.meta().name.as_deref().unwrap_or_default())
     }
 }

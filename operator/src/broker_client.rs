@@ -128,10 +128,8 @@ impl BrokerClient {
 
     /// Asks all of them how the cluster is; the first that belongs to a founded one decides, else the first answer.
     pub async fn cluster(&self, brokers: &[IpAddr], token: &str) -> Result<Cluster, BrokerError> {
-        let mut answers: FuturesUnordered<_> = brokers
-            .iter()
-            .map(|broker| self.cluster_seen_by(*broker, token))
-            .collect();
+        let mut answers: FuturesUnordered<_> =
+            brokers.iter().map(|broker| self.cluster_seen_by(*broker, token)).collect();
         let mut unfounded = None;
         let mut failure = BrokerError::NobodyToAsk;
         while let Some(answer) = answers.next().await {
@@ -145,42 +143,18 @@ impl BrokerClient {
     }
 
     /// Has a member leave the cluster; asking again changes nothing, nor does a member that is gone.
-    pub async fn leave(
-        &self,
-        brokers: &[IpAddr],
-        token: &str,
-        member: &str,
-    ) -> Result<(), BrokerError> {
-        self.first_to_accept(
-            brokers,
-            token,
-            Method::POST,
-            &format!("/api/v1/cluster/members/{member}/leave"),
-        )
-        .await
+    pub async fn leave(&self, brokers: &[IpAddr], token: &str, member: &str) -> Result<(), BrokerError> {
+        self.first_to_accept(brokers, token, Method::POST, &format!("/api/v1/cluster/members/{member}/leave")).await
     }
 
     /// Takes a leave back that is not completed.
-    pub async fn cancel_leave(
-        &self,
-        brokers: &[IpAddr],
-        token: &str,
-        member: &str,
-    ) -> Result<(), BrokerError> {
-        self.first_to_accept(
-            brokers,
-            token,
-            Method::DELETE,
-            &format!("/api/v1/cluster/members/{member}/leave"),
-        )
-        .await
+    pub async fn cancel_leave(&self, brokers: &[IpAddr], token: &str, member: &str) -> Result<(), BrokerError> {
+        self.first_to_accept(brokers, token, Method::DELETE, &format!("/api/v1/cluster/members/{member}/leave")).await
     }
 
     async fn cluster_seen_by(&self, broker: IpAddr, token: &str) -> Result<Cluster, BrokerError> {
         let address = SocketAddr::new(broker, self.port);
-        let body = self
-            .request(address, token, Method::GET, "/api/v1/cluster")
-            .await?;
+        let body = self.request(address, token, Method::GET, "/api/v1/cluster").await?;
         serde_json::from_slice(&body).map_err(|error| BrokerError::Unreadable(address, error))
     }
 
@@ -193,15 +167,7 @@ impl BrokerClient {
     ) -> Result<(), BrokerError> {
         let mut failure = BrokerError::NobodyToAsk;
         for broker in brokers {
-            match self
-                .request(
-                    SocketAddr::new(*broker, self.port),
-                    token,
-                    method.clone(),
-                    path,
-                )
-                .await
-            {
+            match self.request(SocketAddr::new(*broker, self.port), token, method.clone(), path).await {
                 Ok(_) => return Ok(()),
                 Err(BrokerError::Refused(_, StatusCode::NOT_FOUND, _)) => return Ok(()),
                 Err(error) => failure = error,
@@ -223,15 +189,8 @@ impl BrokerClient {
     }
 }
 
-async fn exchange(
-    address: SocketAddr,
-    token: &str,
-    method: Method,
-    path: &str,
-) -> Result<Bytes, BrokerError> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| BrokerError::Connect(address, error))?;
+async fn exchange(address: SocketAddr, token: &str, method: Method, path: &str) -> Result<Bytes, BrokerError> {
+    let stream = TcpStream::connect(address).await.map_err(|error| BrokerError::Connect(address, error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| BrokerError::Http(address, error.into()))?;
@@ -244,10 +203,7 @@ async fn exchange(
         .map_err(|error| BrokerError::Http(address, error.into()))?;
 
     let answer = async {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| BrokerError::Http(address, error.into()))?;
+        let response = sender.send_request(request).await.map_err(|error| BrokerError::Http(address, error.into()))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
@@ -257,11 +213,7 @@ async fn exchange(
         if status.is_success() {
             return Ok(body);
         }
-        Err(BrokerError::Refused(
-            address,
-            status,
-            String::from_utf8_lossy(&body).trim().to_owned(),
-        ))
+        Err(BrokerError::Refused(address, status, String::from_utf8_lossy(&body).trim().to_owned()))
     };
     // The connection only moves while it is polled; the answer ends it.
     tokio::pin!(answer, connection);
@@ -291,9 +243,6 @@ mod tests {
         .unwrap();
         assert_eq!(cluster.members[0].state, MemberState::Leaving);
         assert_eq!(cluster.members[1].state, MemberState::Unknown);
-        assert_eq!(
-            (cluster.connections, cluster.sessions, cluster.shards.total),
-            (36, 12, 16)
-        );
+        assert_eq!((cluster.connections, cluster.sessions, cluster.shards.total), (36, 12, 16));
     }
 }

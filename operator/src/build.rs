@@ -22,9 +22,7 @@ use k8s_openapi::{
 };
 use kube::Resource;
 
-use crate::{
-    api::MqttBroker, observe::Observed, peer_pki::Credentials, plan::Plan, validate::ValidBroker,
-};
+use crate::{api::MqttBroker, observe::Observed, peer_pki::Credentials, plan::Plan, validate::ValidBroker};
 
 pub use self::stateful_set::pod_address;
 

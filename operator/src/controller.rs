@@ -68,14 +68,7 @@ pub async fn run(
     };
     let recorder = Arc::new(Recorder::new(client.clone(), instance));
     let controllers = namespaces.into_iter().map(|namespace| {
-        run_one(
-            client.clone(),
-            namespace,
-            settings.clone(),
-            recorder.clone(),
-            metrics.clone(),
-            stop.clone(),
-        )
+        run_one(client.clone(), namespace, settings.clone(), recorder.clone(), metrics.clone(), stop.clone())
     });
     join_all(controllers).await;
 }
@@ -88,10 +81,7 @@ async fn run_one(
     metrics: Metrics,
     mut stop: watch::Receiver<bool>,
 ) {
-    let watches = Watches {
-        client: client.clone(),
-        namespace,
-    };
+    let watches = Watches { client: client.clone(), namespace };
     let (stateful_sets, stateful_set_changes) = watches.start::<StatefulSet>();
     let (services, service_changes) = watches.start::<Service>();
     let (config_maps, config_map_changes) = watches.start::<ConfigMap>();
@@ -101,16 +91,8 @@ async fn run_one(
     let (pods, pod_changes) = watches.start::<Pod>();
     let (claims, claim_changes) = watches.start::<PersistentVolumeClaim>();
 
-    let caches = Caches {
-        stateful_sets,
-        services,
-        config_maps,
-        secrets,
-        disruption_budgets,
-        service_accounts,
-        pods,
-        claims,
-    };
+    let caches =
+        Caches { stateful_sets, services, config_maps, secrets, disruption_budgets, service_accounts, pods, claims };
     let context = Arc::new(Context {
         client,
         caches,
@@ -124,11 +106,7 @@ async fn run_one(
     let failures = Arc::new(Failures::default());
 
     Controller::new(watches.api::<MqttBroker>(), watcher::Config::default())
-        .with_config(
-            controller::Config::default()
-                .concurrency(CONCURRENCY)
-                .debounce(DEBOUNCE),
-        )
+        .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .owns_stream(stateful_set_changes)
         .owns_stream(service_changes)
         .owns_stream(config_map_changes)
@@ -184,16 +162,8 @@ async fn reconcile_once_cached(
 
 async fn caches_filled(caches: &Caches) -> bool {
     // No `..`: a cache that is forgotten here does not compile.
-    let Caches {
-        stateful_sets,
-        services,
-        config_maps,
-        secrets,
-        disruption_budgets,
-        service_accounts,
-        pods,
-        claims,
-    } = caches;
+    let Caches { stateful_sets, services, config_maps, secrets, disruption_budgets, service_accounts, pods, claims } =
+        caches;
     stateful_sets.wait_until_ready().await.is_ok()
         && services.wait_until_ready().await.is_ok()
         && config_maps.wait_until_ready().await.is_ok()
@@ -204,12 +174,7 @@ async fn caches_filled(caches: &Caches) -> bool {
         && claims.wait_until_ready().await.is_ok()
 }
 
-fn error_policy(
-    broker: &MqttBroker,
-    error: &Error,
-    context: &Context,
-    failures: &Failures,
-) -> Action {
+fn error_policy(broker: &MqttBroker, error: &Error, context: &Context, failures: &Failures) -> Action {
     let (name, namespace) = (broker.name_any(), broker.namespace());
     if error.is_conflict() {
         tracing::debug!(name, namespace, "looked too early, looking again");
@@ -228,23 +193,15 @@ struct Failures(Mutex<BTreeMap<String, u32>>);
 impl Failures {
     /// Twice as long after each failure.
     fn next_wait(&self, key: &str) -> Duration {
-        let mut failures = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut failures = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let failed = failures.entry(key.to_owned()).or_default();
-        let wait = BACKOFF_FIRST
-            .saturating_mul(1 << (*failed).min(16))
-            .min(BACKOFF_MAX);
+        let wait = BACKOFF_FIRST.saturating_mul(1 << (*failed).min(16)).min(BACKOFF_MAX);
         *failed = failed.saturating_add(1);
         wait
     }
 
     fn forget(&self, key: &str) {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .remove(key);
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(key);
     }
 }
 
@@ -256,12 +213,7 @@ struct Watches {
 
 impl Watches {
     /// A watch on everything of a kind that carries our label: its cache, and its changes.
-    fn start<K>(
-        &self,
-    ) -> (
-        Store<K>,
-        impl Stream<Item = Result<K, watcher::Error>> + Send + use<K>,
-    )
+    fn start<K>(&self) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + use<K>)
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
@@ -274,15 +226,12 @@ impl Watches {
     {
         let writer = Writer::<K>::new(());
         let store = writer.as_reader();
-        let changes = watcher(
-            self.api::<K>(),
-            watcher::Config::default().labels(WATCH_SELECTOR),
-        )
-        .default_backoff()
-        .modify(|object| object.managed_fields_mut().clear())
-        .reflect(writer)
-        .touched_objects()
-        .predicate_filter(predicates::resource_version, Default::default());
+        let changes = watcher(self.api::<K>(), watcher::Config::default().labels(WATCH_SELECTOR))
+            .default_backoff()
+            .modify(|object| object.managed_fields_mut().clear())
+            .reflect(writer)
+            .touched_objects()
+            .predicate_filter(predicates::resource_version, Default::default());
         (store, changes)
     }
 

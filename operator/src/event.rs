@@ -31,20 +31,12 @@ pub struct Event {
 impl Event {
     /// Something went as it should.
     pub fn normal(reason: &'static str, note: impl Into<String>) -> Self {
-        Self {
-            warning: false,
-            reason,
-            note: note.into(),
-        }
+        Self { warning: false, reason, note: note.into() }
     }
 
     /// Something needs attention.
     pub fn warning(reason: &'static str, note: impl Into<String>) -> Self {
-        Self {
-            warning: true,
-            reason,
-            note: note.into(),
-        }
+        Self { warning: true, reason, note: note.into() }
     }
 }
 
@@ -59,51 +51,24 @@ pub struct Recorder {
 impl Recorder {
     /// A recorder that signs with the name of this instance of the operator.
     pub fn new(client: Client, instance: String) -> Self {
-        Self {
-            client,
-            instance,
-            last: Mutex::new(BTreeMap::new()),
-        }
+        Self { client, instance, last: Mutex::new(BTreeMap::new()) }
     }
 
     /// Tells of something, unless it was the last thing told for its reason.
-    pub async fn tell(
-        &self,
-        about: &ObjectReference,
-        event: Event,
-        metrics: &Metrics,
-        now: Timestamp,
-    ) {
+    pub async fn tell(&self, about: &ObjectReference, event: Event, metrics: &Metrics, now: Timestamp) {
         if !self.is_news(about, &event) {
             return;
         }
-        let Event {
-            warning,
-            reason,
-            mut note,
-        } = event;
+        let Event { warning, reason, mut note } = event;
         if note.len() > NOTE_BYTES_MAX {
-            let end = (0..=NOTE_BYTES_MAX)
-                .rev()
-                .find(|end| note.is_char_boundary(*end))
-                .unwrap_or(0);
+            let end = (0..=NOTE_BYTES_MAX).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
             note.truncate(end);
         }
-        tracing::info!(
-            reason,
-            note,
-            name = about.name,
-            namespace = about.namespace,
-            "event"
-        );
+        tracing::info!(reason, note, name = about.name, namespace = about.namespace, "event");
         let namespace = about.namespace.clone().unwrap_or_default();
         let object = v1::Event {
             metadata: ObjectMeta {
-                name: Some(format!(
-                    "{}.{:x}",
-                    about.name.as_deref().unwrap_or(OPERATOR),
-                    now.as_nanosecond()
-                )),
+                name: Some(format!("{}.{:x}", about.name.as_deref().unwrap_or(OPERATOR), now.as_nanosecond())),
                 namespace: Some(namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -126,10 +91,7 @@ impl Recorder {
 
     fn is_news(&self, about: &ObjectReference, event: &Event) -> bool {
         let key = (about.uid.clone().unwrap_or_default(), event.reason);
-        let mut last = self
-            .last
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         last.insert(key, event.note.clone()).as_ref() != Some(&event.note)
     }
 }

@@ -12,12 +12,7 @@ pub fn of(value: &Value) -> String {
     let mut canonical = String::new();
     write(value, &mut canonical);
     let digest = digest(&SHA256, canonical.as_bytes());
-    digest
-        .as_ref()
-        .iter()
-        .take(FINGERPRINT_BYTES)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    digest.as_ref().iter().take(FINGERPRINT_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// JSON with sorted keys and no spaces.

@@ -56,11 +56,7 @@ pub struct Candidate {
 impl Candidate {
     /// A candidate with a name of its own among those for the lease of this namespace.
     pub fn new(client: Client, namespace: &str, identity: String) -> Self {
-        Self {
-            api: Api::namespaced(client, namespace),
-            name: OPERATOR.to_owned(),
-            identity,
-        }
+        Self { api: Api::namespaced(client, namespace), name: OPERATOR.to_owned(), identity }
     }
 
     /// Waits until this candidate leads; returns false if `stop` came first.
@@ -108,10 +104,7 @@ impl Candidate {
                 return Ok(());
             }
             lease.spec.get_or_insert_default().holder_identity = None;
-            self.api
-                .replace(&self.name, &PostParams::default(), &lease)
-                .await
-                .map(|_| ())
+            self.api.replace(&self.name, &PostParams::default(), &lease).await.map(|_| ())
         };
         match released.await {
             Ok(()) => tracing::info!("lease released"),
@@ -126,26 +119,13 @@ impl Candidate {
         let lease = self.api.get_opt(&self.name).await?;
         let now = Instant::now();
         if sight.unchanged_since.is_none() || version(&sight.lease) != version(&lease) {
-            *sight = Sight {
-                lease: lease.clone(),
-                unchanged_since: Some(now),
-            };
+            *sight = Sight { lease: lease.clone(), unchanged_since: Some(now) };
         }
-        let unchanged_for = sight
-            .unchanged_since
-            .map_or(Duration::ZERO, |since| now - since);
+        let unchanged_for = sight.unchanged_since.map_or(Duration::ZERO, |since| now - since);
         let written = match decide(lease.as_ref(), &self.identity, unchanged_for) {
             Step::Wait => return Ok(false),
-            Step::Create => {
-                self.api
-                    .create(&PostParams::default(), &self.signed(None))
-                    .await
-            }
-            Step::Take => {
-                self.api
-                    .replace(&self.name, &PostParams::default(), &self.signed(lease))
-                    .await
-            }
+            Step::Create => self.api.create(&PostParams::default(), &self.signed(None)).await,
+            Step::Take => self.api.replace(&self.name, &PostParams::default(), &self.signed(lease)).await,
         };
         match written {
             Ok(_) => Ok(true),
@@ -158,10 +138,7 @@ impl Candidate {
     fn signed(&self, present: Option<Lease>) -> Lease {
         let now = MicroTime(Timestamp::now());
         let mut lease = present.unwrap_or_else(|| Lease {
-            metadata: ObjectMeta {
-                name: Some(self.name.clone()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
             ..Lease::default()
         });
         let renewal = holder(&lease) == Some(self.identity.as_str());
@@ -188,12 +165,7 @@ fn decide(lease: Option<&Lease>, identity: &str, unchanged_for: Duration) -> Ste
 }
 
 fn holder(lease: &Lease) -> Option<&str> {
-    lease
-        .spec
-        .as_ref()?
-        .holder_identity
-        .as_deref()
-        .filter(|holder| !holder.is_empty())
+    lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
 
 fn duration(lease: &Lease) -> Duration {

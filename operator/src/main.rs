@@ -32,11 +32,7 @@ struct Arguments {
     listen: SocketAddr,
 
     /// DNS domain of the Kubernetes cluster.
-    #[arg(
-        long,
-        env = "MQTT_OPERATOR_CLUSTER_DOMAIN",
-        default_value = "cluster.local"
-    )]
+    #[arg(long, env = "MQTT_OPERATOR_CLUSTER_DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
 
     /// Namespace of the Lease by which one of several operators leads.
@@ -67,25 +63,15 @@ async fn main() -> anyhow::Result<()> {
     }
     telemetry::start_logging(arguments.log_format);
 
-    let client = Client::try_default().await.context(
-        "no way to the API server: run inside a cluster with a ServiceAccount, or set KUBECONFIG",
-    )?;
-    let lease_namespace = arguments
-        .lease_namespace
-        .unwrap_or_else(|| client.default_namespace().to_owned());
+    let client = Client::try_default()
+        .await
+        .context("no way to the API server: run inside a cluster with a ServiceAccount, or set KUBECONFIG")?;
+    let lease_namespace = arguments.lease_namespace.unwrap_or_else(|| client.default_namespace().to_owned());
     let candidate = Candidate::new(client.clone(), &lease_namespace, arguments.identity.clone());
     let metrics = Metrics::default();
     let mut stop = stop_on_signal()?;
-    let namespaces: Vec<String> = arguments
-        .namespaces
-        .into_iter()
-        .filter(|namespace| !namespace.is_empty())
-        .collect();
-    let scope = if namespaces.is_empty() {
-        Scope::All
-    } else {
-        Scope::Namespaces(namespaces)
-    };
+    let namespaces: Vec<String> = arguments.namespaces.into_iter().filter(|namespace| !namespace.is_empty()).collect();
+    let scope = if namespaces.is_empty() { Scope::All } else { Scope::Namespaces(namespaces) };
 
     let work = async {
         tracing::info!(identity = arguments.identity, ?scope, "waiting to lead");
@@ -93,17 +79,9 @@ async fn main() -> anyhow::Result<()> {
             return Ok(());
         }
         tracing::info!("leading");
-        let settings = Settings {
-            cluster_domain: arguments.cluster_domain,
-        };
-        let controller = controller::run(
-            client,
-            scope,
-            settings,
-            arguments.identity.clone(),
-            metrics.clone(),
-            stop.clone(),
-        );
+        let settings = Settings { cluster_domain: arguments.cluster_domain };
+        let controller =
+            controller::run(client, scope, settings, arguments.identity.clone(), metrics.clone(), stop.clone());
         tokio::select! {
             () = controller => {
                 candidate.release().await;

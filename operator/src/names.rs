@@ -55,8 +55,7 @@ impl Names {
     pub fn ordinal(&self, pod: &str) -> Option<i32> {
         let digits = pod.strip_prefix(&self.broker)?.strip_prefix('-')?;
         let canonical = digits == "0" || !digits.starts_with('0');
-        (canonical && digits.bytes().all(|byte| byte.is_ascii_digit()))
-            .then(|| digits.parse().ok())?
+        (canonical && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
     }
 
     /// The volume claim of an ordinal.
@@ -112,25 +111,15 @@ impl Names {
     /// The labels that select the pods; they never change, because a StatefulSet's selector can't.
     pub fn selector_labels(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
-            (
-                "app.kubernetes.io/name".to_owned(),
-                "mqtt-broker".to_owned(),
-            ),
+            ("app.kubernetes.io/name".to_owned(), "mqtt-broker".to_owned()),
             (INSTANCE_LABEL.to_owned(), self.broker.clone()),
-            (
-                "app.kubernetes.io/managed-by".to_owned(),
-                OPERATOR.to_owned(),
-            ),
+            ("app.kubernetes.io/managed-by".to_owned(), OPERATOR.to_owned()),
         ])
     }
 
     /// The same labels in one line.
     pub fn selector(&self) -> String {
-        let pairs: Vec<String> = self
-            .selector_labels()
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
+        let pairs: Vec<String> = self.selector_labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
         pairs.join(",")
     }
 }
@@ -144,23 +133,12 @@ mod tests {
 
     #[test]
     fn an_ordinal_is_read_only_from_names_of_our_own() {
-        let names = Names {
-            broker: "mqtt".to_owned(),
-            namespace: "ns".to_owned(),
-        };
+        let names = Names { broker: "mqtt".to_owned(), namespace: "ns".to_owned() };
         assert_eq!(names.ordinal("mqtt-0"), Some(0));
         assert_eq!(names.ordinal("mqtt-12"), Some(12));
-        for foreign in [
-            "mqtt",
-            "mqtt-",
-            "mqtt-x",
-            "mqtt-01",
-            "mqtt-+1",
-            "mqtt2-0",
-            "mqtt-a-0",
-            "other-1",
-            "mqtt-99999999999",
-        ] {
+        for foreign in
+            ["mqtt", "mqtt-", "mqtt-x", "mqtt-01", "mqtt-+1", "mqtt2-0", "mqtt-a-0", "other-1", "mqtt-99999999999"]
+        {
             assert_eq!(names.ordinal(foreign), None, "{foreign}");
         }
         assert_eq!(names.claim_ordinal("data-mqtt-4"), Some(4));

@@ -75,11 +75,7 @@ pub struct Observed {
 impl Observed {
     /// The credentials that can be kept.
     pub fn credentials(&self) -> Kept {
-        Kept::read(
-            self.peer_ca.as_ref(),
-            self.peer_tls.as_ref(),
-            self.admin_token.as_ref(),
-        )
+        Kept::read(self.peer_ca.as_ref(), self.peer_tls.as_ref(), self.admin_token.as_ref())
     }
 
     /// Addresses of brokers to ask, the ready ones first.
@@ -90,20 +86,13 @@ impl Observed {
             .map(|(_, pod)| pod)
             .filter_map(|pod| Some((is_ready(pod), address(pod)?)))
             .partition(|(ready, _)| *ready);
-        ready
-            .into_iter()
-            .chain(unready)
-            .map(|(_, address)| address)
-            .collect()
+        ready.into_iter().chain(unready).map(|(_, address)| address).collect()
     }
 }
 
 /// Looks at everything that belongs to a broker.
 pub async fn observe(broker: &MqttBroker, caches: &Caches, client: &BrokerClient) -> Observed {
-    let names = Names {
-        broker: broker.name_any(),
-        namespace: broker.namespace().unwrap_or_default(),
-    };
+    let names = Names { broker: broker.name_any(), namespace: broker.namespace().unwrap_or_default() };
     let mut observed = Observed {
         stateful_set: cached(&caches.stateful_sets, &names, &names.stateful_set()),
         peers_service: cached(&caches.services, &names, &names.peers_service()),
@@ -112,11 +101,7 @@ pub async fn observe(broker: &MqttBroker, caches: &Caches, client: &BrokerClient
         peer_ca: cached(&caches.secrets, &names, &names.peer_ca_secret()),
         peer_tls: cached(&caches.secrets, &names, &names.peer_tls_secret()),
         admin_token: cached(&caches.secrets, &names, &names.admin_token_secret()),
-        disruption_budget: cached(
-            &caches.disruption_budgets,
-            &names,
-            &names.disruption_budget(),
-        ),
+        disruption_budget: cached(&caches.disruption_budgets, &names, &names.disruption_budget()),
         service_account: cached(&caches.service_accounts, &names, &names.service_account()),
         pods: of_instance(&caches.pods, &names, |pod| names.ordinal(pod)),
         claims: of_instance(&caches.claims, &names, |claim| names.claim_ordinal(claim)),
@@ -131,21 +116,14 @@ async fn cluster(observed: &Observed, client: &BrokerClient) -> Result<Cluster, 
     let Some(token) = observed.credentials().admin_token else {
         return Err("no broker is running".to_owned());
     };
-    let (ready, unready): (Vec<_>, Vec<_>) =
-        observed.pods.iter().partition(|(_, pod)| is_ready(pod));
-    let addresses = |pods: Vec<&(i32, Arc<Pod>)>| {
-        pods.into_iter()
-            .filter_map(|(_, pod)| address(pod))
-            .collect::<Vec<_>>()
-    };
+    let (ready, unready): (Vec<_>, Vec<_>) = observed.pods.iter().partition(|(_, pod)| is_ready(pod));
+    let addresses =
+        |pods: Vec<&(i32, Arc<Pod>)>| pods.into_iter().filter_map(|(_, pod)| address(pod)).collect::<Vec<_>>();
     let (ready, unready) = (addresses(ready), addresses(unready));
     match client.cluster(&ready, &token).await {
         Ok(cluster) => Ok(cluster),
         Err(error) if unready.is_empty() => Err(error.to_string()),
-        Err(_) => client
-            .cluster(&unready, &token)
-            .await
-            .map_err(|error| error.to_string()),
+        Err(_) => client.cluster(&unready, &token).await.map_err(|error| error.to_string()),
     }
 }
 
@@ -156,11 +134,7 @@ pub fn is_ready(pod: &Pod) -> bool {
             .status
             .as_ref()
             .and_then(|status| status.conditions.as_ref())
-            .is_some_and(|conditions| {
-                conditions
-                    .iter()
-                    .any(|one| one.type_ == "Ready" && one.status == "True")
-            })
+            .is_some_and(|conditions| conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
 }
 
 fn address(pod: &Pod) -> Option<IpAddr> {
@@ -178,11 +152,7 @@ where
     store.get(&ObjectRef::new(name).within(&names.namespace))
 }
 
-fn of_instance<K>(
-    store: &Store<K>,
-    names: &Names,
-    ordinal: impl Fn(&str) -> Option<i32>,
-) -> Vec<(i32, Arc<K>)>
+fn of_instance<K>(store: &Store<K>, names: &Names, ordinal: impl Fn(&str) -> Option<i32>) -> Vec<(i32, Arc<K>)>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {

@@ -11,8 +11,8 @@ use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 
 use crate::names::{NOT_AFTER_ANNOTATION, Names};
@@ -83,17 +83,11 @@ pub enum PkiError {
 
 impl Kept {
     /// Reads the Secrets; what is damaged counts as missing.
-    pub fn read(
-        ca: Option<&Arc<Secret>>,
-        peer: Option<&Arc<Secret>>,
-        token: Option<&Arc<Secret>>,
-    ) -> Self {
+    pub fn read(ca: Option<&Arc<Secret>>, peer: Option<&Arc<Secret>>, token: Option<&Arc<Secret>>) -> Self {
         Self {
             ca: ca.and_then(|secret| identity(secret, "ca.crt", "ca.key")),
             peer: peer.and_then(|secret| identity(secret, "tls.crt", "tls.key")),
-            admin_token: token
-                .and_then(|secret| text(secret, "token"))
-                .filter(|token| !token.is_empty()),
+            admin_token: token.and_then(|secret| text(secret, "token")).filter(|token| !token.is_empty()),
         }
     }
 }
@@ -101,23 +95,13 @@ impl Kept {
 impl Credentials {
     /// Decides what has to be made.
     pub fn missing(kept: &Kept, now: Timestamp) -> Missing {
-        let ends_soon =
-            |identity: &Identity| identity.not_after < in_days(now, RENEW_DAYS_BEFORE_END);
+        let ends_soon = |identity: &Identity| identity.not_after < in_days(now, RENEW_DAYS_BEFORE_END);
         let ca = kept.ca.as_ref().is_none_or(ends_soon);
-        Missing {
-            ca,
-            peer: ca || kept.peer.as_ref().is_none_or(ends_soon),
-            admin_token: kept.admin_token.is_none(),
-        }
+        Missing { ca, peer: ca || kept.peer.as_ref().is_none_or(ends_soon), admin_token: kept.admin_token.is_none() }
     }
 
     /// Keeps what is good and makes the rest.
-    pub fn complete(
-        kept: Kept,
-        names: &Names,
-        cluster_domain: &str,
-        now: Timestamp,
-    ) -> Result<Self, PkiError> {
+    pub fn complete(kept: Kept, names: &Names, cluster_domain: &str, now: Timestamp) -> Result<Self, PkiError> {
         let missing = Self::missing(&kept, now);
         let ca = match kept.ca {
             Some(ca) if !missing.ca => ca,
@@ -131,11 +115,7 @@ impl Credentials {
             Some(token) => token,
             None => new_token()?,
         };
-        Ok(Self {
-            ca,
-            peer,
-            admin_token,
-        })
+        Ok(Self { ca, peer, admin_token })
     }
 }
 
@@ -156,55 +136,30 @@ fn new_ca(names: &Names, now: Timestamp) -> Result<Identity, PkiError> {
     let not_after = in_days(now, CA_DAYS);
     let params = ca_params(names, now, not_after);
     let certificate = params.self_signed(&key)?;
-    Ok(Identity {
-        certificate: certificate.pem(),
-        key: key.serialize_pem(),
-        not_after,
-    })
+    Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem(), not_after })
 }
 
-fn new_peer(
-    ca: &Identity,
-    names: &Names,
-    cluster_domain: &str,
-    now: Timestamp,
-) -> Result<Identity, PkiError> {
+fn new_peer(ca: &Identity, names: &Names, cluster_domain: &str, now: Timestamp) -> Result<Identity, PkiError> {
     // An issuer is its name and its key, and both are the same as when the authority was made.
-    let issuer = Issuer::new(
-        ca_params(names, now, ca.not_after),
-        KeyPair::from_pem(&ca.key)?,
-    );
+    let issuer = Issuer::new(ca_params(names, now, ca.not_after), KeyPair::from_pem(&ca.key)?);
     let key = KeyPair::generate()?;
     let not_after = in_days(now, PEER_DAYS).min(ca.not_after);
     let mut params = CertificateParams::new(peer_names(names, cluster_domain))?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, format!("{} peer", names.broker));
+    params.distinguished_name.push(DnType::CommonName, format!("{} peer", names.broker));
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     set_validity(&mut params, now, not_after);
     let certificate = params.signed_by(&key, &issuer)?;
-    Ok(Identity {
-        certificate: certificate.pem(),
-        key: key.serialize_pem(),
-        not_after,
-    })
+    Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem(), not_after })
 }
 
 fn ca_params(names: &Names, now: Timestamp, not_after: Timestamp) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, format!("{} peers", names.broker));
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, names.namespace.clone());
+    params.distinguished_name.push(DnType::CommonName, format!("{} peers", names.broker));
+    params.distinguished_name.push(DnType::OrganizationName, names.namespace.clone());
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_validity(&mut params, now, not_after);
@@ -215,11 +170,7 @@ fn ca_params(names: &Names, now: Timestamp, not_after: Timestamp) -> Certificate
 fn set_validity(params: &mut CertificateParams, now: Timestamp, not_after: Timestamp) {
     let day = |timestamp: Timestamp| {
         let date = timestamp.to_zoned(TimeZone::UTC).date();
-        date_time_ymd(
-            i32::from(date.year()),
-            date.month().unsigned_abs(),
-            date.day().unsigned_abs(),
-        )
+        date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
     };
     params.not_before = day(in_days(now, -1));
     params.not_after = day(not_after);
@@ -227,9 +178,7 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, not_after: Times
 
 fn new_token() -> Result<String, PkiError> {
     let mut bytes = [0u8; TOKEN_BYTES];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| PkiError::Randomness)?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| PkiError::Randomness)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -238,18 +187,10 @@ fn in_days(now: Timestamp, days: i64) -> Timestamp {
 }
 
 fn identity(secret: &Arc<Secret>, certificate: &str, key: &str) -> Option<Identity> {
-    let not_after = secret
-        .annotations()
-        .get(NOT_AFTER_ANNOTATION)?
-        .parse()
-        .ok()?;
-    let identity = Identity {
-        certificate: text(secret, certificate)?,
-        key: text(secret, key)?,
-        not_after,
-    };
-    let whole = identity.certificate.contains("-----BEGIN CERTIFICATE-----")
-        && KeyPair::from_pem(&identity.key).is_ok();
+    let not_after = secret.annotations().get(NOT_AFTER_ANNOTATION)?.parse().ok()?;
+    let identity = Identity { certificate: text(secret, certificate)?, key: text(secret, key)?, not_after };
+    let whole =
+        identity.certificate.contains("-----BEGIN CERTIFICATE-----") && KeyPair::from_pem(&identity.key).is_ok();
     whole.then_some(identity)
 }
 
@@ -262,10 +203,7 @@ mod tests {
     use super::*;
 
     fn names() -> Names {
-        Names {
-            broker: "mqtt".to_owned(),
-            namespace: "ns".to_owned(),
-        }
+        Names { broker: "mqtt".to_owned(), namespace: "ns".to_owned() }
     }
 
     fn now() -> Timestamp {
@@ -305,21 +243,8 @@ mod tests {
     #[test]
     fn a_new_authority_signs_a_new_certificate() {
         let made = complete(Kept::default(), now());
-        let missing = Credentials::missing(
-            &Kept {
-                ca: None,
-                ..kept(&made)
-            },
-            now(),
-        );
-        assert_eq!(
-            missing,
-            Missing {
-                ca: true,
-                peer: true,
-                admin_token: false
-            }
-        );
+        let missing = Credentials::missing(&Kept { ca: None, ..kept(&made) }, now());
+        assert_eq!(missing, Missing { ca: true, peer: true, admin_token: false });
         let at_its_end = Credentials::missing(&kept(&made), in_days(now(), CA_DAYS));
         assert!(at_its_end.ca);
     }
@@ -328,10 +253,7 @@ mod tests {
     fn damaged_secrets_count_as_missing() {
         let secret = Secret::default();
         let secret = Arc::new(secret);
-        assert_eq!(
-            Kept::read(Some(&secret), Some(&secret), Some(&secret)),
-            Kept::default()
-        );
+        assert_eq!(Kept::read(Some(&secret), Some(&secret), Some(&secret)), Kept::default());
     }
 
     #[test]

@@ -94,45 +94,24 @@ pub fn plan(
         .claims
         .iter()
         .filter(|(ordinal, claim)| {
-            claim.metadata.deletion_timestamp.is_none()
-                && observed.pods.iter().all(|(pod, _)| pod != ordinal)
+            claim.metadata.deletion_timestamp.is_none() && observed.pods.iter().all(|(pod, _)| pod != ordinal)
         })
         .map(|(ordinal, _)| *ordinal)
         .collect();
     let desired = broker.spec.replicas;
-    let scale = scale::decide(&ScaleView {
-        names,
-        desired,
-        present,
-        idle_claims: &idle_claims,
-        cluster,
-    });
+    let scale = scale::decide(&ScaleView { names, desired, present, idle_claims: &idle_claims, cluster });
 
     let replicas = match &scale {
         ScaleStep::Out { replicas } | ScaleStep::Shrink { replicas } => *replicas,
         _ => present.unwrap_or(desired),
     };
-    let pods: Vec<PodView> = observed
-        .pods
-        .iter()
-        .map(|(ordinal, pod)| pod_view(*ordinal, pod, &restart_hash))
-        .collect();
+    let pods: Vec<PodView> =
+        observed.pods.iter().map(|(ordinal, pod)| pod_view(*ordinal, pod, &restart_hash)).collect();
     let template_seen = stateful_set.is_some_and(|set| template_seen(set, &restart_hash));
-    let rollout = rollout::decide(&RolloutView {
-        pods: &pods,
-        replicas,
-        template_seen,
-        cluster,
-    });
+    let rollout = rollout::decide(&RolloutView { pods: &pods, replicas, template_seen, cluster });
 
     let (act, waiting) = combine(broker, observed, scale, rollout, &pods);
-    Plan {
-        replicas,
-        founding: founding(observed, status),
-        restart_hash,
-        act,
-        waiting,
-    }
+    Plan { replicas, founding: founding(observed, status), restart_hash, act, waiting }
 }
 
 /// Scaling comes first. While it has to wait, a pod that is broken and outdated may still be replaced, since it may be what
@@ -144,43 +123,21 @@ fn combine(
     rollout: RolloutStep,
     pods: &[PodView],
 ) -> (Act, Option<Waiting>) {
-    let scaling = |message: String| {
-        Some(Waiting {
-            reason: "Scaling",
-            message,
-        })
-    };
+    let scaling = |message: String| Some(Waiting { reason: "Scaling", message });
     match scale {
         ScaleStep::Settled => match rollout {
             RolloutStep::Settled => (Act::None, None),
             RolloutStep::Replace { pod, uid } => {
                 let message = format!("replacing {pod}");
-                (
-                    Act::ReplacePod { pod, uid },
-                    Some(Waiting {
-                        reason: "Rolling",
-                        message,
-                    }),
-                )
+                (Act::ReplacePod { pod, uid }, Some(Waiting { reason: "Rolling", message }))
             }
             RolloutStep::Wait { message } => {
                 let rolling = pods.iter().any(|pod| !pod.current);
-                (
-                    Act::None,
-                    Some(Waiting {
-                        reason: if rolling { "Rolling" } else { "Starting" },
-                        message,
-                    }),
-                )
+                (Act::None, Some(Waiting { reason: if rolling { "Rolling" } else { "Starting" }, message }))
             }
         },
-        ScaleStep::Out { replicas } => (
-            Act::None,
-            scaling(format!("scaling out to {replicas} pods")),
-        ),
-        ScaleStep::Shrink { replicas } => {
-            (Act::None, scaling(format!("scaling in to {replicas} pods")))
-        }
+        ScaleStep::Out { replicas } => (Act::None, scaling(format!("scaling out to {replicas} pods"))),
+        ScaleStep::Shrink { replicas } => (Act::None, scaling(format!("scaling in to {replicas} pods"))),
         ScaleStep::Leave { member } => {
             let message = format!("having {member} leave the cluster");
             (Act::Leave { member }, scaling(message))
@@ -192,21 +149,12 @@ fn combine(
         ScaleStep::DropClaim { ordinal } => {
             let claim = broker.names.claim(ordinal);
             let message = format!("deleting {claim}, its broker has left the cluster");
-            let uid = observed
-                .claims
-                .iter()
-                .find(|(of, _)| *of == ordinal)
-                .and_then(|(_, claim)| claim.uid());
-            (
-                uid.map_or(Act::None, |uid| Act::DropClaim { claim, uid }),
-                scaling(message),
-            )
+            let uid = observed.claims.iter().find(|(of, _)| *of == ordinal).and_then(|(_, claim)| claim.uid());
+            (uid.map_or(Act::None, |uid| Act::DropClaim { claim, uid }), scaling(message))
         }
         ScaleStep::Wait { message } => {
             let act = match rollout {
-                RolloutStep::Replace { pod, uid }
-                    if pods.iter().any(|one| one.name == pod && !one.ready) =>
-                {
+                RolloutStep::Replace { pod, uid } if pods.iter().any(|one| one.name == pod && !one.ready) => {
                     Act::ReplacePod { pod, uid }
                 }
                 _ => Act::None,
@@ -221,10 +169,7 @@ fn combine(
 fn founding(observed: &Observed, status: Option<&MqttBrokerStatus>) -> bool {
     let founded = status.is_some_and(|status| status.initialised);
     let taken_back = observed.config_map.as_ref().is_some_and(|config_map| {
-        !config_map
-            .data
-            .as_ref()
-            .is_some_and(|data| data.values().any(|file| file.contains("bootstrap:")))
+        !config_map.data.as_ref().is_some_and(|data| data.values().any(|file| file.contains("bootstrap:")))
     });
     !founded && !taken_back
 }
@@ -235,10 +180,7 @@ fn pod_view(ordinal: i32, pod: &Pod, restart_hash: &str) -> PodView {
         ordinal,
         uid: pod.uid().unwrap_or_default(),
         ready: is_ready(pod),
-        current: pod
-            .annotations()
-            .get(RESTART_HASH_ANNOTATION)
-            .is_some_and(|hash| hash == restart_hash),
+        current: pod.annotations().get(RESTART_HASH_ANNOTATION).is_some_and(|hash| hash == restart_hash),
         terminating: pod.metadata.deletion_timestamp.is_some(),
     }
 }
@@ -255,9 +197,6 @@ fn template_seen(stateful_set: &StatefulSet, restart_hash: &str) -> bool {
         .and_then(|spec| spec.template.metadata.as_ref())
         .and_then(|metadata| metadata.annotations.as_ref())
         .and_then(|annotations| annotations.get(RESTART_HASH_ANNOTATION));
-    let seen = stateful_set
-        .status
-        .as_ref()
-        .and_then(|status| status.observed_generation);
+    let seen = stateful_set.status.as_ref().and_then(|status| status.observed_generation);
     template.is_some_and(|hash| hash == restart_hash) && seen >= stateful_set.metadata.generation
 }

@@ -101,23 +101,11 @@ pub async fn reconcile(broker: Arc<MqttBroker>, context: Arc<Context>) -> Result
             Ok(outcome) => (outcome, None),
             // Somebody was quicker: that is no news, only a reason to look again.
             Err(error) if error.is_conflict() => return Err(error),
-            Err(error) => (
-                Outcome::Failed {
-                    reason: error.reason(),
-                    message: error.to_string(),
-                },
-                Some(error),
-            ),
+            Err(error) => (Outcome::Failed { reason: error.reason(), message: error.to_string() }, Some(error)),
         },
     };
 
-    let status = status::status_of(
-        &broker,
-        &observed,
-        &outcome,
-        &context.settings,
-        (context.now)(),
-    );
+    let status = status::status_of(&broker, &observed, &outcome, &context.settings, (context.now)());
     publish(&broker, &status, &context).await?;
     match failure {
         Some(error) => Err(error),
@@ -132,47 +120,23 @@ async fn carry_out(
     observed: &Observed,
     context: &Context,
 ) -> Result<Outcome, Error> {
-    let credentials = Credentials::complete(
-        observed.credentials(),
-        &valid.names,
-        &context.settings.cluster_domain,
-        (context.now)(),
-    )?;
+    let credentials =
+        Credentials::complete(observed.credentials(), &valid.names, &context.settings.cluster_domain, (context.now)())?;
     let plan = plan(valid, observed, broker.status.as_ref(), &credentials);
-    let blueprint = Blueprint {
-        broker: valid,
-        plan: &plan,
-        credentials: &credentials,
-        observed,
-        settings: &context.settings,
-    };
+    let blueprint =
+        Blueprint { broker: valid, plan: &plan, credentials: &credentials, observed, settings: &context.settings };
     let prepared = build(&blueprint);
 
-    let applier = Applier {
-        client: &context.client,
-        broker: valid,
-        ledger: &context.ledger,
-        metrics: &context.metrics,
-    };
+    let applier =
+        Applier { client: &context.client, broker: valid, ledger: &context.ledger, metrics: &context.metrics };
     let resources = applier.apply(prepared, observed).await?;
     tell_of_replicas(broker, observed, &plan, context).await;
 
-    let act_failure = act(&plan, valid, broker, observed, &credentials, context)
-        .await
-        .err();
+    let act_failure = act(&plan, valid, broker, observed, &credentials, context).await.err();
     if let Some(failure) = &act_failure {
-        tracing::warn!(
-            name = valid.names.broker,
-            namespace = valid.names.namespace,
-            failure,
-            "a step failed"
-        );
+        tracing::warn!(name = valid.names.broker, namespace = valid.names.namespace, failure, "a step failed");
     }
-    Ok(Outcome::Applied {
-        plan,
-        resources: Box::new(resources),
-        act_failure,
-    })
+    Ok(Outcome::Applied { plan, resources: Box::new(resources), act_failure })
 }
 
 /// Does the one act of the plan; what can't be done now is tried again by the next reconcile.
@@ -194,10 +158,7 @@ async fn act(
                 .leave(&addresses, token, member)
                 .await
                 .map_err(|error| format!("{member} can't be asked to leave: {error}"))?;
-            Event::normal(
-                "MemberLeaving",
-                format!("{member} hands over its shards and leaves the cluster"),
-            )
+            Event::normal("MemberLeaving", format!("{member} hands over its shards and leaves the cluster"))
         }
         Act::CancelLeave { member } => {
             context
@@ -209,38 +170,19 @@ async fn act(
         }
         Act::ReplacePod { pod, uid } => {
             delete::<Pod>(context, valid, pod, uid).await?;
-            Event::normal(
-                "PodReplaced",
-                format!("{pod} is replaced, it ran something else than the resource says"),
-            )
+            Event::normal("PodReplaced", format!("{pod} is replaced, it ran something else than the resource says"))
         }
         Act::DropClaim { claim, uid } => {
             delete::<PersistentVolumeClaim>(context, valid, claim, uid).await?;
-            Event::normal(
-                "ClaimDeleted",
-                format!("{claim} is deleted, its broker has left the cluster"),
-            )
+            Event::normal("ClaimDeleted", format!("{claim} is deleted, its broker has left the cluster"))
         }
     };
-    context
-        .recorder
-        .tell(
-            &broker.object_ref(&()),
-            event,
-            &context.metrics,
-            (context.now)(),
-        )
-        .await;
+    context.recorder.tell(&broker.object_ref(&()), event, &context.metrics, (context.now)()).await;
     Ok(())
 }
 
 /// Deletes an object, but never its successor of the same name.
-async fn delete<K>(
-    context: &Context,
-    valid: &ValidBroker,
-    name: &str,
-    uid: &str,
-) -> Result<(), String>
+async fn delete<K>(context: &Context, valid: &ValidBroker, name: &str, uid: &str) -> Result<(), String>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
@@ -248,14 +190,8 @@ where
         + serde::de::DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(context.client.clone(), &valid.names.namespace);
-    let same = Preconditions {
-        uid: Some(uid.to_owned()),
-        resource_version: None,
-    };
-    match api
-        .delete(name, &DeleteParams::default().preconditions(same))
-        .await
-    {
+    let same = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    match api.delete(name, &DeleteParams::default().preconditions(same)).await {
         Ok(_) => {
             context.metrics.wrote(&K::kind(&()));
             Ok(())
@@ -266,63 +202,29 @@ where
     }
 }
 
-async fn tell_of_replicas(
-    broker: &MqttBroker,
-    observed: &Observed,
-    plan: &Plan,
-    context: &Context,
-) {
-    let before = observed
-        .stateful_set
-        .as_ref()
-        .and_then(|set| set.spec.as_ref())
-        .and_then(|spec| spec.replicas);
+async fn tell_of_replicas(broker: &MqttBroker, observed: &Observed, plan: &Plan, context: &Context) {
+    let before = observed.stateful_set.as_ref().and_then(|set| set.spec.as_ref()).and_then(|spec| spec.replicas);
     let event = match before {
         None => Event::normal("Created", format!("{} brokers are made", plan.replicas)),
-        Some(before) if before < plan.replicas => Event::normal(
-            "ScalingOut",
-            format!("from {before} to {} pods", plan.replicas),
-        ),
-        Some(before) if before > plan.replicas => Event::normal(
-            "ScalingIn",
-            format!("from {before} to {} pods", plan.replicas),
-        ),
+        Some(before) if before < plan.replicas => {
+            Event::normal("ScalingOut", format!("from {before} to {} pods", plan.replicas))
+        }
+        Some(before) if before > plan.replicas => {
+            Event::normal("ScalingIn", format!("from {before} to {} pods", plan.replicas))
+        }
         Some(_) => return,
     };
-    context
-        .recorder
-        .tell(
-            &broker.object_ref(&()),
-            event,
-            &context.metrics,
-            (context.now)(),
-        )
-        .await;
+    context.recorder.tell(&broker.object_ref(&()), event, &context.metrics, (context.now)()).await;
 }
 
-async fn publish(
-    broker: &MqttBroker,
-    status: &MqttBrokerStatus,
-    context: &Context,
-) -> Result<(), Error> {
+async fn publish(broker: &MqttBroker, status: &MqttBrokerStatus, context: &Context) -> Result<(), Error> {
     let changed = status::publish(&context.client, broker, status)
         .await
-        .map_err(|source| Error::Status {
-            name: broker.name_any(),
-            source: Box::new(source),
-        })?;
+        .map_err(|source| Error::Status { name: broker.name_any(), source: Box::new(source) })?;
     if changed {
         context.metrics.wrote("MqttBroker");
         for event in status::news(broker.status.as_ref(), status) {
-            context
-                .recorder
-                .tell(
-                    &broker.object_ref(&()),
-                    event,
-                    &context.metrics,
-                    (context.now)(),
-                )
-                .await;
+            context.recorder.tell(&broker.object_ref(&()), event, &context.metrics, (context.now)()).await;
         }
     }
     Ok(())
@@ -330,12 +232,10 @@ async fn publish(
 
 fn interval(outcome: &Outcome, status: &MqttBrokerStatus) -> Duration {
     match outcome {
-        Outcome::Applied {
-            plan, act_failure, ..
-        } if plan.waiting.is_some() || act_failure.is_some() => WAITING_INTERVAL,
-        Outcome::Applied { .. } if !status.is_true(condition::FAILOVER_READY) => {
-            RECOVERING_INTERVAL
+        Outcome::Applied { plan, act_failure, .. } if plan.waiting.is_some() || act_failure.is_some() => {
+            WAITING_INTERVAL
         }
+        Outcome::Applied { .. } if !status.is_true(condition::FAILOVER_READY) => RECOVERING_INTERVAL,
         _ => REST_INTERVAL,
     }
 }

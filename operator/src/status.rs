@@ -49,10 +49,7 @@ pub enum Outcome {
 
 impl From<ApplyError> for Outcome {
     fn from(error: ApplyError) -> Self {
-        Self::Failed {
-            reason: error.reason(),
-            message: error.to_string(),
-        }
+        Self::Failed { reason: error.reason(), message: error.to_string() }
     }
 }
 
@@ -64,10 +61,7 @@ pub fn status_of(
     settings: &Settings,
     now: Timestamp,
 ) -> MqttBrokerStatus {
-    let names = Names {
-        broker: broker.name_any(),
-        namespace: broker.namespace().unwrap_or_default(),
-    };
+    let names = Names { broker: broker.name_any(), namespace: broker.namespace().unwrap_or_default() };
     let before = broker.status.as_ref();
     let cluster = observed.cluster.as_ref().ok();
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
@@ -78,13 +72,7 @@ pub fn status_of(
         initialised: before.is_some_and(|status| status.initialised)
             || cluster.is_some_and(|cluster| cluster.initialised),
         replicas: count(observed.pods.len()),
-        ready_replicas: count(
-            observed
-                .pods
-                .iter()
-                .filter(|(_, pod)| is_ready(pod))
-                .count(),
-        ),
+        ready_replicas: count(observed.pods.iter().filter(|(_, pod)| is_ready(pod)).count()),
         members: cluster.map(|cluster| count(cluster.members.len())),
         shards_under_replicated: cluster
             .map(|cluster| i32::try_from(cluster.shards.under_replicated).unwrap_or(i32::MAX)),
@@ -97,24 +85,13 @@ pub fn status_of(
 }
 
 /// Patches the status if it says anything new.
-pub async fn publish(
-    client: &Client,
-    broker: &MqttBroker,
-    status: &MqttBrokerStatus,
-) -> Result<bool, kube::Error> {
+pub async fn publish(client: &Client, broker: &MqttBroker, status: &MqttBrokerStatus) -> Result<bool, kube::Error> {
     if broker.status.as_ref() == Some(status) {
         return Ok(false);
     }
-    let api: Api<MqttBroker> =
-        Api::namespaced(client.clone(), &broker.namespace().unwrap_or_default());
-    let patch =
-        json!({ "apiVersion": "mqttbroker.dev/v1alpha1", "kind": "MqttBroker", "status": status });
-    api.patch_status(
-        &broker.name_any(),
-        &PatchParams::apply(OPERATOR).force(),
-        &Patch::Apply(&patch),
-    )
-    .await?;
+    let api: Api<MqttBroker> = Api::namespaced(client.clone(), &broker.namespace().unwrap_or_default());
+    let patch = json!({ "apiVersion": "mqttbroker.dev/v1alpha1", "kind": "MqttBroker", "status": status });
+    api.patch_status(&broker.name_any(), &PatchParams::apply(OPERATOR).force(), &Patch::Apply(&patch)).await?;
     Ok(true)
 }
 
@@ -135,9 +112,7 @@ fn versions(observed: &Observed) -> Option<String> {
     versions.sort_unstable();
     versions.dedup();
     let versions = versions.join(",");
-    (!versions.is_empty())
-        .then_some(versions)
-        .or_else(|| Some(cluster.version.clone()).filter(|one| !one.is_empty()))
+    (!versions.is_empty()).then_some(versions).or_else(|| Some(cluster.version.clone()).filter(|one| !one.is_empty()))
 }
 
 /// Where clients connect: the load balancer when there is one, else the name of the Service.
@@ -151,14 +126,8 @@ fn endpoint(names: &Names, broker: &MqttBroker, outcome: &Outcome, settings: &Se
             .and_then(|ingress| ingress.hostname.clone().or_else(|| ingress.ip.clone())),
         _ => None,
     };
-    let host = balancer.unwrap_or_else(|| {
-        format!(
-            "{}.{}.svc.{}",
-            names.client_service(),
-            names.namespace,
-            settings.cluster_domain
-        )
-    });
+    let host = balancer
+        .unwrap_or_else(|| format!("{}.{}.svc.{}", names.client_service(), names.namespace, settings.cluster_domain));
     format!("{host}:{}", broker.spec.listeners.mqtt.port)
 }
 

@@ -42,49 +42,24 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("mqtt_operator");
         let writes = Family::default();
-        registry.register(
-            "writes",
-            "Writes to the API server, by kind of object",
-            writes.clone(),
-        );
+        registry.register("writes", "Writes to the API server, by kind of object", writes.clone());
         let failures = Family::default();
-        registry.register(
-            "reconcile_failures",
-            "Reconciles that failed, by reason",
-            failures.clone(),
-        );
+        registry.register("reconcile_failures", "Reconciles that failed, by reason", failures.clone());
         let reconcile_seconds = Histogram::new([0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0]);
-        registry.register(
-            "reconcile_seconds",
-            "How long a reconcile takes",
-            reconcile_seconds.clone(),
-        );
-        Self {
-            registry: Arc::new(registry),
-            writes,
-            failures,
-            reconcile_seconds,
-        }
+        registry.register("reconcile_seconds", "How long a reconcile takes", reconcile_seconds.clone());
+        Self { registry: Arc::new(registry), writes, failures, reconcile_seconds }
     }
 }
 
 impl Metrics {
     /// Counts a write to the API server.
     pub fn wrote(&self, kind: &str) {
-        self.writes
-            .get_or_create(&WriteLabels {
-                kind: kind.to_owned(),
-            })
-            .inc();
+        self.writes.get_or_create(&WriteLabels { kind: kind.to_owned() }).inc();
     }
 
     /// Counts a reconcile that failed.
     pub fn failed(&self, reason: &str) {
-        self.failures
-            .get_or_create(&FailureLabels {
-                reason: reason.to_owned(),
-            })
-            .inc();
+        self.failures.get_or_create(&FailureLabels { reason: reason.to_owned() }).inc();
     }
 
     /// Counts a reconcile.
@@ -104,11 +79,9 @@ impl Metrics {
 
 /// Starts logging; `RUST_LOG` overrides the level.
 pub fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,kube=warn,kube_runtime=warn"));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn,kube_runtime=warn"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
         LogFormat::Text => subscriber.init(),
@@ -119,21 +92,13 @@ pub fn start_logging(format: LogFormat) {
 pub async fn serve(listen: SocketAddr, metrics: Metrics) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(listen)
         .await
-        .map_err(|error| {
-            anyhow::anyhow!("can't listen on {listen}: {error}; choose another --listen")
-        })?;
+        .map_err(|error| anyhow::anyhow!("can't listen on {listen}: {error}; choose another --listen"))?;
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route(
             "/metrics",
             get(|State(metrics): State<Metrics>| async move {
-                (
-                    [(
-                        header::CONTENT_TYPE,
-                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    )],
-                    metrics.text(),
-                )
+                ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text())
             }),
         )
         .with_state(metrics);

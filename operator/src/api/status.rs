@@ -21,14 +21,7 @@ pub mod condition {
     pub const PAUSED: &str = "Paused";
 
     /// All of them, in the order in which status lists them.
-    pub const ALL: [&str; 6] = [
-        AVAILABLE,
-        PROGRESSING,
-        DEGRADED,
-        FAILOVER_READY,
-        CONFIG_APPLIED,
-        PAUSED,
-    ];
+    pub const ALL: [&str; 6] = [AVAILABLE, PROGRESSING, DEGRADED, FAILOVER_READY, CONFIG_APPLIED, PAUSED];
 }
 
 /// What is true of the brokers.
@@ -88,15 +81,12 @@ pub struct MqttBrokerStatus {
 impl MqttBrokerStatus {
     /// The condition of a type.
     pub fn condition(&self, type_: &str) -> Option<&Condition> {
-        self.conditions
-            .iter()
-            .find(|condition| condition.type_ == type_)
+        self.conditions.iter().find(|condition| condition.type_ == type_)
     }
 
     /// Whether a condition is there and true.
     pub fn is_true(&self, type_: &str) -> bool {
-        self.condition(type_)
-            .is_some_and(|condition| condition.status == "True")
+        self.condition(type_).is_some_and(|condition| condition.status == "True")
     }
 }
 

@@ -9,14 +9,7 @@ use serde_json::{Map, Value};
 const QUANTITY_MAPS: [&str; 2] = ["requests", "limits"];
 
 /// Keys by which the elements of a list are told apart, in the order in which they are tried.
-const ELEMENT_KEYS: [&str; 6] = [
-    "name",
-    "uid",
-    "topologyKey",
-    "mountPath",
-    "containerPort",
-    "port",
-];
+const ELEMENT_KEYS: [&str; 6] = ["name", "uid", "topologyKey", "mountPath", "containerPort", "port"];
 
 /// Whether everything that is desired is there.
 pub(super) fn is_as_wanted(desired: &Value, observed: &Value) -> bool {
@@ -37,21 +30,13 @@ fn object(desired: &Map<String, Value>, observed: &Map<String, Value>) -> bool {
 
 /// Lists whose elements have names may hold more than we set (others may add theirs); all others must be equal.
 fn list(desired: &[Value], observed: &[Value]) -> bool {
-    let key = ELEMENT_KEYS
-        .iter()
-        .find(|key| desired.iter().all(|element| element.get(key).is_some()));
+    let key = ELEMENT_KEYS.iter().find(|key| desired.iter().all(|element| element.get(key).is_some()));
     match key {
         Some(key) if !desired.is_empty() => desired.iter().all(|wanted| {
-            observed
-                .iter()
-                .any(|found| found.get(key) == wanted.get(key) && is_as_wanted(wanted, found))
+            observed.iter().any(|found| found.get(key) == wanted.get(key) && is_as_wanted(wanted, found))
         }),
         _ => {
-            desired.len() == observed.len()
-                && desired
-                    .iter()
-                    .zip(observed)
-                    .all(|(one, other)| is_as_wanted(one, other))
+            desired.len() == observed.len() && desired.iter().zip(observed).all(|(one, other)| is_as_wanted(one, other))
         }
     }
 }
@@ -61,23 +46,18 @@ fn quantities(desired: &Value, observed: &Value) -> bool {
         return desired == observed;
     };
     desired.iter().all(|(name, wanted)| {
-        observed
-            .get(name)
-            .is_some_and(|found| match (wanted.as_str(), found.as_str()) {
-                (Some(wanted), Some(found)) => {
-                    wanted == found
-                        || milli(wanted).is_some_and(|amount| milli(found) == Some(amount))
-                }
-                _ => wanted == found,
-            })
+        observed.get(name).is_some_and(|found| match (wanted.as_str(), found.as_str()) {
+            (Some(wanted), Some(found)) => {
+                wanted == found || milli(wanted).is_some_and(|amount| milli(found) == Some(amount))
+            }
+            _ => wanted == found,
+        })
     })
 }
 
 /// A quantity in thousandths.
 fn milli(quantity: &str) -> Option<i128> {
-    let split = quantity
-        .find(|letter: char| letter.is_ascii_alphabetic())
-        .unwrap_or(quantity.len());
+    let split = quantity.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(quantity.len());
     let (number, suffix) = quantity.split_at(split);
     let factor: i128 = match suffix {
         "m" => 1,
@@ -94,9 +74,7 @@ fn milli(quantity: &str) -> Option<i128> {
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
-    digits
-        .checked_mul(factor)?
-        .checked_div(10i128.checked_pow(u32::try_from(fraction.len()).ok()?)?)
+    digits.checked_mul(factor)?.checked_div(10i128.checked_pow(u32::try_from(fraction.len()).ok()?)?)
 }
 
 /// What the API server drops instead of storing.
@@ -147,22 +125,13 @@ mod tests {
             (json!({"a": {"b": 1}}), json!({"a": null})),
             (json!({"args": ["a"]}), json!({"args": ["a", "b"]})),
             (json!({"args": ["a", "b"]}), json!({"args": ["b", "a"]})),
-            (
-                json!({"c": [{"name": "x", "v": 1}]}),
-                json!({"c": [{"name": "x", "v": 2}, {"name": "y", "v": 1}]}),
-            ),
+            (json!({"c": [{"name": "x", "v": 1}]}), json!({"c": [{"name": "x", "v": 2}, {"name": "y", "v": 1}]})),
             (json!({"c": [{"name": "x"}]}), json!({"c": []})),
-            (
-                json!({"requests": {"cpu": "1"}}),
-                json!({"requests": {"cpu": "2"}}),
-            ),
+            (json!({"requests": {"cpu": "1"}}), json!({"requests": {"cpu": "2"}})),
             (json!({"requests": {"cpu": "1"}}), json!({"requests": {}})),
         ];
         for (desired, observed) in cases {
-            assert!(
-                !is_as_wanted(&desired, &observed),
-                "{desired} in {observed}"
-            );
+            assert!(!is_as_wanted(&desired, &observed), "{desired} in {observed}");
         }
     }
 }

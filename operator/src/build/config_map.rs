@@ -20,8 +20,7 @@ pub(super) const PEER_TLS_DIR: &str = "/etc/mqtt-broker/peer-tls";
 pub(super) const DATA_DIR: &str = "/var/lib/mqtt-broker";
 
 pub(super) fn build(blueprint: &Blueprint<'_>) -> ConfigMap {
-    let file =
-        serde_yaml::to_string(&content(blueprint)).expect("JSON can always be written as YAML");
+    let file = serde_yaml::to_string(&content(blueprint)).expect("JSON can always be written as YAML");
     ConfigMap {
         metadata: metadata(blueprint, blueprint.broker.names.config_map()),
         data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), file)])),

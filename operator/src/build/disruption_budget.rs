@@ -13,11 +13,7 @@ pub(super) fn build(blueprint: &Blueprint<'_>) -> Option<PodDisruptionBudget> {
     if broker.spec.replicas == 1 {
         return None;
     }
-    let factor = broker
-        .spec
-        .replication
-        .factor
-        .unwrap_or(if broker.spec.replicas < 3 { 1 } else { 3 });
+    let factor = broker.spec.replication.factor.unwrap_or(if broker.spec.replicas < 3 { 1 } else { 3 });
     let evictable = ((factor - 1) / 2).max(1);
     Some(PodDisruptionBudget {
         metadata: metadata(blueprint, broker.names.disruption_budget()),

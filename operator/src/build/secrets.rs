@@ -27,11 +27,7 @@ pub(super) fn peer_tls(blueprint: &Blueprint<'_>) -> Secret {
         blueprint,
         blueprint.broker.names.peer_tls_secret(),
         "kubernetes.io/tls",
-        [
-            ("ca.crt", &credentials.ca.certificate),
-            ("tls.crt", &peer.certificate),
-            ("tls.key", &peer.key),
-        ],
+        [("ca.crt", &credentials.ca.certificate), ("tls.crt", &peer.certificate), ("tls.key", &peer.key)],
     );
     secret.metadata.annotations = annotation(NOT_AFTER_ANNOTATION, peer.not_after.to_string());
     secret
@@ -39,12 +35,7 @@ pub(super) fn peer_tls(blueprint: &Blueprint<'_>) -> Secret {
 
 pub(super) fn admin_token(blueprint: &Blueprint<'_>) -> Secret {
     let token = &blueprint.credentials.admin_token;
-    secret(
-        blueprint,
-        blueprint.broker.names.admin_token_secret(),
-        "Opaque",
-        [("token", token)],
-    )
+    secret(blueprint, blueprint.broker.names.admin_token_secret(), "Opaque", [("token", token)])
 }
 
 fn secret<const N: usize>(
@@ -53,14 +44,7 @@ fn secret<const N: usize>(
     type_: &str,
     content: [(&str, &String); N],
 ) -> Secret {
-    let data: BTreeMap<String, ByteString> = content
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), ByteString(value.clone().into_bytes())))
-        .collect();
-    Secret {
-        metadata: metadata(blueprint, name),
-        type_: Some(type_.to_owned()),
-        data: Some(data),
-        ..Secret::default()
-    }
+    let data: BTreeMap<String, ByteString> =
+        content.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.clone().into_bytes()))).collect();
+    Secret { metadata: metadata(blueprint, name), type_: Some(type_.to_owned()), data: Some(data), ..Secret::default() }
 }

@@ -19,10 +19,7 @@ pub(super) fn peers(blueprint: &Blueprint<'_>) -> Service {
             cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
             selector: Some(names.selector_labels()),
-            ports: Some(vec![
-                port("peers", PEER_PORT, "peers"),
-                port("admin", ADMIN_PORT, "admin"),
-            ]),
+            ports: Some(vec![port("peers", PEER_PORT, "peers"), port("admin", ADMIN_PORT, "admin")]),
             ..ServiceSpec::default()
         }),
         ..Service::default()

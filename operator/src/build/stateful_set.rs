@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         apps::v1::{
-            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec,
-            StatefulSetUpdateStrategy,
+            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
-            HTTPGetAction, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-            SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume,
-            VolumeMount, VolumeResourceRequirements,
+            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+            ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext, PodSpec,
+            PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+            TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
         },
     },
     apimachinery::pkg::{
@@ -48,37 +46,29 @@ pub(super) fn build(blueprint: &Blueprint<'_>) -> StatefulSet {
         spec: Some(StatefulSetSpec {
             replicas: Some(blueprint.plan.replicas),
             service_name: Some(names.peers_service()),
-            selector: LabelSelector {
-                match_labels: Some(names.selector_labels()),
-                ..LabelSelector::default()
-            },
+            selector: LabelSelector { match_labels: Some(names.selector_labels()), ..LabelSelector::default() },
             // Three brokers that wait for a majority must not wait for each other to be ready first.
             pod_management_policy: Some("Parallel".to_owned()),
             update_strategy: Some(StatefulSetUpdateStrategy {
                 type_: Some("OnDelete".to_owned()),
                 ..StatefulSetUpdateStrategy::default()
             }),
-            persistent_volume_claim_retention_policy: Some(
-                StatefulSetPersistentVolumeClaimRetentionPolicy {
-                    // Whoever shrinks the set by hand must not lose the volumes of members that never left; the operator
-                    // drops the claim of a member that did.
-                    when_scaled: Some("Retain".to_owned()),
-                    when_deleted: Some(
-                        match broker.spec.persistence.deletion_policy {
-                            DeletionPolicy::Retain => "Retain",
-                            DeletionPolicy::Delete => "Delete",
-                        }
-                        .to_owned(),
-                    ),
-                },
-            ),
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                // Whoever shrinks the set by hand must not lose the volumes of members that never left; the operator
+                // drops the claim of a member that did.
+                when_scaled: Some("Retain".to_owned()),
+                when_deleted: Some(
+                    match broker.spec.persistence.deletion_policy {
+                        DeletionPolicy::Retain => "Retain",
+                        DeletionPolicy::Delete => "Delete",
+                    }
+                    .to_owned(),
+                ),
+            }),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(names.selector_labels()),
-                    annotations: annotation(
-                        RESTART_HASH_ANNOTATION,
-                        blueprint.plan.restart_hash.clone(),
-                    ),
+                    annotations: annotation(RESTART_HASH_ANNOTATION, blueprint.plan.restart_hash.clone()),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod(blueprint)),
@@ -94,11 +84,7 @@ pub(super) fn build(blueprint: &Blueprint<'_>) -> StatefulSet {
 pub fn pod_address(blueprint: &Blueprint<'_>, pod: &str) -> String {
     let names = &blueprint.broker.names;
     let domain = &blueprint.settings.cluster_domain;
-    format!(
-        "{pod}.{}.{}.svc.{domain}:{PEER_PORT}",
-        names.peers_service(),
-        names.namespace
-    )
+    format!("{pod}.{}.{}.svc.{domain}:{PEER_PORT}", names.peers_service(), names.namespace)
 }
 
 fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
@@ -114,10 +100,7 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
             run_as_group: Some(BROKER_USER),
             fs_group: Some(BROKER_USER),
             fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".to_owned(),
-                ..SeccompProfile::default()
-            }),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
         topology_spread_constraints: Some(vec![
@@ -147,10 +130,7 @@ fn container(blueprint: &Blueprint<'_>) -> Container {
         name: "mqtt-broker".to_owned(),
         image: Some(spec.image.clone()),
         image_pull_policy: Some(spec.image_pull_policy.as_str().to_owned()),
-        args: Some(vec![
-            "--config".to_owned(),
-            format!("{CONFIG_DIR}/{CONFIG_FILE}"),
-        ]),
+        args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIR}/{CONFIG_FILE}")]),
         env: Some(vec![
             EnvVar {
                 name: "MQTT_BROKER_NODE_NAME".to_owned(),
@@ -169,20 +149,13 @@ fn container(blueprint: &Blueprint<'_>) -> Container {
                 ..EnvVar::default()
             },
         ]),
-        ports: Some(vec![
-            port("mqtt", MQTT_PORT),
-            port("peers", PEER_PORT),
-            port("admin", ADMIN_PORT),
-        ]),
+        ports: Some(vec![port("mqtt", MQTT_PORT), port("peers", PEER_PORT), port("admin", ADMIN_PORT)]),
         resources: requirements(spec),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
             run_as_non_root: Some(true),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                ..Capabilities::default()
-            }),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
             ..SecurityContext::default()
         }),
         // Reading a long log back takes its time; only then does the liveness probe begin.
@@ -206,15 +179,7 @@ fn claim(blueprint: &Blueprint<'_>) -> PersistentVolumeClaim {
         .observed
         .stateful_set
         .as_ref()
-        .and_then(|set| {
-            set.spec
-                .as_ref()?
-                .volume_claim_templates
-                .as_ref()?
-                .first()?
-                .spec
-                .clone()
-        })
+        .and_then(|set| set.spec.as_ref()?.volume_claim_templates.as_ref()?.first()?.spec.clone())
         .and_then(|spec| spec.resources?.requests?.get("storage").cloned());
     PersistentVolumeClaim {
         metadata: ObjectMeta {
@@ -253,12 +218,8 @@ fn spread(blueprint: &Blueprint<'_>, topology_key: &str) -> TopologySpreadConstr
 
 fn requirements(spec: &MqttBrokerSpec) -> Option<ResourceRequirements> {
     let quantities = |amounts: &BTreeMap<String, Amount>| {
-        (!amounts.is_empty()).then(|| {
-            amounts
-                .iter()
-                .map(|(name, amount)| (name.clone(), Quantity(amount.to_string())))
-                .collect()
-        })
+        (!amounts.is_empty())
+            .then(|| amounts.iter().map(|(name, amount)| (name.clone(), Quantity(amount.to_string()))).collect())
     };
     (!spec.resources.is_empty()).then(|| ResourceRequirements {
         requests: quantities(&spec.resources.requests),
@@ -289,11 +250,7 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 }
 
 fn port(name: &str, container_port: i32) -> ContainerPort {
-    ContainerPort {
-        name: Some(name.to_owned()),
-        container_port,
-        ..ContainerPort::default()
-    }
+    ContainerPort { name: Some(name.to_owned()), container_port, ..ContainerPort::default() }
 }
 
 fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {

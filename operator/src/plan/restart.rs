@@ -13,18 +13,10 @@ pub fn hash(spec: &MqttBrokerSpec, peer_certificate: &str) -> String {
     // Keys with nothing in them are left out, so that a setting which a later version adds changes no old hash.
     let mut content = json!({ "image": spec.image, "peer": peer_certificate });
     let optional = [
-        (
-            "resources",
-            json!(spec.resources),
-            spec.resources.is_empty(),
-        ),
+        ("resources", json!(spec.resources), spec.resources.is_empty()),
         ("limits", json!(spec.limits), spec.limits.is_empty()),
         ("config", json!(spec.config), spec.config.is_empty()),
-        (
-            "factor",
-            json!(spec.replication.factor),
-            spec.replication.factor.is_none(),
-        ),
+        ("factor", json!(spec.replication.factor), spec.replication.factor.is_none()),
     ];
     for (key, value, absent) in optional {
         if !absent {
@@ -68,9 +60,6 @@ mod tests {
         ] {
             assert_ne!(hash(&spec(other), "c"), base, "{other}");
         }
-        assert_ne!(
-            hash(&spec("{image: i, replicas: 3}"), "another certificate"),
-            base
-        );
+        assert_ne!(hash(&spec("{image: i, replicas: 3}"), "another certificate"), base);
     }
 }

@@ -59,11 +59,7 @@ pub enum RolloutStep {
 /// Decides the next step; following it until [`RolloutStep::Settled`] leaves only current pods.
 pub fn decide(view: &RolloutView<'_>) -> RolloutStep {
     let wait = |message: String| RolloutStep::Wait { message };
-    let mut pods: Vec<&PodView> = view
-        .pods
-        .iter()
-        .filter(|pod| pod.ordinal < view.replicas)
-        .collect();
+    let mut pods: Vec<&PodView> = view.pods.iter().filter(|pod| pod.ordinal < view.replicas).collect();
     pods.sort_by_key(|pod| std::cmp::Reverse(pod.ordinal));
 
     if let Some(pod) = pods.iter().find(|pod| pod.terminating) {
@@ -71,18 +67,11 @@ pub fn decide(view: &RolloutView<'_>) -> RolloutStep {
     }
     let broken = pods.iter().find(|pod| !pod.current && !pod.ready);
     if let (Some(pod), true) = (broken, view.template_seen) {
-        return RolloutStep::Replace {
-            pod: pod.name.clone(),
-            uid: pod.uid.clone(),
-        };
+        return RolloutStep::Replace { pod: pod.name.clone(), uid: pod.uid.clone() };
     }
     let there = i32::try_from(pods.len()).unwrap_or(i32::MAX);
     if there < view.replicas {
-        return wait(format!(
-            "waiting for {} of {} pods to be made",
-            view.replicas - there,
-            view.replicas
-        ));
+        return wait(format!("waiting for {} of {} pods to be made", view.replicas - there, view.replicas));
     }
     if let Some(pod) = pods.iter().find(|pod| !pod.ready) {
         return wait(format!("waiting for {} to become ready", pod.name));
@@ -97,10 +86,7 @@ pub fn decide(view: &RolloutView<'_>) -> RolloutStep {
         Err(reason) => wait(format!("{} is to be replaced, but {reason}", pod.name)),
         Ok(cluster) => match unfit_to_lose_one(cluster, view.replicas) {
             Some(reason) => wait(format!("{} is to be replaced, but {reason}", pod.name)),
-            None => RolloutStep::Replace {
-                pod: pod.name.clone(),
-                uid: pod.uid.clone(),
-            },
+            None => RolloutStep::Replace { pod: pod.name.clone(), uid: pod.uid.clone() },
         },
     }
 }
@@ -116,10 +102,7 @@ fn unfit_to_lose_one(cluster: &Cluster, replicas: i32) -> Option<String> {
     }
     let keeps_one_copy = cluster.replication_factor == Some(1) || replicas < 3;
     if !cluster.failover_ready && !keeps_one_copy {
-        return Some(format!(
-            "failover is not ready: {}",
-            cluster.failover_reason
-        ));
+        return Some(format!("failover is not ready: {}", cluster.failover_reason));
     }
     None
 }
@@ -145,107 +128,36 @@ mod tests {
             initialised: true,
             failover_ready: true,
             replication_factor: Some(3),
-            shards: Shards {
-                total: 16,
-                ..Shards::default()
-            },
+            shards: Shards { total: 16, ..Shards::default() },
             ..Cluster::default()
         }
     }
 
     fn decide_for(marks: &[&str], replicas: i32, cluster: Result<&Cluster, &str>) -> RolloutStep {
-        let pods: Vec<PodView> = marks
-            .iter()
-            .zip(0..)
-            .map(|(marks, ordinal)| pod(ordinal, marks))
-            .collect();
-        decide(&RolloutView {
-            pods: &pods,
-            replicas,
-            template_seen: true,
-            cluster,
-        })
+        let pods: Vec<PodView> = marks.iter().zip(0..).map(|(marks, ordinal)| pod(ordinal, marks)).collect();
+        decide(&RolloutView { pods: &pods, replicas, template_seen: true, cluster })
     }
 
     #[test]
     fn each_situation_has_its_step() {
         let healthy = healthy();
-        let unready = Cluster {
-            failover_ready: false,
-            failover_reason: "mqtt-1 catches up".to_owned(),
-            ..healthy.clone()
-        };
-        let single = Cluster {
-            failover_ready: false,
-            replication_factor: Some(1),
-            ..healthy.clone()
-        };
-        let lacking = Cluster {
-            shards: Shards {
-                total: 16,
-                under_replicated: 2,
-                without_leader: 1,
-            },
-            ..healthy.clone()
-        };
-        let replace = |ordinal: i32| RolloutStep::Replace {
-            pod: format!("mqtt-{ordinal}"),
-            uid: format!("uid-{ordinal}"),
-        };
-        let wait = |message: &str| RolloutStep::Wait {
-            message: message.to_owned(),
-        };
+        let unready =
+            Cluster { failover_ready: false, failover_reason: "mqtt-1 catches up".to_owned(), ..healthy.clone() };
+        let single = Cluster { failover_ready: false, replication_factor: Some(1), ..healthy.clone() };
+        let lacking =
+            Cluster { shards: Shards { total: 16, under_replicated: 2, without_leader: 1 }, ..healthy.clone() };
+        let replace =
+            |ordinal: i32| RolloutStep::Replace { pod: format!("mqtt-{ordinal}"), uid: format!("uid-{ordinal}") };
+        let wait = |message: &str| RolloutStep::Wait { message: message.to_owned() };
         // r: ready, c: current, t: terminating; one string per ordinal.
-        type Row<'a> = (
-            &'a str,
-            &'a [&'a str],
-            i32,
-            Result<&'a Cluster, &'a str>,
-            RolloutStep,
-        );
+        type Row<'a> = (&'a str, &'a [&'a str], i32, Result<&'a Cluster, &'a str>, RolloutStep);
         let rows: Vec<Row<'_>> = vec![
-            (
-                "at rest",
-                &["rc", "rc", "rc"],
-                3,
-                Ok(&healthy),
-                RolloutStep::Settled,
-            ),
-            (
-                "at rest while brokers are silent",
-                &["rc", "rc", "rc"],
-                3,
-                Err("silent"),
-                RolloutStep::Settled,
-            ),
-            (
-                "the highest first",
-                &["r", "r", "r"],
-                3,
-                Ok(&healthy),
-                replace(2),
-            ),
-            (
-                "then it ends",
-                &["r", "r", "rt"],
-                3,
-                Ok(&healthy),
-                wait("waiting for mqtt-2 to end and start again"),
-            ),
-            (
-                "then it is not there",
-                &["r", "r"],
-                3,
-                Ok(&healthy),
-                wait("waiting for 1 of 3 pods to be made"),
-            ),
-            (
-                "then it starts",
-                &["r", "r", "c"],
-                3,
-                Ok(&healthy),
-                wait("waiting for mqtt-2 to become ready"),
-            ),
+            ("at rest", &["rc", "rc", "rc"], 3, Ok(&healthy), RolloutStep::Settled),
+            ("at rest while brokers are silent", &["rc", "rc", "rc"], 3, Err("silent"), RolloutStep::Settled),
+            ("the highest first", &["r", "r", "r"], 3, Ok(&healthy), replace(2)),
+            ("then it ends", &["r", "r", "rt"], 3, Ok(&healthy), wait("waiting for mqtt-2 to end and start again")),
+            ("then it is not there", &["r", "r"], 3, Ok(&healthy), wait("waiting for 1 of 3 pods to be made")),
+            ("then it starts", &["r", "r", "c"], 3, Ok(&healthy), wait("waiting for mqtt-2 to become ready")),
             (
                 "then it catches up",
                 &["r", "r", "rc"],
@@ -253,13 +165,7 @@ mod tests {
                 Ok(&unready),
                 wait("mqtt-1 is to be replaced, but failover is not ready: mqtt-1 catches up"),
             ),
-            (
-                "then the next",
-                &["r", "r", "rc"],
-                3,
-                Ok(&healthy),
-                replace(1),
-            ),
+            ("then the next", &["r", "r", "rc"], 3, Ok(&healthy), replace(1)),
             (
                 "a broken new pod stops the roll",
                 &["r", "r", "c"],
@@ -267,20 +173,8 @@ mod tests {
                 Ok(&unready),
                 wait("waiting for mqtt-2 to become ready"),
             ),
-            (
-                "a broken pod is replaced once the resource is corrected",
-                &["r", "r", ""],
-                3,
-                Ok(&unready),
-                replace(2),
-            ),
-            (
-                "and while brokers are silent",
-                &["", "", ""],
-                3,
-                Err("silent"),
-                replace(2),
-            ),
+            ("a broken pod is replaced once the resource is corrected", &["r", "r", ""], 3, Ok(&unready), replace(2)),
+            ("and while brokers are silent", &["", "", ""], 3, Err("silent"), replace(2)),
             (
                 "shards lack replicas",
                 &["r", "r", "rc"],
@@ -295,27 +189,9 @@ mod tests {
                 Err("they are silent"),
                 wait("mqtt-2 is to be replaced, but they are silent"),
             ),
-            (
-                "a single broker is never fit for failover",
-                &["r"],
-                1,
-                Ok(&single),
-                replace(0),
-            ),
-            (
-                "nor are copies of one",
-                &["r", "r", "r"],
-                3,
-                Ok(&single),
-                replace(2),
-            ),
-            (
-                "a pod that is to go is left alone",
-                &["rc", "rc", "rc", "r"],
-                3,
-                Ok(&healthy),
-                RolloutStep::Settled,
-            ),
+            ("a single broker is never fit for failover", &["r"], 1, Ok(&single), replace(0)),
+            ("nor are copies of one", &["r", "r", "r"], 3, Ok(&single), replace(2)),
+            ("a pod that is to go is left alone", &["rc", "rc", "rc", "r"], 3, Ok(&healthy), RolloutStep::Settled),
         ];
         for (what, marks, replicas, cluster, step) in rows {
             assert_eq!(decide_for(marks, replicas, cluster), step, "{what}");
@@ -327,12 +203,7 @@ mod tests {
         let healthy = healthy();
         for marks in ["r", ""] {
             let pods = [pod(0, marks)];
-            let step = decide(&RolloutView {
-                pods: &pods,
-                replicas: 1,
-                template_seen: false,
-                cluster: Ok(&healthy),
-            });
+            let step = decide(&RolloutView { pods: &pods, replicas: 1, template_seen: false, cluster: Ok(&healthy) });
             assert!(matches!(step, RolloutStep::Wait { .. }), "{step:?}");
         }
     }

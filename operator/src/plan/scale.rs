@@ -65,37 +65,21 @@ pub enum ScaleStep {
 pub fn decide(view: &ScaleView<'_>) -> ScaleStep {
     let names = view.names;
     let Some(present) = view.present else {
-        return ScaleStep::Out {
-            replicas: view.desired,
-        };
+        return ScaleStep::Out { replicas: view.desired };
     };
-    let members = || {
-        view.cluster
-            .into_iter()
-            .flat_map(|cluster| &cluster.members)
-    };
-    let is_member =
-        |ordinal: i32| members().any(|member| names.ordinal(&member.name) == Some(ordinal));
+    let members = || view.cluster.into_iter().flat_map(|cluster| &cluster.members);
+    let is_member = |ordinal: i32| members().any(|member| names.ordinal(&member.name) == Some(ordinal));
 
     let wanted_but_leaving = members().find(|member| {
         member.state == MemberState::Leaving
-            && names
-                .ordinal(&member.name)
-                .is_some_and(|ordinal| ordinal < view.desired)
+            && names.ordinal(&member.name).is_some_and(|ordinal| ordinal < view.desired)
     });
     if let Some(member) = wanted_but_leaving {
-        return ScaleStep::CancelLeave {
-            member: member.name.clone(),
-        };
+        return ScaleStep::CancelLeave { member: member.name.clone() };
     }
 
     // Claims beyond the pods: those of members that left are dropped before their ordinals are used again.
-    let idle_claim = view
-        .idle_claims
-        .iter()
-        .copied()
-        .filter(|ordinal| *ordinal >= present)
-        .max();
+    let idle_claim = view.idle_claims.iter().copied().filter(|ordinal| *ordinal >= present).max();
     if let (Some(ordinal), Ok(cluster)) = (idle_claim, view.cluster) {
         if cluster.initialised && !is_member(ordinal) {
             return ScaleStep::DropClaim { ordinal };
@@ -103,14 +87,10 @@ pub fn decide(view: &ScaleView<'_>) -> ScaleStep {
     }
 
     if view.desired > present {
-        return ScaleStep::Out {
-            replicas: view.desired,
-        };
+        return ScaleStep::Out { replicas: view.desired };
     }
 
-    let highest_member = members()
-        .filter_map(|member| names.ordinal(&member.name))
-        .max();
+    let highest_member = members().filter_map(|member| names.ordinal(&member.name)).max();
     let highest = highest_member.unwrap_or(-1).max(present - 1);
     if highest < view.desired {
         return ScaleStep::Settled;
@@ -140,9 +120,7 @@ pub fn decide(view: &ScaleView<'_>) -> ScaleStep {
                 cluster.shards.without_leader, cluster.shards.total
             ),
         },
-        Some(member) => ScaleStep::Leave {
-            member: member.name.clone(),
-        },
+        Some(member) => ScaleStep::Leave { member: member.name.clone() },
     }
 }
 
@@ -152,10 +130,7 @@ mod tests {
     use crate::broker_client::{Member, Shards};
 
     fn names() -> Names {
-        Names {
-            broker: "mqtt".to_owned(),
-            namespace: "ns".to_owned(),
-        }
+        Names { broker: "mqtt".to_owned(), namespace: "ns".to_owned() }
     }
 
     fn cluster(members: &[(i32, MemberState, u32)]) -> Cluster {
@@ -170,18 +145,13 @@ mod tests {
                     ..Member::default()
                 })
                 .collect(),
-            shards: Shards {
-                total: 16,
-                ..Shards::default()
-            },
+            shards: Shards { total: 16, ..Shards::default() },
             ..Cluster::default()
         }
     }
 
     fn active(count: i32) -> Vec<(i32, MemberState, u32)> {
-        (0..count)
-            .map(|ordinal| (ordinal, MemberState::Active, 16))
-            .collect()
+        (0..count).map(|ordinal| (ordinal, MemberState::Active, 16)).collect()
     }
 
     #[test]
@@ -196,62 +166,16 @@ mod tests {
         let mut with_leaving_1 = active(3);
         with_leaving_1[1] = (1, Leaving, 7);
 
-        let leave = |ordinal: i32| ScaleStep::Leave {
-            member: format!("mqtt-{ordinal}"),
-        };
-        let wait = |message: &str| ScaleStep::Wait {
-            message: message.to_owned(),
-        };
+        let leave = |ordinal: i32| ScaleStep::Leave { member: format!("mqtt-{ordinal}") };
+        let wait = |message: &str| ScaleStep::Wait { message: message.to_owned() };
         // (what it shows, desired, present, idle claims, members or why unknown, step)
-        type Row<'a> = (
-            &'a str,
-            i32,
-            Option<i32>,
-            &'a [i32],
-            Result<Vec<(i32, MemberState, u32)>, &'a str>,
-            ScaleStep,
-        );
+        type Row<'a> = (&'a str, i32, Option<i32>, &'a [i32], Result<Vec<(i32, MemberState, u32)>, &'a str>, ScaleStep);
         let rows: Vec<Row<'_>> = vec![
-            (
-                "nothing there yet",
-                3,
-                None,
-                &[],
-                Err("no broker is running"),
-                ScaleStep::Out { replicas: 3 },
-            ),
-            (
-                "at rest",
-                3,
-                Some(3),
-                &[],
-                Ok(active(3)),
-                ScaleStep::Settled,
-            ),
-            (
-                "at rest while brokers are silent",
-                3,
-                Some(3),
-                &[],
-                Err("silent"),
-                ScaleStep::Settled,
-            ),
-            (
-                "out",
-                5,
-                Some(3),
-                &[],
-                Ok(active(3)),
-                ScaleStep::Out { replicas: 5 },
-            ),
-            (
-                "out while brokers are silent",
-                5,
-                Some(3),
-                &[],
-                Err("silent"),
-                ScaleStep::Out { replicas: 5 },
-            ),
+            ("nothing there yet", 3, None, &[], Err("no broker is running"), ScaleStep::Out { replicas: 3 }),
+            ("at rest", 3, Some(3), &[], Ok(active(3)), ScaleStep::Settled),
+            ("at rest while brokers are silent", 3, Some(3), &[], Err("silent"), ScaleStep::Settled),
+            ("out", 5, Some(3), &[], Ok(active(3)), ScaleStep::Out { replicas: 5 }),
+            ("out while brokers are silent", 5, Some(3), &[], Err("silent"), ScaleStep::Out { replicas: 5 }),
             (
                 "out over the claim of one that left",
                 5,
@@ -268,22 +192,8 @@ mod tests {
                 Ok(active(4)),
                 ScaleStep::Out { replicas: 5 },
             ),
-            (
-                "claims are kept while brokers are silent",
-                3,
-                Some(3),
-                &[3],
-                Err("silent"),
-                ScaleStep::Settled,
-            ),
-            (
-                "in: the highest leaves first",
-                3,
-                Some(5),
-                &[],
-                Ok(active(5)),
-                leave(4),
-            ),
+            ("claims are kept while brokers are silent", 3, Some(3), &[3], Err("silent"), ScaleStep::Settled),
+            ("in: the highest leaves first", 3, Some(5), &[], Ok(active(5)), leave(4)),
             (
                 "in: it hands over",
                 3,
@@ -300,22 +210,8 @@ mod tests {
                 Ok(with_empty_4),
                 wait("waiting for mqtt-4 to be out of the cluster"),
             ),
-            (
-                "in: it is gone",
-                3,
-                Some(5),
-                &[],
-                Ok(active(4)),
-                ScaleStep::Shrink { replicas: 4 },
-            ),
-            (
-                "in: then the next",
-                3,
-                Some(4),
-                &[],
-                Ok(active(4)),
-                leave(3),
-            ),
+            ("in: it is gone", 3, Some(5), &[], Ok(active(4)), ScaleStep::Shrink { replicas: 4 }),
+            ("in: then the next", 3, Some(4), &[], Ok(active(4)), leave(3)),
             (
                 "in: the claim of the one that left",
                 3,
@@ -324,22 +220,8 @@ mod tests {
                 Ok(active(4)),
                 ScaleStep::DropClaim { ordinal: 4 },
             ),
-            (
-                "in: the last shrink",
-                3,
-                Some(4),
-                &[],
-                Ok(active(3)),
-                ScaleStep::Shrink { replicas: 3 },
-            ),
-            (
-                "in: a dead one leaves too",
-                3,
-                Some(5),
-                &[],
-                Ok(with_dead_4),
-                leave(4),
-            ),
+            ("in: the last shrink", 3, Some(4), &[], Ok(active(3)), ScaleStep::Shrink { replicas: 3 }),
+            ("in: a dead one leaves too", 3, Some(5), &[], Ok(with_dead_4), leave(4)),
             (
                 "in: several that never joined go one at a time",
                 1,
@@ -362,9 +244,7 @@ mod tests {
                 Some(5),
                 &[],
                 Ok(with_leaving_4),
-                ScaleStep::CancelLeave {
-                    member: "mqtt-4".to_owned(),
-                },
+                ScaleStep::CancelLeave { member: "mqtt-4".to_owned() },
             ),
             (
                 "a leave that nobody here asked for",
@@ -372,18 +252,9 @@ mod tests {
                 Some(3),
                 &[],
                 Ok(with_leaving_1),
-                ScaleStep::CancelLeave {
-                    member: "mqtt-1".to_owned(),
-                },
+                ScaleStep::CancelLeave { member: "mqtt-1".to_owned() },
             ),
-            (
-                "a member without a pod",
-                3,
-                Some(3),
-                &[],
-                Ok(active(4)),
-                leave(3),
-            ),
+            ("a member without a pod", 3, Some(3), &[], Ok(active(4)), leave(3)),
         ];
         let names = names();
         for (what, desired, present, idle_claims, members, step) in rows {
@@ -404,19 +275,10 @@ mod tests {
         let names = names();
         let mut cluster = cluster(&active(4));
         cluster.shards.without_leader = 2;
-        let view = ScaleView {
-            names: &names,
-            desired: 3,
-            present: Some(4),
-            idle_claims: &[],
-            cluster: Ok(&cluster),
-        };
+        let view = ScaleView { names: &names, desired: 3, present: Some(4), idle_claims: &[], cluster: Ok(&cluster) };
         assert_eq!(
             decide(&view),
-            ScaleStep::Wait {
-                message: "waiting for 2 of 16 shards to have a leader before mqtt-3 leaves"
-                    .to_owned()
-            }
+            ScaleStep::Wait { message: "waiting for 2 of 16 shards to have a leader before mqtt-3 leaves".to_owned() }
         );
     }
 
@@ -431,11 +293,7 @@ mod tests {
                 let mut claims: Vec<i32> = (0..from).collect();
                 let mut steps = 0;
                 loop {
-                    let idle: Vec<i32> = claims
-                        .iter()
-                        .copied()
-                        .filter(|ordinal| *ordinal >= present)
-                        .collect();
+                    let idle: Vec<i32> = claims.iter().copied().filter(|ordinal| *ordinal >= present).collect();
                     let view = ScaleView {
                         names: &names,
                         desired: to,
@@ -452,27 +310,16 @@ mod tests {
                         }
                         ScaleStep::Shrink { replicas } => {
                             assert_eq!(replicas, present - 1, "one at a time");
-                            assert!(
-                                cluster.members.len() <= replicas as usize,
-                                "a pod goes only after its member"
-                            );
+                            assert!(cluster.members.len() <= replicas as usize, "a pod goes only after its member");
                             present = replicas;
                         }
                         ScaleStep::Leave { member } => {
-                            let leaving = cluster
-                                .members
-                                .iter_mut()
-                                .find(|one| one.name == member)
-                                .unwrap();
+                            let leaving = cluster.members.iter_mut().find(|one| one.name == member).unwrap();
                             leaving.state = MemberState::Leaving;
                             leaving.replicas = 0;
                         }
-                        ScaleStep::Wait { .. } => cluster
-                            .members
-                            .retain(|member| member.state != MemberState::Leaving),
-                        ScaleStep::DropClaim { ordinal } => {
-                            claims.retain(|claim| *claim != ordinal)
-                        }
+                        ScaleStep::Wait { .. } => cluster.members.retain(|member| member.state != MemberState::Leaving),
+                        ScaleStep::DropClaim { ordinal } => claims.retain(|claim| *claim != ordinal),
                         ScaleStep::CancelLeave { member } => {
                             panic!("{member} was never wanted back")
                         }
@@ -480,10 +327,7 @@ mod tests {
                     steps += 1;
                     assert!(steps < 50, "{from} to {to} does not end");
                 }
-                assert_eq!(
-                    (present, cluster.members.len(), claims.len()),
-                    (to, to as usize, to as usize)
-                );
+                assert_eq!((present, cluster.members.len(), claims.len()), (to, to as usize, to as usize));
             }
         }
     }

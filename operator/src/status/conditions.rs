@@ -22,27 +22,15 @@ struct Verdict {
 
 impl Verdict {
     fn yes(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status: "True",
-            reason,
-            message: message.into(),
-        }
+        Self { status: "True", reason, message: message.into() }
     }
 
     fn no(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status: "False",
-            reason,
-            message: message.into(),
-        }
+        Self { status: "False", reason, message: message.into() }
     }
 
     fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status: "Unknown",
-            reason,
-            message: message.into(),
-        }
+        Self { status: "Unknown", reason, message: message.into() }
     }
 }
 
@@ -64,10 +52,7 @@ pub(super) fn conditions(
                 condition::CONFIG_APPLIED => config_applied(broker, observed, outcome),
                 _ => paused(broker),
             };
-            let before = broker
-                .status
-                .as_ref()
-                .and_then(|status| status.condition(type_));
+            let before = broker.status.as_ref().and_then(|status| status.condition(type_));
             let since = before
                 .filter(|before| before.status == verdict.status)
                 .map(|before| before.last_transition_time.clone());
@@ -86,48 +71,27 @@ pub(super) fn conditions(
 
 /// A broker is ready only with a majority behind it and a leader for each shard it needs, so ready pods are the measure.
 fn available(broker: &MqttBroker, observed: &Observed) -> Verdict {
-    let ready = observed
-        .pods
-        .iter()
-        .filter(|(_, pod)| is_ready(pod))
-        .count();
+    let ready = observed.pods.iter().filter(|(_, pod)| is_ready(pod)).count();
     let majority = usize::try_from(broker.spec.replicas).unwrap_or(1) / 2 + 1;
-    let leaderless = observed
-        .cluster
-        .as_ref()
-        .map_or(0, |cluster| cluster.shards.without_leader);
+    let leaderless = observed.cluster.as_ref().map_or(0, |cluster| cluster.shards.without_leader);
     if ready == 0 {
         return Verdict::no("NoBrokerReady", "no broker is ready");
     }
     if leaderless > 0 {
-        return Verdict::no(
-            "ShardsWithoutLeader",
-            format!("{leaderless} shards have no leader"),
-        );
+        return Verdict::no("ShardsWithoutLeader", format!("{leaderless} shards have no leader"));
     }
     if ready < majority {
-        return Verdict::no(
-            "MinorityReady",
-            format!("{ready} of {} brokers are ready", broker.spec.replicas),
-        );
+        return Verdict::no("MinorityReady", format!("{ready} of {} brokers are ready", broker.spec.replicas));
     }
-    Verdict::yes(
-        "BrokersReady",
-        "a majority of the brokers is ready and every shard has a leader",
-    )
+    Verdict::yes("BrokersReady", "a majority of the brokers is ready and every shard has a leader")
 }
 
 fn progressing(outcome: &Outcome) -> Verdict {
     match outcome {
-        Outcome::Invalid(_) => {
-            Verdict::no("Invalid", "the resource is wrong, nothing is being done")
-        }
+        Outcome::Invalid(_) => Verdict::no("Invalid", "the resource is wrong, nothing is being done"),
         Outcome::Paused => Verdict::no("Paused", "the resource is paused, nothing is being done"),
         Outcome::Failed { reason, message } => Verdict::yes(reason, message.clone()),
-        Outcome::Applied {
-            act_failure: Some(failure),
-            ..
-        } => Verdict::yes("Retrying", failure.clone()),
+        Outcome::Applied { act_failure: Some(failure), .. } => Verdict::yes("Retrying", failure.clone()),
         Outcome::Applied { plan, .. } => match &plan.waiting {
             Some(waiting) => Verdict::yes(waiting.reason, waiting.message.clone()),
             None => Verdict::no("Settled", "everything is as asked for"),
@@ -141,19 +105,14 @@ fn degraded(observed: &Observed, outcome: &Outcome) -> Verdict {
         Outcome::Failed { reason, message } => return Verdict::yes(reason, message.clone()),
         Outcome::Paused | Outcome::Applied { .. } => {}
     }
-    let troubles: Vec<String> = observed
-        .pods
-        .iter()
-        .filter_map(|(_, pod)| trouble::of(pod))
-        .collect();
+    let troubles: Vec<String> = observed.pods.iter().filter_map(|(_, pod)| trouble::of(pod)).collect();
     if !troubles.is_empty() {
         return Verdict::yes("PodsInTrouble", troubles.join("; "));
     }
     match &observed.cluster {
-        Err(reason) if observed.pods.iter().any(|(_, pod)| is_ready(pod)) => Verdict::yes(
-            "BrokersSilent",
-            format!("the brokers can't be asked: {reason}"),
-        ),
+        Err(reason) if observed.pods.iter().any(|(_, pod)| is_ready(pod)) => {
+            Verdict::yes("BrokersSilent", format!("the brokers can't be asked: {reason}"))
+        }
         Err(_) => Verdict::no("AsExpected", ""),
         Ok(cluster) => {
             let lost: Vec<&str> = cluster
@@ -163,10 +122,7 @@ fn degraded(observed: &Observed, outcome: &Outcome) -> Verdict {
                 .map(|member| member.name.as_str())
                 .collect();
             if !lost.is_empty() {
-                return Verdict::yes(
-                    "MembersUnreachable",
-                    format!("the cluster does not hear of {}", lost.join(", ")),
-                );
+                return Verdict::yes("MembersUnreachable", format!("the cluster does not hear of {}", lost.join(", ")));
             }
             Verdict::no("AsExpected", "")
         }
@@ -177,14 +133,9 @@ fn failover_ready(observed: &Observed) -> Verdict {
     match &observed.cluster {
         Ok(cluster) if cluster.failover_ready => Verdict::yes(
             "InSync",
-            format!(
-                "all {} shards have their full set of in-sync replicas",
-                cluster.shards.total
-            ),
+            format!("all {} shards have their full set of in-sync replicas", cluster.shards.total),
         ),
-        Ok(cluster) if cluster.failover_reason.is_empty() => {
-            Verdict::no("NotInSync", "the brokers give no reason")
-        }
+        Ok(cluster) if cluster.failover_reason.is_empty() => Verdict::no("NotInSync", "the brokers give no reason"),
         Ok(cluster) => Verdict::no("NotInSync", cluster.failover_reason.clone()),
         Err(reason) => Verdict::unknown("BrokersSilent", reason.clone()),
     }
@@ -202,31 +153,19 @@ fn config_applied(broker: &MqttBroker, observed: &Observed, outcome: &Outcome) -
     let current = observed
         .pods
         .iter()
-        .filter(|(_, pod)| {
-            pod.annotations().get(RESTART_HASH_ANNOTATION) == Some(&plan.restart_hash)
-        })
+        .filter(|(_, pod)| pod.annotations().get(RESTART_HASH_ANNOTATION) == Some(&plan.restart_hash))
         .filter(|(_, pod)| is_ready(pod))
         .count();
     let wanted = usize::try_from(broker.spec.replicas).unwrap_or(0);
     if current >= wanted {
         return Verdict::yes("AllCurrent", "all brokers run what the resource says");
     }
-    Verdict::no(
-        "Outstanding",
-        format!("{current} of {wanted} brokers run what the resource says"),
-    )
+    Verdict::no("Outstanding", format!("{current} of {wanted} brokers run what the resource says"))
 }
 
 fn paused(broker: &MqttBroker) -> Verdict {
-    if broker
-        .annotations()
-        .get(PAUSED_ANNOTATION)
-        .is_some_and(|value| value == "true")
-    {
-        return Verdict::yes(
-            "Annotated",
-            format!("remove the annotation {PAUSED_ANNOTATION} to go on"),
-        );
+    if broker.annotations().get(PAUSED_ANNOTATION).is_some_and(|value| value == "true") {
+        return Verdict::yes("Annotated", format!("remove the annotation {PAUSED_ANNOTATION} to go on"));
     }
     Verdict::no("NotAnnotated", "")
 }
@@ -237,11 +176,7 @@ pub(super) fn news(before: Option<&MqttBrokerStatus>, after: &MqttBrokerStatus) 
     if after.initialised && !before.is_some_and(|status| status.initialised) {
         events.push(Event::normal("Founded", "the cluster is founded"));
     }
-    for type_ in [
-        condition::AVAILABLE,
-        condition::DEGRADED,
-        condition::FAILOVER_READY,
-    ] {
+    for type_ in [condition::AVAILABLE, condition::DEGRADED, condition::FAILOVER_READY] {
         let was = before.and_then(|status| status.condition(type_));
         let Some(is) = after.condition(type_) else {
             continue;
@@ -252,19 +187,11 @@ pub(super) fn news(before: Option<&MqttBrokerStatus>, after: &MqttBrokerStatus) 
         let first = was.is_none();
         let event = match (type_, is.status.as_str()) {
             (condition::AVAILABLE, "True") => Event::normal("Available", is.message.clone()),
-            (condition::AVAILABLE, _) if !first => {
-                Event::warning("Unavailable", is.message.clone())
-            }
+            (condition::AVAILABLE, _) if !first => Event::warning("Unavailable", is.message.clone()),
             (condition::DEGRADED, "True") => Event::warning("Degraded", is.message.clone()),
-            (condition::DEGRADED, _) if !first => {
-                Event::normal("Recovered", "nothing is wrong any more")
-            }
-            (condition::FAILOVER_READY, "True") => {
-                Event::normal("FailoverReady", is.message.clone())
-            }
-            (condition::FAILOVER_READY, "False") if !first => {
-                Event::warning("FailoverNotReady", is.message.clone())
-            }
+            (condition::DEGRADED, _) if !first => Event::normal("Recovered", "nothing is wrong any more"),
+            (condition::FAILOVER_READY, "True") => Event::normal("FailoverReady", is.message.clone()),
+            (condition::FAILOVER_READY, "False") if !first => Event::warning("FailoverNotReady", is.message.clone()),
             _ => continue,
         };
         events.push(event);

@@ -10,11 +10,8 @@ const HARMLESS_WAITS: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 pub(super) fn of(pod: &Pod) -> Option<String> {
     let name = pod.name_any();
     let status = pod.status.as_ref()?;
-    let unscheduled = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|one| one.type_ == "PodScheduled" && one.status == "False");
+    let unscheduled =
+        status.conditions.iter().flatten().find(|one| one.type_ == "PodScheduled" && one.status == "False");
     if let Some(condition) = unscheduled {
         return Some(format!(
             "{name} can't be placed on a node: {}",
@@ -22,27 +19,17 @@ pub(super) fn of(pod: &Pod) -> Option<String> {
         ));
     }
     for container in status.container_statuses.iter().flatten() {
-        let Some(waiting) = container
-            .state
-            .as_ref()
-            .and_then(|state| state.waiting.as_ref())
-        else {
+        let Some(waiting) = container.state.as_ref().and_then(|state| state.waiting.as_ref()) else {
             continue;
         };
         let reason = waiting.reason.as_deref().unwrap_or("unknown");
         if HARMLESS_WAITS.contains(&reason) {
             continue;
         }
-        let last = container
-            .last_state
-            .as_ref()
-            .and_then(|state| state.terminated.as_ref());
+        let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
         let detail = match last {
             Some(ended) => format!("its last run ended with exit code {}", ended.exit_code),
-            None => waiting
-                .message
-                .clone()
-                .unwrap_or_else(|| "no reason given".to_owned()),
+            None => waiting.message.clone().unwrap_or_else(|| "no reason given".to_owned()),
         };
         return Some(format!("{name} does not start ({reason}): {detail}"));
     }
@@ -78,9 +65,7 @@ mod tests {
             ),
             (
                 "{containerStatuses: [{name: c, image: i, imageID: '', ready: false, restartCount: 4, state: {waiting: {reason: CrashLoopBackOff}}, lastState: {terminated: {exitCode: 2}}}]}",
-                Some(
-                    "mqtt-2 does not start (CrashLoopBackOff): its last run ended with exit code 2",
-                ),
+                Some("mqtt-2 does not start (CrashLoopBackOff): its last run ended with exit code 2"),
             ),
         ];
         for (status, trouble) in cases {

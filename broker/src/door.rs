@@ -1,0 +1,214 @@
+//! The door between a worker (connections) and the cluster thread (shards, links, routes): what passes through it.
+//!
+//! Both sides send batches: one `Vec` per turn of their loop. Nothing here waits; what must be answered carries the
+//! connection and a token of its own choosing. What can be outstanding is bounded by each connection's limits.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::identity::{ClientId, ConnectionId, NodeId, ShardId};
+use crate::message::{Message, Subscription};
+use crate::shard::{Ack, Close, Delivery, Evicted, Open, Outcome};
+
+/// Where a message must go beyond the worker that read it.
+pub type Targets = SmallVec<[RouteOwner; 4]>;
+
+/// Who wants the messages of a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteOwner {
+    /// Another worker of this node: it has connected subscribers.
+    Worker(u16),
+    /// Another node: it has connected subscribers.
+    Node(NodeId),
+    /// A shard: it has persistent sessions.
+    Shard(ShardId),
+}
+
+/// A filter was first wanted, or is no longer wanted, by an owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteChange {
+    /// Who.
+    pub owner: RouteOwner,
+    /// The topic filter.
+    pub filter: Arc<str>,
+    /// Wanted from now on, or no longer.
+    pub wanted: bool,
+}
+
+/// From a worker to the cluster thread.
+#[derive(Debug)]
+pub enum ToCluster {
+    /// A CONNECT that was authenticated. Answered by [`ToWorker::Opened`].
+    Open(Open),
+    /// The end of a connection that was opened. Not answered.
+    Close(Close),
+    /// SUBSCRIBE of a persistent session. Answered by [`ToWorker::Subscribed`] once stored *and* routed everywhere (K6).
+    Subscribe {
+        /// Who asks.
+        connection: ConnectionId,
+        /// Comes back with the answer (the packet id).
+        token: u32,
+        /// The session.
+        client_id: ClientId,
+        /// Its epoch.
+        epoch: u64,
+        /// What it wants.
+        subscriptions: Vec<Subscription>,
+    },
+    /// UNSUBSCRIBE of a persistent session. Answered by [`ToWorker::Subscribed`].
+    Unsubscribe {
+        /// Who asks.
+        connection: ConnectionId,
+        /// Comes back with the answer (the packet id).
+        token: u32,
+        /// The session.
+        client_id: ClientId,
+        /// Its epoch.
+        epoch: u64,
+        /// Exact filters.
+        filters: Vec<Arc<str>>,
+    },
+    /// A message for shards and other nodes (`targets` never names workers here). At QoS 0 not answered; above, answered
+    /// by [`ToWorker::Published`] when every shard has stored it and every node has it (K1).
+    Publish {
+        /// Who published.
+        connection: ConnectionId,
+        /// Comes back with the answer.
+        token: u64,
+        /// What.
+        message: Message,
+        /// Where to.
+        targets: Targets,
+    },
+    /// What the client of a persistent session acknowledged.
+    Acknowledge {
+        /// The session.
+        client_id: ClientId,
+        /// Its epoch.
+        epoch: u64,
+        /// By queue number.
+        acks: Vec<Ack>,
+    },
+    /// This worker's first subscriber of a filter has come, or its last has gone.
+    Route {
+        /// The worker.
+        worker: u16,
+        /// The filter.
+        filter: Arc<str>,
+        /// Come or gone.
+        wanted: bool,
+    },
+    /// Answered by [`ToWorker::Settled`] when every [`ToCluster::Route`] this worker sent before is applied by every
+    /// worker of every member that may accept publishes.
+    Settle {
+        /// Who waits.
+        connection: ConnectionId,
+        /// Comes back with the answer (the packet id).
+        token: u32,
+    },
+    /// This worker has applied [`ToWorker::Routes`] up to this number.
+    RoutesApplied {
+        /// The worker.
+        worker: u16,
+        /// The number.
+        number: u64,
+    },
+    /// The answer to [`ToWorker::Attach`].
+    Attached {
+        /// The session.
+        client_id: ClientId,
+        /// The epoch the connection holds; 0: the connection is no longer there.
+        epoch: u64,
+        /// The highest queue number sent to the client by this connection; 0 for none.
+        sent_to: u64,
+    },
+    /// How many connections this worker has now.
+    Connections {
+        /// The worker.
+        worker: u16,
+        /// Open and past CONNECT.
+        connections: u32,
+    },
+}
+
+/// From the cluster thread (or, for [`ToWorker::Forward`], another worker) to a worker.
+#[derive(Debug)]
+pub enum ToWorker {
+    /// The answer to [`ToCluster::Open`]: [`Outcome::Opened`] or [`Outcome::Refused`].
+    Opened {
+        /// Whose.
+        connection: ConnectionId,
+        /// The result.
+        outcome: Outcome,
+    },
+    /// The answer to [`ToCluster::Subscribe`] and [`ToCluster::Unsubscribe`]: [`Outcome::Codes`], `Stale` or `Refused`.
+    Subscribed {
+        /// Whose.
+        connection: ConnectionId,
+        /// As asked.
+        token: u32,
+        /// The result.
+        outcome: Outcome,
+    },
+    /// The answer to [`ToCluster::Publish`].
+    Published {
+        /// Whose.
+        connection: ConnectionId,
+        /// As asked.
+        token: u64,
+        /// [`Outcome::Stored`] with the number of queues and nodes reached, or [`Outcome::Refused`].
+        outcome: Outcome,
+    },
+    /// The answer to [`ToCluster::Settle`].
+    Settled {
+        /// Whose.
+        connection: ConnectionId,
+        /// As asked.
+        token: u32,
+    },
+    /// Messages of a persistent session's queue, in order, within its receive maximum.
+    Deliver {
+        /// The connection that holds the session.
+        connection: ConnectionId,
+        /// The epoch it must hold; else the worker drops them.
+        epoch: u64,
+        /// In the order to send.
+        deliveries: Vec<Delivery>,
+    },
+    /// The shard has a new leader, which asks what this connection has sent to its client. Answered by
+    /// [`ToCluster::Attached`].
+    Attach {
+        /// The connection.
+        connection: ConnectionId,
+        /// The session it should hold.
+        client_id: ClientId,
+        /// The epoch it should hold.
+        epoch: u64,
+    },
+    /// Messages from another worker or node for this worker's connected subscribers.
+    Forward(Vec<Message>),
+    /// Changes of routes, to apply in order. Answered by [`ToCluster::RoutesApplied`].
+    Routes {
+        /// Grows by one with each batch.
+        number: u64,
+        /// In order.
+        changes: Vec<RouteChange>,
+    },
+    /// The connection has lost its client id.
+    Evict {
+        /// Which.
+        connection: ConnectionId,
+        /// The epoch it held.
+        epoch: u64,
+        /// Why.
+        why: Evicted,
+    },
+    /// Whether this node may accept CONNECT and PUBLISH now (K3). Starts as `false`.
+    Serving(bool),
+    /// Ask clients to go, at most this many a second; then say nothing more (DISCONNECT 0x9D or 0x9C; 3.1.1: close).
+    Drain {
+        /// Clients a second.
+        rate: u32,
+    },
+}

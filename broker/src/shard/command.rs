@@ -1,0 +1,258 @@
+//! What goes through a shard's log, and what comes out of it.
+//!
+//! Every node numbers its commands to a shard (1, 2, 3, …, per [`Origin`]), and sends them again in order until they are
+//! answered. The state machine remembers the last number applied per origin, so that a command takes effect once.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{ClientId, ConnectionId, Origin};
+use crate::message::{Message, Subscription};
+
+/// One entry of a shard's log: a batch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The leader's clock when it proposed the batch, in milliseconds since the Unix epoch. The state machine never lets
+    /// its own clock go back.
+    pub now_ms: u64,
+    /// In the order to apply.
+    pub commands: Vec<Numbered>,
+}
+
+/// A command and its place in the stream of its origin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Numbered {
+    /// Who numbered it.
+    pub origin: Origin,
+    /// From 1, without gaps.
+    pub seq: u64,
+    /// What to do.
+    pub command: Command,
+}
+
+/// What a node asks of a shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// A CONNECT: take the client id, from another connection if need be.
+    Open(Open),
+    /// The end of a connection. Answered [`Outcome::Stale`] when the client id is held by a newer epoch.
+    Close(Close),
+    /// Add or replace subscriptions of a persistent session.
+    Subscribe {
+        /// The session.
+        client_id: ClientId,
+        /// The epoch that [`Outcome::Opened`] gave.
+        epoch: u64,
+        /// At most `limits` many.
+        subscriptions: Vec<Subscription>,
+    },
+    /// Remove subscriptions of a persistent session.
+    Unsubscribe {
+        /// The session.
+        client_id: ClientId,
+        /// The epoch that [`Outcome::Opened`] gave.
+        epoch: u64,
+        /// Exact filters.
+        filters: Vec<Arc<str>>,
+    },
+    /// A message of QoS 1 or 2: to the queue of each persistent session whose subscription matches with QoS above 0.
+    Publish(Message),
+    /// What the subscriber acknowledged of its queue.
+    Acknowledge {
+        /// The session.
+        client_id: ClientId,
+        /// The epoch that [`Outcome::Opened`] gave.
+        epoch: u64,
+        /// In the order acknowledged.
+        acks: Vec<Ack>,
+    },
+    /// The run of a node that was declared unreachable or gone: its connections are over, its wills fall due, its stream
+    /// is forgotten.
+    NodeGone(Origin),
+    /// The will of this epoch was published and acknowledged.
+    WillFired {
+        /// Whose will.
+        client_id: ClientId,
+        /// The epoch that stored it.
+        epoch: u64,
+    },
+    /// Nothing but the passing of time: expiries and wills that fall due.
+    Tick,
+}
+
+/// What CONNECT says that the shard must know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Open {
+    /// The client id, never empty: the server has assigned one by now.
+    pub client_id: ClientId,
+    /// Where the client is connected.
+    pub connection: ConnectionId,
+    /// Start anew and delete what was there ([MQTT-3.1.2-4]).
+    pub clean_start: bool,
+    /// Seconds the session outlives its connection; 0: it ends with it (an ephemeral session), `u32::MAX`: never
+    /// expires.
+    pub session_expiry_seconds: u32,
+    /// How many unacknowledged QoS 1 and 2 messages the client takes at once; 1 to 65,535.
+    pub receive_maximum: u16,
+    /// Published when the connection ends other than by DISCONNECT 0x00.
+    pub will: Option<Will>,
+}
+
+/// A will, stored with the session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Will {
+    /// What is published.
+    pub message: Message,
+    /// Seconds between the end of the connection and the will.
+    pub delay_seconds: u32,
+}
+
+/// The end of a connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Close {
+    /// The session.
+    pub client_id: ClientId,
+    /// The epoch that [`Outcome::Opened`] gave.
+    pub epoch: u64,
+    /// Why.
+    pub cause: CloseCause,
+    /// A new session expiry from DISCONNECT, in seconds.
+    pub session_expiry_seconds: Option<u32>,
+    /// The highest queue number that was sent to the client: what to send again with DUP set. 0 for none.
+    pub sent_to: u64,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CloseCause {
+    /// DISCONNECT with 0x00: the will is discarded ([MQTT-3.1.2-10]).
+    Normal,
+    /// Anything else: the will is due after its delay.
+    WithWill,
+}
+
+/// A client's acknowledgement of one delivery, by queue number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ack {
+    /// PUBACK, or a delivery that the broker gave up (expired, too large for the client): out of the queue.
+    Done(u64),
+    /// PUBREC: from now on PUBREL is sent, not the message.
+    Received(u64),
+    /// PUBCOMP.
+    Completed(u64),
+}
+
+/// Which connection holds a client id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The run of the node it is connected to.
+    pub origin: Origin,
+    /// The connection there.
+    pub connection: ConnectionId,
+}
+
+/// What a shard's state machine asks for. Every replica computes the same effects; only the leader carries them out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// The answer to a command. Also given, computed anew, for a command that was applied before.
+    Reply {
+        /// Whose command.
+        origin: Origin,
+        /// Which.
+        seq: u64,
+        /// Its result.
+        outcome: Outcome,
+    },
+    /// The queue of a session that is connected has something new to send.
+    Deliverable(ClientId),
+    /// A connection has lost its client id and must go.
+    Evict {
+        /// The session.
+        client_id: ClientId,
+        /// The connection that must go.
+        holder: Holder,
+        /// The epoch it held.
+        epoch: u64,
+        /// Why.
+        why: Evicted,
+    },
+    /// The first persistent subscription with QoS above 0 to this filter: the shard now wants its messages.
+    RouteAdded(Arc<str>),
+    /// The last one has gone.
+    RouteRemoved(Arc<str>),
+    /// A will is due: publish it, then say [`Command::WillFired`].
+    Will {
+        /// Whose will.
+        client_id: ClientId,
+        /// The epoch that stored it.
+        epoch: u64,
+        /// What to publish.
+        message: Message,
+    },
+}
+
+/// Why a connection lost its client id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Evicted {
+    /// A newer connection took it: 0x8E Session taken over ([MQTT-3.1.4-3]).
+    TakenOver,
+    /// An administrator ended it: 0x98 Administrative action.
+    Administrative,
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The connection holds the client id.
+    Opened {
+        /// Fences everything this connection says from now on; grows with each holder.
+        epoch: u64,
+        /// Whether a session was there to go on with ([MQTT-3.2.2-2]).
+        session_present: bool,
+        /// Its subscriptions; empty for a new one.
+        subscriptions: Vec<Subscription>,
+    },
+    /// Done: closed, acknowledged, fired, ticked.
+    Done,
+    /// One reason code per subscription or filter, in order (SUBACK, UNSUBACK).
+    Codes(Vec<u8>),
+    /// Stored in the queues of this many sessions (0: none matched any more).
+    Stored(u32),
+    /// The epoch is not the holder's: somebody newer holds the client id.
+    Stale,
+    /// A limit refused it.
+    Refused(Refusal),
+}
+
+/// Which limit refused a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The shard's state has reached its bound: 0x97 Quota exceeded.
+    Quota,
+    /// No majority stores it now: 0x88 Server unavailable.
+    Unavailable,
+}
+
+/// One message of a persistent session's queue on its way to the client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// The queue number: from 1, without gaps, per session. The packet id is [`Delivery::packet_id`].
+    pub seq: u64,
+    /// The message; its `qos` and `retain` are those to send.
+    pub message: Message,
+    /// It may have been sent before: DUP is set ([MQTT-3.3.1-1]).
+    pub dup: bool,
+    /// PUBREC has come: send PUBREL, not the message.
+    pub received: bool,
+    /// The subscription identifiers of the subscriptions that matched ([MQTT-3.3.4-3]).
+    pub identifiers: Vec<u32>,
+}
+
+impl Delivery {
+    /// The packet id of a queue number: 1 to 65,535. It depends on nothing else, so any node resends under the same id
+    /// ([MQTT-4.4.0-1]) and nothing is logged when a message is sent.
+    pub fn packet_id(seq: u64) -> u16 {
+        ((seq % 65_535) + 1) as u16
+    }
+}
