@@ -24,3 +24,6 @@ pub mod event;
 pub mod lease;
 pub mod reconcile;
 pub mod telemetry;
+
+#[cfg(test)]
+mod fixtures;

@@ -239,3 +239,6 @@ fn interval(outcome: &Outcome, status: &MqttBrokerStatus) -> Duration {
         _ => REST_INTERVAL,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 # The resources themselves: read, and followed.
 - apiGroups: ["mqttbroker.dev"]
   resources: ["mqttbrokers"]
-  verbs: ["get", "list", "watch"]
+  verbs: ["list", "watch"]
 # What is said about them.
 - apiGroups: ["mqttbroker.dev"]
   resources: ["mqttbrokers/status"]
@@ -30,7 +30,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: ["mqttbroker.dev"]
   resources: ["mqttbrokers/finalizers"]
   verbs: ["update"]
-# The pods' set: created and changed by server-side apply (patch creates, too, but needs "create" for it).
+# The pods' set. Server-side apply is a patch, and needs "create" where nothing is there yet; "get" is for the look at a name
+# before something is made under it.
 - apiGroups: ["apps"]
   resources: ["statefulsets"]
   verbs: ["get", "list", "watch", "create", "patch"]
@@ -45,11 +46,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 # Pods are looked at for readiness, and deleted one at a time to be rolled.
 - apiGroups: [""]
   resources: ["pods"]
-  verbs: ["get", "list", "watch", "delete"]
+  verbs: ["list", "watch", "delete"]
 # The volume claim of a broker that has left the cluster is deleted.
 - apiGroups: [""]
   resources: ["persistentvolumeclaims"]
-  verbs: ["get", "list", "watch", "delete"]
+  verbs: ["list", "watch", "delete"]
 # The main steps are told as Events.
 - apiGroups: ["events.k8s.io"]
   resources: ["events"]

@@ -80,10 +80,11 @@ pub fn decide(view: &ScaleView<'_>) -> ScaleStep {
 
     // Claims beyond the pods: those of members that left are dropped before their ordinals are used again.
     let idle_claim = view.idle_claims.iter().copied().filter(|ordinal| *ordinal >= present).max();
-    if let (Some(ordinal), Ok(cluster)) = (idle_claim, view.cluster) {
-        if cluster.initialised && !is_member(ordinal) {
-            return ScaleStep::DropClaim { ordinal };
-        }
+    if let (Some(ordinal), Ok(cluster)) = (idle_claim, view.cluster)
+        && cluster.initialised
+        && !is_member(ordinal)
+    {
+        return ScaleStep::DropClaim { ordinal };
     }
 
     if view.desired > present {
