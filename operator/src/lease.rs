@@ -44,6 +44,8 @@ enum Step {
 struct Sight {
     lease: Option<Lease>,
     unchanged_since: Option<Instant>,
+    /// Whether it is what we wrote ourselves; then it needn't be read before it is renewed.
+    written: bool,
 }
 
 /// One candidate for leading.
@@ -114,21 +116,39 @@ impl Candidate {
         }
     }
 
-    /// Looks at the lease and takes or renews it where that is right; says whether it is ours now.
+    /// Takes or renews the lease where that is right; says whether it is ours now.
     async fn try_once(&self, sight: &mut Sight) -> Result<bool, kube::Error> {
+        if sight.written {
+            // Somebody else's write in between makes ours fail; then it is looked at as by any other candidate.
+            sight.written = false;
+            if self.write(Step::Take, sight).await? {
+                return Ok(true);
+            }
+        }
         let lease = self.api.get_opt(&self.name).await?;
         let now = Instant::now();
         if sight.unchanged_since.is_none() || version(&sight.lease) != version(&lease) {
-            *sight = Sight { lease: lease.clone(), unchanged_since: Some(now) };
+            *sight = Sight { lease, unchanged_since: Some(now), written: false };
         }
         let unchanged_for = sight.unchanged_since.map_or(Duration::ZERO, |since| now - since);
-        let written = match decide(lease.as_ref(), &self.identity, unchanged_for) {
-            Step::Wait => return Ok(false),
-            Step::Create => self.api.create(&PostParams::default(), &self.signed(None)).await,
-            Step::Take => self.api.replace(&self.name, &PostParams::default(), &self.signed(lease)).await,
+        match decide(sight.lease.as_ref(), &self.identity, unchanged_for) {
+            Step::Wait => Ok(false),
+            step => self.write(step, sight).await,
+        }
+    }
+
+    /// Writes our name; false when somebody else wrote in between.
+    async fn write(&self, step: Step, sight: &mut Sight) -> Result<bool, kube::Error> {
+        let signed = self.signed(sight.lease.clone());
+        let written = match step {
+            Step::Create => self.api.create(&PostParams::default(), &signed).await,
+            _ => self.api.replace(&self.name, &PostParams::default(), &signed).await,
         };
         match written {
-            Ok(_) => Ok(true),
+            Ok(lease) => {
+                *sight = Sight { lease: Some(lease), unchanged_since: Some(Instant::now()), written: true };
+                Ok(true)
+            }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
         }
