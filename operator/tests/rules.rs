@@ -1,6 +1,8 @@
 //! The rules in the schema, each with something it accepts and something it rejects (`rules.yaml`), evaluated as the API
 //! server does. The file is plain data, so that the same cases can be put to a real API server.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 
 use kube::{CustomResourceExt, core::cel::Validator};
