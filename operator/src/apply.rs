@@ -105,6 +105,7 @@ impl Applier<'_> {
             peers_service,
             client_service,
             disruption_budget,
+            network_policy,
             stateful_set,
             state: PhantomData,
         } = prepared;
@@ -123,6 +124,7 @@ impl Applier<'_> {
                     None
                 }
             },
+            network_policy: self.put(network_policy, observed.network_policy.as_ref()).await?,
             stateful_set: self.put(stateful_set, observed.stateful_set.as_ref()).await?,
             state: PhantomData,
         })

@@ -5,6 +5,7 @@
 
 mod config_map;
 mod disruption_budget;
+mod network_policy;
 mod secrets;
 mod service_account;
 mod services;
@@ -16,6 +17,7 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, Secret, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -75,6 +77,8 @@ pub struct Resources<State> {
     pub client_service: Service,
     /// How many pods may be evicted; none for a single broker.
     pub disruption_budget: Option<PodDisruptionBudget>,
+    /// Who may reach the pods.
+    pub network_policy: NetworkPolicy,
     /// The pods.
     pub stateful_set: StatefulSet,
     pub(crate) state: PhantomData<State>,
@@ -91,6 +95,7 @@ pub fn build(blueprint: &Blueprint<'_>) -> Resources<Prepared> {
         peers_service: services::peers(blueprint),
         client_service: services::clients(blueprint),
         disruption_budget: disruption_budget::build(blueprint),
+        network_policy: network_policy::build(blueprint),
         stateful_set: stateful_set::build(blueprint),
         state: PhantomData,
     }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -87,12 +88,22 @@ async fn run_one(
     let (config_maps, config_map_changes) = watches.start::<ConfigMap>();
     let (secrets, secret_changes) = watches.start::<Secret>();
     let (disruption_budgets, disruption_budget_changes) = watches.start::<PodDisruptionBudget>();
+    let (network_policies, network_policy_changes) = watches.start::<NetworkPolicy>();
     let (service_accounts, service_account_changes) = watches.start::<ServiceAccount>();
     let (pods, pod_changes) = watches.start::<Pod>();
     let (claims, claim_changes) = watches.start::<PersistentVolumeClaim>();
 
-    let caches =
-        Caches { stateful_sets, services, config_maps, secrets, disruption_budgets, service_accounts, pods, claims };
+    let caches = Caches {
+        stateful_sets,
+        services,
+        config_maps,
+        secrets,
+        disruption_budgets,
+        network_policies,
+        service_accounts,
+        pods,
+        claims,
+    };
     let context = Arc::new(Context {
         client,
         caches,
@@ -112,6 +123,7 @@ async fn run_one(
         .owns_stream(config_map_changes)
         .owns_stream(secret_changes)
         .owns_stream(disruption_budget_changes)
+        .owns_stream(network_policy_changes)
         .owns_stream(service_account_changes)
         // Pods and claims are owned by the StatefulSet, so their label says whose they are.
         .watches_stream(pod_changes, of_instance)
@@ -162,13 +174,23 @@ async fn reconcile_once_cached(
 
 async fn caches_filled(caches: &Caches) -> bool {
     // No `..`: a cache that is forgotten here does not compile.
-    let Caches { stateful_sets, services, config_maps, secrets, disruption_budgets, service_accounts, pods, claims } =
-        caches;
+    let Caches {
+        stateful_sets,
+        services,
+        config_maps,
+        secrets,
+        disruption_budgets,
+        network_policies,
+        service_accounts,
+        pods,
+        claims,
+    } = caches;
     stateful_sets.wait_until_ready().await.is_ok()
         && services.wait_until_ready().await.is_ok()
         && config_maps.wait_until_ready().await.is_ok()
         && secrets.wait_until_ready().await.is_ok()
         && disruption_budgets.wait_until_ready().await.is_ok()
+        && network_policies.wait_until_ready().await.is_ok()
         && service_accounts.wait_until_ready().await.is_ok()
         && pods.wait_until_ready().await.is_ok()
         && claims.wait_until_ready().await.is_ok()

@@ -73,6 +73,7 @@ pub(crate) fn nothing() -> Observed {
         peer_tls: None,
         admin_token: None,
         disruption_budget: None,
+        network_policy: None,
         service_account: None,
         pods: Vec::new(),
         claims: Vec::new(),
@@ -97,6 +98,7 @@ pub(crate) fn applied(valid: &ValidBroker, plan: &Plan) -> Resources<Applied> {
         peers_service,
         client_service,
         disruption_budget,
+        network_policy,
         stateful_set,
         state: PhantomData,
     } = build(&Blueprint { broker: valid, plan, credentials: &credentials, observed: &observed, settings: &settings });
@@ -109,6 +111,7 @@ pub(crate) fn applied(valid: &ValidBroker, plan: &Plan) -> Resources<Applied> {
         peers_service,
         client_service,
         disruption_budget,
+        network_policy,
         stateful_set,
         state: PhantomData,
     }
@@ -160,6 +163,7 @@ pub(crate) struct CacheWriters {
     pub(crate) config_maps: Writer<k8s_openapi::api::core::v1::ConfigMap>,
     pub(crate) secrets: Writer<Secret>,
     pub(crate) disruption_budgets: Writer<k8s_openapi::api::policy::v1::PodDisruptionBudget>,
+    pub(crate) network_policies: Writer<k8s_openapi::api::networking::v1::NetworkPolicy>,
     pub(crate) service_accounts: Writer<k8s_openapi::api::core::v1::ServiceAccount>,
     pub(crate) pods: Writer<Pod>,
     pub(crate) claims: Writer<k8s_openapi::api::core::v1::PersistentVolumeClaim>,
@@ -173,6 +177,7 @@ impl CacheWriters {
             config_maps: Writer::new(()),
             secrets: Writer::new(()),
             disruption_budgets: Writer::new(()),
+            network_policies: Writer::new(()),
             service_accounts: Writer::new(()),
             pods: Writer::new(()),
             claims: Writer::new(()),
@@ -183,6 +188,7 @@ impl CacheWriters {
             config_maps: writers.config_maps.as_reader(),
             secrets: writers.secrets.as_reader(),
             disruption_budgets: writers.disruption_budgets.as_reader(),
+            network_policies: writers.network_policies.as_reader(),
             service_accounts: writers.service_accounts.as_reader(),
             pods: writers.pods.as_reader(),
             claims: writers.claims.as_reader(),
@@ -197,6 +203,7 @@ impl CacheWriters {
         fill(&mut self.config_maps, server);
         fill(&mut self.secrets, server);
         fill(&mut self.disruption_budgets, server);
+        fill(&mut self.network_policies, server);
         fill(&mut self.service_accounts, server);
     }
 }

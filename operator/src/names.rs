@@ -103,6 +103,11 @@ impl Names {
         self.broker.clone()
     }
 
+    /// The NetworkPolicy.
+    pub fn network_policy(&self) -> String {
+        self.broker.clone()
+    }
+
     /// The ServiceAccount of the pods.
     pub fn service_account(&self) -> String {
         self.broker.clone()

@@ -8,6 +8,7 @@ use std::{net::IpAddr, sync::Arc};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -35,6 +36,8 @@ pub struct Caches {
     pub secrets: Store<Secret>,
     /// PodDisruptionBudgets with our label.
     pub disruption_budgets: Store<PodDisruptionBudget>,
+    /// NetworkPolicies with our label.
+    pub network_policies: Store<NetworkPolicy>,
     /// ServiceAccounts with our label.
     pub service_accounts: Store<ServiceAccount>,
     /// Pods with our label.
@@ -62,6 +65,8 @@ pub struct Observed {
     pub admin_token: Option<Arc<Secret>>,
     /// The PodDisruptionBudget.
     pub disruption_budget: Option<Arc<PodDisruptionBudget>>,
+    /// The NetworkPolicy.
+    pub network_policy: Option<Arc<NetworkPolicy>>,
     /// The ServiceAccount.
     pub service_account: Option<Arc<ServiceAccount>>,
     /// Its pods, by ordinal.
@@ -102,6 +107,7 @@ pub async fn observe(broker: &MqttBroker, caches: &Caches, client: &BrokerClient
         peer_tls: cached(&caches.secrets, &names, &names.peer_tls_secret()),
         admin_token: cached(&caches.secrets, &names, &names.admin_token_secret()),
         disruption_budget: cached(&caches.disruption_budgets, &names, &names.disruption_budget()),
+        network_policy: cached(&caches.network_policies, &names, &names.network_policy()),
         service_account: cached(&caches.service_accounts, &names, &names.service_account()),
         pods: of_instance(&caches.pods, &names, |pod| names.ordinal(pod)),
         claims: of_instance(&caches.claims, &names, |claim| names.claim_ordinal(claim)),

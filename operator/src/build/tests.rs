@@ -29,6 +29,7 @@ fn yaml(spec: &str, plan: impl Fn(&mut Plan)) -> String {
         peers_service,
         client_service,
         disruption_budget,
+        network_policy,
         stateful_set,
         state: PhantomData,
     } = build(&blueprint);
@@ -42,6 +43,7 @@ fn yaml(spec: &str, plan: impl Fn(&mut Plan)) -> String {
         serde_yaml::to_string(&client_service).unwrap(),
     ];
     documents.extend(disruption_budget.map(|budget| serde_yaml::to_string(&budget).unwrap()));
+    documents.push(serde_yaml::to_string(&network_policy).unwrap());
     documents.push(serde_yaml::to_string(&stateful_set).unwrap());
     documents.join("---\n")
 }
