@@ -9,6 +9,7 @@
 pub mod api;
 pub mod fingerprint;
 pub mod names;
+pub mod quantity;
 
 pub mod apply;
 pub mod build;

@@ -6,6 +6,7 @@
 pub mod restart;
 pub mod rollout;
 pub mod scale;
+pub mod storage;
 
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::ResourceExt;
@@ -58,6 +59,13 @@ pub enum Act {
         pod: String,
         /// Its identity.
         uid: String,
+    },
+    /// Have a volume claim ask for more.
+    GrowClaim {
+        /// Its name.
+        claim: String,
+        /// What it is to ask for.
+        size: String,
     },
     /// Delete the volume claim of a member that left.
     DropClaim {
@@ -126,7 +134,7 @@ fn combine(
     let scaling = |message: String| Some(Waiting { reason: "Scaling", message });
     match scale {
         ScaleStep::Settled => match rollout {
-            RolloutStep::Settled => (Act::None, None),
+            RolloutStep::Settled => grow(broker, observed),
             RolloutStep::Replace { pod, uid } => {
                 let message = format!("replacing {pod}");
                 (Act::ReplacePod { pod, uid }, Some(Waiting { reason: "Rolling", message }))
@@ -160,6 +168,19 @@ fn combine(
                 _ => Act::None,
             };
             (act, scaling(message))
+        }
+    }
+}
+
+/// Volumes grow when nothing else is to be done.
+fn grow(broker: &ValidBroker, observed: &Observed) -> (Act, Option<Waiting>) {
+    let size = &broker.spec.persistence.size;
+    match storage::to_grow(observed.claims.iter().map(|(_, claim)| claim.as_ref()), size) {
+        None => (Act::None, None),
+        Some(claim) => {
+            let claim = claim.name_any();
+            let message = format!("growing {claim} to {size}");
+            (Act::GrowClaim { claim, size: size.clone() }, Some(Waiting { reason: "Growing", message }))
         }
     }
 }

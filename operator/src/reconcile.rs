@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
     runtime::controller::Action,
 };
+use serde_json::json;
 
 use crate::{
     api::{MqttBroker, MqttBrokerStatus, condition},
@@ -26,6 +27,8 @@ use crate::{
 
 /// How soon to look again while something is waited for that no watch tells of.
 const WAITING_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon to ask again for what the API server refused: a volume that can't grow will not grow by asking often.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(60);
 /// How soon to look again while the cluster isn't ready for a failover, although nothing is to be done.
 const RECOVERING_INTERVAL: Duration = Duration::from_secs(3);
 /// How soon to look again at rest, for the numbers in the status.
@@ -172,6 +175,10 @@ async fn act(
             delete::<Pod>(context, valid, pod, uid).await?;
             Event::normal("PodReplaced", format!("{pod} is replaced, it ran something else than the resource says"))
         }
+        Act::GrowClaim { claim, size } => {
+            grow(context, valid, claim, size).await?;
+            Event::normal("VolumeGrowing", format!("{claim} asks for {size}"))
+        }
         Act::DropClaim { claim, uid } => {
             delete::<PersistentVolumeClaim>(context, valid, claim, uid).await?;
             Event::normal("ClaimDeleted", format!("{claim} is deleted, its broker has left the cluster"))
@@ -199,6 +206,18 @@ where
         // Gone already, or another one by now: both are what was wanted.
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
         Err(error) => Err(format!("{name} can't be deleted: {error}")),
+    }
+}
+
+async fn grow(context: &Context, valid: &ValidBroker, claim: &str, size: &str) -> Result<(), String> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &valid.names.namespace);
+    let patch = json!({ "spec": { "resources": { "requests": { "storage": size } } } });
+    match api.patch(claim, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => {
+            context.metrics.wrote("PersistentVolumeClaim");
+            Ok(())
+        }
+        Err(error) => Err(format!("{claim} can't grow to {size}: {error}")),
     }
 }
 
@@ -232,6 +251,9 @@ async fn publish(broker: &MqttBroker, status: &MqttBrokerStatus, context: &Conte
 
 fn interval(outcome: &Outcome, status: &MqttBrokerStatus) -> Duration {
     match outcome {
+        Outcome::Applied { plan: Plan { act: Act::GrowClaim { .. }, .. }, act_failure: Some(_), .. } => {
+            REFUSED_INTERVAL
+        }
         Outcome::Applied { plan, act_failure, .. } if plan.waiting.is_some() || act_failure.is_some() => {
             WAITING_INTERVAL
         }

@@ -51,10 +51,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: [""]
   resources: ["pods"]
   verbs: ["list", "watch", "delete"]
-# The volume claim of a broker that has left the cluster is deleted.
+# Volume claims grow, and that of a broker that has left the cluster is deleted.
 - apiGroups: [""]
   resources: ["persistentvolumeclaims"]
-  verbs: ["list", "watch", "delete"]
+  verbs: ["list", "watch", "patch", "delete"]
 # The main steps are told as Events.
 - apiGroups: ["events.k8s.io"]
   resources: ["events"]

@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::quantity;
+
 /// Keys of maps whose values are quantities, which the API server rewrites (`1000m` becomes `1`).
 const QUANTITY_MAPS: [&str; 2] = ["requests", "limits"];
 
@@ -48,33 +50,11 @@ fn quantities(desired: &Value, observed: &Value) -> bool {
     desired.iter().all(|(name, wanted)| {
         observed.get(name).is_some_and(|found| match (wanted.as_str(), found.as_str()) {
             (Some(wanted), Some(found)) => {
-                wanted == found || milli(wanted).is_some_and(|amount| milli(found) == Some(amount))
+                wanted == found || quantity::milli(wanted).is_some_and(|amount| quantity::milli(found) == Some(amount))
             }
             _ => wanted == found,
         })
     })
-}
-
-/// A quantity in thousandths.
-fn milli(quantity: &str) -> Option<i128> {
-    let split = quantity.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(quantity.len());
-    let (number, suffix) = quantity.split_at(split);
-    let factor: i128 = match suffix {
-        "m" => 1,
-        "" => 1_000,
-        "k" => 1_000_000,
-        "M" => 1_000_000_000,
-        "G" => 1_000_000_000_000,
-        "T" => 1_000_000_000_000_000,
-        "Ki" => 1_000 << 10,
-        "Mi" => 1_000 << 20,
-        "Gi" => 1_000 << 30,
-        "Ti" => 1_000 << 40,
-        _ => return None,
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
-    digits.checked_mul(factor)?.checked_div(10i128.checked_pow(u32::try_from(fraction.len()).ok()?)?)
 }
 
 /// What the API server drops instead of storing.

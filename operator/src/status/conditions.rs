@@ -103,6 +103,7 @@ fn degraded(observed: &Observed, outcome: &Outcome) -> Verdict {
     match outcome {
         Outcome::Invalid(invalid) => return Verdict::yes("Invalid", invalid.to_string()),
         Outcome::Failed { reason, message } => return Verdict::yes(reason, message.clone()),
+        Outcome::Applied { act_failure: Some(failure), .. } => return Verdict::yes("StepFailed", failure.clone()),
         Outcome::Paused | Outcome::Applied { .. } => {}
     }
     let troubles: Vec<String> = observed.pods.iter().filter_map(|(_, pod)| trouble::of(pod)).collect();
