@@ -1,22 +1,18 @@
 //! Resources, pods, brokers and an API server for tests: built from the few words that a test is about.
 
-use std::{
-    collections::BTreeMap,
-    marker::PhantomData,
-    sync::{Arc, Mutex},
-};
+use std::{marker::PhantomData, sync::Arc};
 
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
 use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Pod, core::v1::Secret};
 use kube::{
-    Client, Resource,
-    client::Body,
+    Resource,
     runtime::{reflector::store::Writer, watcher},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
+mod api_server;
+
+pub(crate) use self::api_server::{ApiServer, Fault};
 use crate::{
     api::MqttBroker,
     broker_client::{Cluster, Member, MemberState, Shards},
@@ -206,6 +202,12 @@ impl CacheWriters {
         fill(&mut self.network_policies, server);
         fill(&mut self.service_accounts, server);
     }
+
+    /// Shows the caches the pods and claims that the API server holds.
+    pub(crate) fn sync_pods(&mut self, server: &ApiServer) {
+        fill(&mut self.pods, server);
+        fill(&mut self.claims, server);
+    }
 }
 
 fn fill<K>(writer: &mut Writer<K>, server: &ApiServer)
@@ -225,99 +227,6 @@ where
         writer.apply_watcher_event(&watcher::Event::InitApply(serde_json::from_value(object).unwrap()));
     }
     writer.apply_watcher_event(&watcher::Event::InitDone);
-}
-
-/// An API server of one namespace that knows apply, get, create and delete, adds defaults of its own, and counts.
-#[derive(Clone, Default)]
-pub(crate) struct ApiServer {
-    /// By path.
-    pub(crate) objects: Arc<Mutex<BTreeMap<String, Value>>>,
-    /// Method and path of every request.
-    pub(crate) requests: Arc<Mutex<Vec<(Method, String)>>>,
-    versions: Arc<Mutex<u64>>,
-}
-
-impl ApiServer {
-    /// Starts it, and gives a client for it.
-    pub(crate) fn start() -> (Self, Client) {
-        let server = Self::default();
-        let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
-        let answering = server.clone();
-        tokio::spawn(async move {
-            while let Some((request, respond)) = handle.next_request().await {
-                respond.send_response(answering.answer(request).await);
-            }
-        });
-        (server, Client::new(service, "ns"))
-    }
-
-    /// What was asked since the last time.
-    pub(crate) fn take_requests(&self) -> Vec<(Method, String)> {
-        std::mem::take(&mut self.requests.lock().unwrap())
-    }
-
-    /// What was written since the last time, without Events.
-    pub(crate) fn take_writes(&self) -> Vec<String> {
-        self.take_requests()
-            .into_iter()
-            .filter(|(method, path)| method != Method::GET && !path.contains("/events"))
-            .map(|(_, path)| path.rsplit_once("ns/").map_or(path.clone(), |(_, end)| end.to_owned()))
-            .collect()
-    }
-
-    async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let path = parts.uri.path().to_owned();
-        self.requests.lock().unwrap().push((parts.method.clone(), path.clone()));
-        let body = body.collect().await.unwrap().to_bytes();
-        let sent: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        match parts.method {
-            Method::PATCH => json_response(StatusCode::OK, &self.apply(&path, sent)),
-            Method::POST => json_response(StatusCode::CREATED, &sent),
-            Method::DELETE => match self.objects.lock().unwrap().remove(&path) {
-                Some(object) => json_response(StatusCode::OK, &object),
-                None => not_found(),
-            },
-            _ => match self.objects.lock().unwrap().get(&path) {
-                Some(object) => json_response(StatusCode::OK, object),
-                None => not_found(),
-            },
-        }
-    }
-
-    fn apply(&self, path: &str, mut sent: Value) -> Value {
-        let mut objects = self.objects.lock().unwrap();
-        let path = path.trim_end_matches("/status");
-        let present = objects.get(path);
-        sent["metadata"]["uid"] =
-            present.map_or_else(|| json!(format!("uid-{path}")), |one| one["metadata"]["uid"].clone());
-        if sent["kind"] == "Service" && sent["spec"].get("type").is_none() {
-            sent["spec"]["type"] = json!("ClusterIP");
-        }
-        if sent["kind"] == "StatefulSet" {
-            sent["spec"]["revisionHistoryLimit"] = json!(10);
-            sent["metadata"]["generation"] = json!(1);
-            sent["status"] = json!({"observedGeneration": 1, "replicas": sent["spec"]["replicas"]});
-        }
-        if sent["kind"] == "MqttBroker" {
-            sent["metadata"]["name"] = json!("mqtt");
-            sent["spec"] = json!({"image": "i"});
-        }
-        let mut versions = self.versions.lock().unwrap();
-        *versions += 1;
-        sent["metadata"]["resourceVersion"] = json!(versions.to_string());
-        objects.insert(path.to_owned(), sent.clone());
-        sent
-    }
-}
-
-fn json_response(status: StatusCode, body: &Value) -> Response<Body> {
-    Response::builder().status(status).body(Body::from(serde_json::to_vec(body).unwrap())).unwrap()
-}
-
-fn not_found() -> Response<Body> {
-    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "not found"});
-    json_response(StatusCode::NOT_FOUND, &status)
 }
 
 /// Puts one object into a cache.

@@ -12,7 +12,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
-    Resource, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
 
@@ -115,6 +115,22 @@ pub async fn observe(broker: &MqttBroker, caches: &Caches, client: &BrokerClient
     };
     observed.cluster = cluster(&observed, client).await;
     observed
+}
+
+/// Looks past the cache for Secrets that it does not hold. A cache that lags must not have certificates made anew that
+/// brokers already use: with another authority they would not know each other any more.
+pub async fn look_for_secrets(observed: &mut Observed, names: &Names, client: &Client) -> Result<(), kube::Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
+    for (secret, name) in [
+        (&mut observed.peer_ca, names.peer_ca_secret()),
+        (&mut observed.peer_tls, names.peer_tls_secret()),
+        (&mut observed.admin_token, names.admin_token_secret()),
+    ] {
+        if secret.is_none() {
+            *secret = api.get_opt(&name).await?.map(Arc::new);
+        }
+    }
+    Ok(())
 }
 
 /// Asks the ready brokers, and the others only when none of those answers: a broker without a majority knows less.

@@ -32,6 +32,8 @@ pub struct Plan {
     pub founding: bool,
     /// What every pod is to carry.
     pub restart_hash: String,
+    /// The member that is to leave, to be remembered in the status.
+    pub leaving: Option<String>,
     /// What is done after the objects are applied.
     pub act: Act,
     /// What is waited for; none at rest.
@@ -57,8 +59,8 @@ pub enum Act {
     ReplacePod {
         /// Its name.
         pod: String,
-        /// Its identity.
-        uid: String,
+        /// Its version when it was looked at.
+        version: String,
     },
     /// Have a volume claim ask for more.
     GrowClaim {
@@ -71,8 +73,8 @@ pub enum Act {
     DropClaim {
         /// Its name.
         claim: String,
-        /// Its identity.
-        uid: String,
+        /// Its version when it was looked at.
+        version: String,
     },
 }
 
@@ -107,7 +109,17 @@ pub fn plan(
         .map(|(ordinal, _)| *ordinal)
         .collect();
     let desired = broker.spec.replicas;
-    let scale = scale::decide(&ScaleView { names, desired, present, idle_claims: &idle_claims, cluster });
+    let remembered = status.and_then(|status| status.leaving.as_deref());
+    let view = ScaleView {
+        names,
+        desired,
+        present,
+        leaving: remembered.and_then(|member| names.ordinal(member)),
+        idle_claims: &idle_claims,
+        cluster,
+    };
+    let scale = scale::decide(&view);
+    let leaving = scale::leaving(&view, &scale).map(|ordinal| names.pod(ordinal));
 
     let replicas = match &scale {
         ScaleStep::Out { replicas } | ScaleStep::Shrink { replicas } => *replicas,
@@ -118,8 +130,12 @@ pub fn plan(
     let template_seen = stateful_set.is_some_and(|set| template_seen(set, &restart_hash));
     let rollout = rollout::decide(&RolloutView { pods: &pods, replicas, template_seen, cluster });
 
-    let (act, waiting) = combine(broker, observed, scale, rollout, &pods);
-    Plan { replicas, founding: founding(observed, status), restart_hash, act, waiting }
+    let (mut act, waiting) = combine(broker, observed, scale, rollout, &pods);
+    if matches!(&act, Act::Leave { member } if remembered != Some(member)) {
+        // First the status says so, and only when that is stored is it done.
+        act = Act::None;
+    }
+    Plan { replicas, founding: founding(observed, status), restart_hash, leaving, act, waiting }
 }
 
 /// Scaling comes first. While it has to wait, a pod that is broken and outdated may still be replaced, since it may be what
@@ -135,9 +151,9 @@ fn combine(
     match scale {
         ScaleStep::Settled => match rollout {
             RolloutStep::Settled => grow(broker, observed),
-            RolloutStep::Replace { pod, uid } => {
+            RolloutStep::Replace { pod, version } => {
                 let message = format!("replacing {pod}");
-                (Act::ReplacePod { pod, uid }, Some(Waiting { reason: "Rolling", message }))
+                (Act::ReplacePod { pod, version }, Some(Waiting { reason: "Rolling", message }))
             }
             RolloutStep::Wait { message } => {
                 let rolling = pods.iter().any(|pod| !pod.current);
@@ -157,13 +173,14 @@ fn combine(
         ScaleStep::DropClaim { ordinal } => {
             let claim = broker.names.claim(ordinal);
             let message = format!("deleting {claim}, its broker has left the cluster");
-            let uid = observed.claims.iter().find(|(of, _)| *of == ordinal).and_then(|(_, claim)| claim.uid());
-            (uid.map_or(Act::None, |uid| Act::DropClaim { claim, uid }), scaling(message))
+            let seen = observed.claims.iter().find(|(of, _)| *of == ordinal);
+            let version = seen.and_then(|(_, claim)| claim.resource_version());
+            (version.map_or(Act::None, |version| Act::DropClaim { claim, version }), scaling(message))
         }
         ScaleStep::Wait { message } => {
             let act = match rollout {
-                RolloutStep::Replace { pod, uid } if pods.iter().any(|one| one.name == pod && !one.ready) => {
-                    Act::ReplacePod { pod, uid }
+                RolloutStep::Replace { pod, version } if pods.iter().any(|one| one.name == pod && !one.ready) => {
+                    Act::ReplacePod { pod, version }
                 }
                 _ => Act::None,
             };
@@ -199,7 +216,7 @@ fn pod_view(ordinal: i32, pod: &Pod, restart_hash: &str) -> PodView {
     PodView {
         name: pod.name_any(),
         ordinal,
-        uid: pod.uid().unwrap_or_default(),
+        version: pod.resource_version().unwrap_or_default(),
         ready: is_ready(pod),
         current: pod.annotations().get(RESTART_HASH_ANNOTATION).is_some_and(|hash| hash == restart_hash),
         terminating: pod.metadata.deletion_timestamp.is_some(),

@@ -17,7 +17,7 @@ use crate::{
     broker_client::BrokerClient,
     build::{Blueprint, Settings, build},
     event::{Event, Recorder},
-    observe::{Caches, Observed, observe},
+    observe::{Caches, Observed, look_for_secrets, observe},
     peer_pki::Credentials,
     plan::{Act, Plan, plan},
     status::{self, Outcome},
@@ -57,6 +57,9 @@ pub struct Context {
 /// A reconcile failed and is to be tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The API server could not be asked.
+    #[error("what exists can't be read: {0}")]
+    Observe(#[source] Box<kube::Error>),
     /// An object could not be applied.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -77,6 +80,7 @@ impl Error {
     /// One word for metrics and conditions.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Observe(_) => "ObserveFailed",
             Self::Apply(error) => error.reason(),
             Self::Pki(_) => "CertificateFailed",
             Self::Status { .. } => "StatusFailed",
@@ -95,12 +99,12 @@ pub async fn reconcile(broker: Arc<MqttBroker>, context: Arc<Context>) -> Result
         // Owner references take everything along; there is nothing to wait for and no finalizer to get stuck on.
         return Ok(Action::await_change());
     }
-    let observed = observe(&broker, &context.caches, &context.brokers).await;
+    let mut observed = observe(&broker, &context.caches, &context.brokers).await;
 
     let (outcome, failure) = match validate(&broker) {
         Err(invalid) => (Outcome::Invalid(invalid), None),
         Ok(valid) if valid.paused => (Outcome::Paused, None),
-        Ok(valid) => match carry_out(&valid, &broker, &observed, &context).await {
+        Ok(valid) => match carry_out(&valid, &broker, &mut observed, &context).await {
             Ok(outcome) => (outcome, None),
             // Somebody was quicker: that is no news, only a reason to look again.
             Err(error) if error.is_conflict() => return Err(error),
@@ -120,9 +124,10 @@ pub async fn reconcile(broker: Arc<MqttBroker>, context: Arc<Context>) -> Result
 async fn carry_out(
     valid: &ValidBroker,
     broker: &MqttBroker,
-    observed: &Observed,
+    observed: &mut Observed,
     context: &Context,
 ) -> Result<Outcome, Error> {
+    look_for_secrets(observed, &valid.names, &context.client).await.map_err(|error| Error::Observe(Box::new(error)))?;
     let credentials =
         Credentials::complete(observed.credentials(), &valid.names, &context.settings.cluster_domain, (context.now)())?;
     let plan = plan(valid, observed, broker.status.as_ref(), &credentials);
@@ -171,16 +176,20 @@ async fn act(
                 .map_err(|error| format!("{member} can't be kept in the cluster: {error}"))?;
             Event::normal("MemberKept", format!("{member} stays in the cluster"))
         }
-        Act::ReplacePod { pod, uid } => {
-            delete::<Pod>(context, valid, pod, uid).await?;
+        Act::ReplacePod { pod, version } => {
+            if !delete::<Pod>(context, valid, pod, version).await? {
+                return Ok(());
+            }
             Event::normal("PodReplaced", format!("{pod} is replaced, it ran something else than the resource says"))
         }
         Act::GrowClaim { claim, size } => {
             grow(context, valid, claim, size).await?;
             Event::normal("VolumeGrowing", format!("{claim} asks for {size}"))
         }
-        Act::DropClaim { claim, uid } => {
-            delete::<PersistentVolumeClaim>(context, valid, claim, uid).await?;
+        Act::DropClaim { claim, version } => {
+            if !delete::<PersistentVolumeClaim>(context, valid, claim, version).await? {
+                return Ok(());
+            }
             Event::normal("ClaimDeleted", format!("{claim} is deleted, its broker has left the cluster"))
         }
     };
@@ -188,8 +197,9 @@ async fn act(
     Ok(())
 }
 
-/// Deletes an object, but never its successor of the same name.
-async fn delete<K>(context: &Context, valid: &ValidBroker, name: &str, uid: &str) -> Result<(), String>
+/// Deletes an object if it is still as it was when it was looked at: a pod that became ready meanwhile, or its successor of
+/// the same name, is another decision. Says whether it did.
+async fn delete<K>(context: &Context, valid: &ValidBroker, name: &str, version: &str) -> Result<bool, String>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
@@ -197,14 +207,13 @@ where
         + serde::de::DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(context.client.clone(), &valid.names.namespace);
-    let same = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    let same = Preconditions { uid: None, resource_version: Some(version.to_owned()) };
     match api.delete(name, &DeleteParams::default().preconditions(same)).await {
         Ok(_) => {
             context.metrics.wrote(&K::kind(&()));
-            Ok(())
+            Ok(true)
         }
-        // Gone already, or another one by now: both are what was wanted.
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
         Err(error) => Err(format!("{name} can't be deleted: {error}")),
     }
 }
@@ -262,5 +271,7 @@ fn interval(outcome: &Outcome, status: &MqttBrokerStatus) -> Duration {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

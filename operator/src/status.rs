@@ -71,6 +71,10 @@ pub fn status_of(
         observed_generation: broker.metadata.generation,
         initialised: before.is_some_and(|status| status.initialised)
             || cluster.is_some_and(|cluster| cluster.initialised),
+        leaving: match outcome {
+            Outcome::Applied { plan, .. } => plan.leaving.clone(),
+            _ => before.and_then(|status| status.leaving.clone()),
+        },
         replicas: count(observed.pods.len()),
         ready_replicas: count(observed.pods.iter().filter(|(_, pod)| is_ready(pod)).count()),
         members: cluster.map(|cluster| count(cluster.members.len())),

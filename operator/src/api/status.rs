@@ -41,6 +41,11 @@ pub struct MqttBrokerStatus {
     #[serde(default)]
     pub initialised: bool,
 
+    /// The member that is to leave. It is written down before it is asked to, so that a broker which has left is never taken
+    /// for one that has yet to join, whatever happens in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<String>,
+
     /// Pods that exist.
     #[serde(default)]
     pub replicas: i32,

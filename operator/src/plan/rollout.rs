@@ -14,8 +14,8 @@ pub struct PodView {
     pub name: String,
     /// Its ordinal.
     pub ordinal: i32,
-    /// Its identity, so that nobody deletes its successor.
-    pub uid: String,
+    /// Its version: a pod that has changed since it was looked at is left alone.
+    pub version: String,
     /// Whether it is ready.
     pub ready: bool,
     /// Whether it was made from what is wanted now.
@@ -46,8 +46,8 @@ pub enum RolloutStep {
     Replace {
         /// Its name.
         pod: String,
-        /// Its identity.
-        uid: String,
+        /// Its version.
+        version: String,
     },
     /// Nothing can be done but wait.
     Wait {
@@ -67,7 +67,7 @@ pub fn decide(view: &RolloutView<'_>) -> RolloutStep {
     }
     let broken = pods.iter().find(|pod| !pod.current && !pod.ready);
     if let (Some(pod), true) = (broken, view.template_seen) {
-        return RolloutStep::Replace { pod: pod.name.clone(), uid: pod.uid.clone() };
+        return RolloutStep::Replace { pod: pod.name.clone(), version: pod.version.clone() };
     }
     let there = i32::try_from(pods.len()).unwrap_or(i32::MAX);
     if there < view.replicas {
@@ -86,7 +86,7 @@ pub fn decide(view: &RolloutView<'_>) -> RolloutStep {
         Err(reason) => wait(format!("{} is to be replaced, but {reason}", pod.name)),
         Ok(cluster) => match unfit_to_lose_one(cluster, view.replicas) {
             Some(reason) => wait(format!("{} is to be replaced, but {reason}", pod.name)),
-            None => RolloutStep::Replace { pod: pod.name.clone(), uid: pod.uid.clone() },
+            None => RolloutStep::Replace { pod: pod.name.clone(), version: pod.version.clone() },
         },
     }
 }
@@ -116,7 +116,7 @@ mod tests {
         PodView {
             name: format!("mqtt-{ordinal}"),
             ordinal,
-            uid: format!("uid-{ordinal}"),
+            version: format!("version-{ordinal}"),
             ready: marks.contains('r'),
             current: marks.contains('c'),
             terminating: marks.contains('t'),
@@ -146,8 +146,10 @@ mod tests {
         let single = Cluster { failover_ready: false, replication_factor: Some(1), ..healthy.clone() };
         let lacking =
             Cluster { shards: Shards { total: 16, under_replicated: 2, without_leader: 1 }, ..healthy.clone() };
-        let replace =
-            |ordinal: i32| RolloutStep::Replace { pod: format!("mqtt-{ordinal}"), uid: format!("uid-{ordinal}") };
+        let replace = |ordinal: i32| RolloutStep::Replace {
+            pod: format!("mqtt-{ordinal}"),
+            version: format!("version-{ordinal}"),
+        };
         let wait = |message: &str| RolloutStep::Wait { message: message.to_owned() };
         // r: ready, c: current, t: terminating; one string per ordinal.
         type Row<'a> = (&'a str, &'a [&'a str], i32, Result<&'a Cluster, &'a str>, RolloutStep);

@@ -18,6 +18,8 @@ pub struct ScaleView<'a> {
     pub desired: i32,
     /// Replicas of the StatefulSet; none before it exists.
     pub present: Option<i32>,
+    /// Ordinal of the member that was last asked to leave, until its pod is gone or it was kept.
+    pub leaving: Option<i32>,
     /// Ordinals whose volume claim is there but whose pod is not.
     pub idle_claims: &'a [i32],
     /// The cluster, or why it can't be asked.
@@ -78,6 +80,18 @@ pub fn decide(view: &ScaleView<'_>) -> ScaleStep {
         return ScaleStep::CancelLeave { member: member.name.clone() };
     }
 
+    // A broker that has left is not taken back by asking for more of them: its pod goes, and a new one comes.
+    if view.leaving == Some(present - 1) {
+        let name = names.pod(present - 1);
+        match view.cluster {
+            Ok(_) if !is_member(present - 1) => return ScaleStep::Shrink { replicas: present - 1 },
+            Err(reason) if view.desired >= present => {
+                return ScaleStep::Wait { message: format!("waiting to hear whether {name} has left, but {reason}") };
+            }
+            _ => {}
+        }
+    }
+
     // Claims beyond the pods: those of members that left are dropped before their ordinals are used again.
     let idle_claim = view.idle_claims.iter().copied().filter(|ordinal| *ordinal >= present).max();
     if let (Some(ordinal), Ok(cluster)) = (idle_claim, view.cluster)
@@ -123,6 +137,26 @@ pub fn decide(view: &ScaleView<'_>) -> ScaleStep {
         },
         Some(member) => ScaleStep::Leave { member: member.name.clone() },
     }
+}
+
+/// The member to be remembered as leaving after this decision.
+pub fn leaving(view: &ScaleView<'_>, step: &ScaleStep) -> Option<i32> {
+    let names = view.names;
+    if let ScaleStep::Leave { member } = step {
+        return names.ordinal(member);
+    }
+    let Ok(cluster) = view.cluster else {
+        return view.leaving;
+    };
+    let seen = cluster.members.iter().filter(|member| member.state == MemberState::Leaving);
+    if let Some(ordinal) = seen.filter_map(|member| names.ordinal(&member.name)).max() {
+        return Some(ordinal);
+    }
+    view.leaving.filter(|ordinal| {
+        let has_pod = view.present.is_some_and(|present| *ordinal < present);
+        let was_kept = cluster.members.iter().any(|member| names.ordinal(&member.name) == Some(*ordinal));
+        has_pod && !was_kept
+    })
 }
 
 #[cfg(test)]
@@ -264,6 +298,7 @@ mod tests {
                 names: &names,
                 desired,
                 present,
+                leaving: None,
                 idle_claims,
                 cluster: members.as_ref().map_err(|reason| *reason),
             };
@@ -276,11 +311,49 @@ mod tests {
         let names = names();
         let mut cluster = cluster(&active(4));
         cluster.shards.without_leader = 2;
-        let view = ScaleView { names: &names, desired: 3, present: Some(4), idle_claims: &[], cluster: Ok(&cluster) };
+        let view = ScaleView {
+            names: &names,
+            desired: 3,
+            present: Some(4),
+            leaving: None,
+            idle_claims: &[],
+            cluster: Ok(&cluster),
+        };
         assert_eq!(
             decide(&view),
             ScaleStep::Wait { message: "waiting for 2 of 16 shards to have a leader before mqtt-3 leaves".to_owned() }
         );
+    }
+
+    #[test]
+    fn a_broker_that_has_left_is_not_taken_back() {
+        let names = names();
+        let four = cluster(&active(4));
+        let five = cluster(&active(5));
+        let step = |desired, cluster| {
+            let view =
+                ScaleView { names: &names, desired, present: Some(5), leaving: Some(4), idle_claims: &[], cluster };
+            let step = decide(&view);
+            (leaving(&view, &step), step)
+        };
+        // It has left, and five are wanted again: its pod goes first.
+        assert_eq!(step(5, Ok(&four)), (Some(4), ScaleStep::Shrink { replicas: 4 }));
+        assert_eq!(step(7, Ok(&four)), (Some(4), ScaleStep::Shrink { replicas: 4 }));
+        // It was kept.
+        assert_eq!(step(5, Ok(&five)), (None, ScaleStep::Settled));
+        // Nobody knows.
+        let (remembered, waiting) = step(5, Err("they are silent"));
+        assert!(matches!(waiting, ScaleStep::Wait { .. }) && remembered == Some(4), "{waiting:?}");
+        // Its pod is gone.
+        let view = ScaleView {
+            names: &names,
+            desired: 4,
+            present: Some(4),
+            leaving: Some(4),
+            idle_claims: &[],
+            cluster: Ok(&four),
+        };
+        assert_eq!(leaving(&view, &decide(&view)), None);
     }
 
     /// Follows the steps against a model of the brokers and of Kubernetes, from any size to any other.
@@ -299,6 +372,7 @@ mod tests {
                         names: &names,
                         desired: to,
                         present: Some(present),
+                        leaving: None,
                         idle_claims: &idle,
                         cluster: Ok(&cluster),
                     };

@@ -152,11 +152,7 @@ async fn what_somebody_changed_is_undone_once() {
     stage.server.take_requests();
 
     let path = "/api/v1/namespaces/ns/services/mqtt";
-    let changed = json!({"resourceVersion": "by another", "port": 1});
-    stage.server.objects.lock().unwrap().entry(path.to_owned()).and_modify(|service| {
-        service["metadata"]["resourceVersion"] = changed["resourceVersion"].clone();
-        service["spec"]["ports"][0]["port"] = changed["port"].clone();
-    });
+    stage.server.change(path, |service| service["spec"]["ports"][0]["port"] = json!(1));
     stage.writers.sync(&stage.server);
     stage.reconcile().await.unwrap();
     assert_eq!(stage.server.take_writes(), ["services/mqtt"]);
