@@ -3,10 +3,12 @@
 //! Everything here runs on one thread, on a `LocalSet`, and reaches the world through [`net::Net`] alone. Deliberately
 //! absent: client connections, MQTT packets, what a shard's state machine does with a command.
 
+pub mod asks;
 pub mod control;
 pub mod convergence;
 pub mod forwards;
 pub mod frames;
+pub mod handle;
 pub mod link;
 pub mod links;
 pub mod mesh;
@@ -15,9 +17,11 @@ pub mod placement;
 pub mod replica;
 pub mod routes;
 pub mod shards;
+pub mod status;
 pub mod tasks;
 
 mod delivery;
+mod room;
 mod shard_client;
 mod shard_frames;
 mod shard_leader;

@@ -61,7 +61,7 @@ pub fn parse(text: &str) -> Result<File, String> {
 /// The library tells no place for a key at the top: look for it.
 fn located(text: &str, error: &serde_yaml::Error) -> String {
     let what = error.to_string();
-    if error.location().is_some() || what.contains(" line ") {
+    if what.contains(" line ") {
         return what;
     }
     let key = what.split('`').nth(1).unwrap_or_default();
