@@ -33,6 +33,8 @@ pub const ACCEPTED_MAX: usize = 1024;
 pub const PUMPS_PER_TURN_MAX: usize = 4;
 /// Milliseconds of one tick of a worker's timer: how exactly keep-alive and time-outs are kept.
 pub const TICK_MS: u64 = 100;
+/// Milliseconds that clients stay connected to a node that has lost the majority, in case it comes back (K3).
+pub const CUT_OFF_MS: u64 = 1_000;
 /// Ticks of one turn of a worker's timer wheel.
 pub const WHEEL_TICKS: u32 = 1024;
 /// Bytes of a worker's read buffer: how much is read from a connection at once.

@@ -1,12 +1,17 @@
 //! What the cluster thread tells a worker.
 
+use std::cell::OnceCell;
+use std::rc::Rc;
+
 use super::core::{Core, Drain};
 use super::lifetime::{Ending, acknowledge};
-use super::table::content_of;
-use super::wheel::Timed;
+use super::table::{Source, content_of};
+use super::wheel::{Timed, ticks};
 use crate::connection::{Form, State, packet_bytes};
-use crate::door::{RouteChange, RouteOwner, ToCluster, ToWorker};
+use crate::door::{RouteChange, RouteOwner, Targets, ToCluster, ToWorker};
 use crate::identity::{ClientId, ConnectionId};
+use crate::limits::CUT_OFF_MS;
+use crate::message::Message;
 use crate::protocol::ReasonCode;
 use crate::shard::{Delivery, Evicted, Outcome, Refusal};
 
@@ -42,13 +47,45 @@ impl Core {
                         self.close(connection.slot, Some(reason), Ending::Evicted);
                     }
                 }
-                ToWorker::Serving(serving) => self.serving = serving,
+                ToWorker::Originate { token, message } => self.originate(token, message),
+                ToWorker::Serving(serving) => self.serve(serving),
+                ToWorker::Expelled => self.close_sessions(ReasonCode::SERVER_UNAVAILABLE, Ending::Evicted),
                 ToWorker::Drain { rate } => {
                     self.draining = Some(Drain { rate: rate.max(1), credit: 0, next: 0 });
                 }
             }
         }
         self.flush_soon();
+    }
+
+    /// Whether this node may serve. If it may not for long, its clients are sent to look for another (K3).
+    fn serve(&mut self, serving: bool) {
+        self.serving = serving;
+        self.cut_off_at = match (serving, self.cut_off_at) {
+            (true, _) => None,
+            (false, Some(tick)) => Some(tick),
+            (false, None) => Some(self.wheel.now() + ticks(CUT_OFF_MS)),
+        };
+    }
+
+    /// Publishes a message of the broker's own to the subscribers of this node.
+    fn originate(&mut self, token: u64, message: Message) {
+        let now_ms = self.now_ms();
+        let message = Rc::new(message);
+        let mut targets = Targets::new();
+        if let Some(content) = content_of(&message, now_ms) {
+            let reach = self.fan_out(&Source {
+                content,
+                qos: message.qos,
+                retain: message.retain,
+                expires_at_ms: message.expires_at_ms,
+                publisher: None,
+                publisher_id: &message.publisher,
+                kept: OnceCell::from(message.clone()),
+            });
+            targets = reach.beyond.map(|(_, targets)| targets).unwrap_or_default();
+        }
+        self.tell(ToCluster::Originated { token, message: Message::clone(&message), targets });
     }
 
     /// Whether this connection has a session of that epoch.

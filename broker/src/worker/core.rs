@@ -41,6 +41,8 @@ pub(super) struct Core {
     next_token: u32,
 
     pub(super) serving: bool,
+    /// While this node may not serve: the tick at which its clients are closed.
+    pub(super) cut_off_at: Option<u32>,
     pub(super) draining: Option<Drain>,
 
     /// For the cluster thread, at the end of this turn.
@@ -109,6 +111,7 @@ impl Core {
             next_generation: 0,
             next_token: 0,
             serving: false,
+            cut_off_at: None,
             draining: None,
             to_cluster: Vec::new(),
             cluster,
@@ -186,6 +189,10 @@ impl Core {
         self.table.tick = self.wheel.now();
         for timed in due {
             self.look_at(timed);
+        }
+        if self.cut_off_at.is_some_and(|at| at <= self.wheel.now()) {
+            self.cut_off_at = None;
+            self.close_sessions(ReasonCode::SERVER_UNAVAILABLE, Ending::WithWill);
         }
         self.end_congestion();
         self.drain_some();

@@ -55,6 +55,15 @@ impl Core {
         self.linger(slot);
     }
 
+    /// Ends every session and its connection.
+    pub(super) fn close_sessions(&mut self, reason: ReasonCode, ending: Ending) {
+        let open = self.table.connections.iter().filter(|(_, connection)| matches!(connection.state, State::Open(_)));
+        let slots: Vec<u32> = open.map(|(slot, _)| slot as u32).collect();
+        for slot in slots {
+            self.close(slot, Some(reason), ending);
+        }
+    }
+
     /// Lets the last packet leave, and the client close, for a while.
     pub(super) fn linger(&mut self, slot: u32) {
         let now = self.wheel.now();
