@@ -3,6 +3,7 @@
 //! Everything here runs on one thread, on a `LocalSet`, and reaches the world through [`net::Net`] alone. Deliberately
 //! absent: client connections, MQTT packets, what a shard's state machine does with a command.
 
+pub mod asks;
 pub mod control;
 pub mod convergence;
 pub mod forwards;
@@ -15,6 +16,7 @@ pub mod placement;
 pub mod replica;
 pub mod routes;
 pub mod shards;
+pub mod status;
 pub mod tasks;
 
 mod delivery;

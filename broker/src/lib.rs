@@ -2,7 +2,9 @@
 //!
 //! The rooms, in the order a PUBLISH walks them. `ARCHITECTURE.md` has the map.
 
+pub mod cli;
 pub mod cluster;
+pub mod config;
 pub mod connection;
 pub mod door;
 pub mod identity;

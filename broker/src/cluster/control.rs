@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{Incarnation, NodeId, Origin, ShardId};
 
+mod machine;
+
+pub use machine::{Answered, Proposal};
+
 /// Members, those that left included in no count. A larger cluster is refused.
 pub const MEMBERS_MAX: usize = 64;
 

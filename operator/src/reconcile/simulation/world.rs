@@ -1,0 +1,423 @@
+//! The world around the reconciler: a StatefulSet controller, kubelets and brokers, each a few lines, and the invariants that
+//! they watch over while they act.
+
+use std::sync::{Arc, Mutex};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use serde_json::{Value, json};
+
+use super::super::*;
+use crate::{
+    fixtures::{ApiServer, CacheWriters, Fault, broker, now, settings},
+    names::RESTART_HASH_ANNOTATION,
+};
+
+const PODS: &str = "/api/v1/namespaces/ns/pods";
+const CLAIMS: &str = "/api/v1/namespaces/ns/persistentvolumeclaims";
+const STATEFUL_SET: &str = "/apis/apps/v1/namespaces/ns/statefulsets/mqtt";
+const CONFIG_MAP: &str = "/api/v1/namespaces/ns/configmaps/mqtt-config";
+const SECRETS: [&str; 3] = [
+    "/api/v1/namespaces/ns/secrets/mqtt-peer-ca",
+    "/api/v1/namespaces/ns/secrets/mqtt-peer-tls",
+    "/api/v1/namespaces/ns/secrets/mqtt-admin-token",
+];
+const RESOURCE: &str = "/apis/mqttbroker.dev/v1alpha1/namespaces/ns/mqttbrokers/mqtt";
+
+/// An image that never becomes ready.
+const BAD_IMAGE: &str = "bad";
+
+/// The brokers, as one.
+#[derive(Debug, Default)]
+struct Brokers {
+    founded: bool,
+    silent: bool,
+    members: Vec<Member>,
+    /// Steps until every shard has its full set again.
+    out_of_sync: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    name: String,
+    leaving: Option<u32>,
+}
+
+type Shared = Arc<Mutex<Brokers>>;
+
+pub(super) struct World {
+    random: SmallRng,
+    server: ApiServer,
+    writers: CacheWriters,
+    context: Arc<Context>,
+    resource: Arc<MqttBroker>,
+    brokers: Shared,
+    failing: bool,
+    bootstrap_was_taken_back: bool,
+    secrets: Option<Vec<Value>>,
+    last_action: Option<Action>,
+}
+
+impl World {
+    pub(super) async fn new(seed: u64) -> Self {
+        let (server, client) = ApiServer::start();
+        let (mut writers, caches) = CacheWriters::new();
+        writers.sync(&server);
+        let brokers = Shared::default();
+        let context = Arc::new(Context {
+            recorder: Arc::new(Recorder::new(client.clone(), "test".to_owned())),
+            client,
+            caches,
+            brokers: BrokerClient::new(serve(brokers.clone()).await),
+            settings: settings(),
+            ledger: Ledger::default(),
+            metrics: Metrics::default(),
+            now,
+        });
+        Self {
+            random: SmallRng::seed_from_u64(seed),
+            server,
+            writers,
+            context,
+            resource: broker("{image: one, replicas: 3}"),
+            brokers,
+            failing: false,
+            bootstrap_was_taken_back: false,
+            secrets: None,
+            last_action: None,
+        }
+    }
+
+    pub(super) fn start_failing(&mut self) {
+        self.failing = true;
+        let mut random = SmallRng::seed_from_u64(self.random.random());
+        self.server.fail_when(move || match random.random_range(0..20) {
+            0 => Some(Fault::Refused),
+            1 => Some(Fault::AnswerLost),
+            _ => None,
+        });
+    }
+
+    pub(super) fn stop_failing(&mut self) {
+        self.failing = false;
+        self.server.heal();
+        self.brokers.lock().unwrap().silent = false;
+        let mut resource = (*self.resource).clone();
+        if resource.spec.image == BAD_IMAGE {
+            resource.spec.image = "mended".to_owned();
+        }
+        self.resource = Arc::new(resource);
+    }
+
+    pub(super) fn a_person_changes_something(&mut self) {
+        let mut resource = (*self.resource).clone();
+        match self.random.random_range(0..40) {
+            0 => resource.spec.replicas = self.random.random_range(1..=5),
+            1 => resource.spec.image = ["one", "two", "three", BAD_IMAGE][self.random.random_range(0..4)].to_owned(),
+            2 => self.delete_one_child(),
+            3 => self.server.change(STATEFUL_SET, |set| set["spec"]["podManagementPolicy"] = json!("OrderedReady")),
+            _ => return,
+        }
+        self.resource = Arc::new(resource);
+    }
+
+    fn delete_one_child(&mut self) {
+        let children = [
+            "/api/v1/namespaces/ns/services/mqtt",
+            "/api/v1/namespaces/ns/services/mqtt-peers",
+            "/apis/policy/v1/namespaces/ns/poddisruptionbudgets/mqtt",
+            CONFIG_MAP,
+        ];
+        let child = children[self.random.random_range(0..children.len())];
+        self.server.objects.lock().unwrap().remove(child);
+    }
+
+    pub(super) fn something_breaks(&mut self) {
+        self.brokers.lock().unwrap().silent = self.random.random_range(0..8) == 0;
+        if self.random.random_range(0..30) == 0 {
+            let pods = self.pods();
+            if let Some(name) = pods.get(self.random.random_range(0..pods.len().max(1))) {
+                // The process died: it starts again where it was.
+                self.server.change(&format!("{PODS}/{name}"), |pod| set_ready(pod, false));
+                self.brokers.lock().unwrap().out_of_sync = 3;
+            }
+        }
+    }
+
+    /// One reconcile, then everybody else's turn.
+    pub(super) async fn step(&mut self) {
+        self.refresh_caches();
+        let before = self.pods_that_are_ready();
+        let fit = self.brokers.lock().unwrap().out_of_sync == 0;
+        let replicas_before = self.replicas();
+
+        self.last_action = reconcile(self.resource.clone(), self.context.clone()).await.ok();
+
+        self.assert_that_a_ready_pod_went_only_if_it_could(&before, fit);
+        self.assert_that_a_shrink_came_after_a_leave(replicas_before);
+        self.assert_that_the_right_to_found_never_returns();
+        self.assert_that_secrets_stay();
+        self.stateful_set_controller();
+        self.kubelets();
+        self.brokers_go_on();
+    }
+
+    /// A cache that lags shows what was true some steps ago.
+    fn refresh_caches(&mut self) {
+        let lags = |world: &mut Self| world.failing && world.random.random_range(0..3) == 0;
+        if !lags(self) {
+            self.writers.sync(&self.server);
+        }
+        if !lags(self) {
+            self.writers.sync_pods(&self.server);
+        }
+        if !lags(self) {
+            if let Some(stored) = self.server.get(RESOURCE) {
+                let mut resource = (*self.resource).clone();
+                resource.status = serde_json::from_value(stored["status"].clone()).unwrap();
+                self.resource = Arc::new(resource);
+            }
+        }
+    }
+
+    /// The members that a shrink cuts off are gone from the cluster, or there never was one.
+    fn assert_that_a_shrink_came_after_a_leave(&self, before: i64) {
+        let brokers = self.brokers.lock().unwrap();
+        for ordinal in self.replicas()..before {
+            let name = format!("mqtt-{ordinal}");
+            assert!(!brokers.members.iter().any(|member| member.name == name), "{name} is cut off while a member");
+        }
+    }
+
+    fn assert_that_a_ready_pod_went_only_if_it_could(&self, before: &[String], fit: bool) {
+        let after = self.pods();
+        let gone: Vec<&String> = before.iter().filter(|pod| !after.contains(pod)).collect();
+        assert!(gone.len() <= 1, "more than one went at once: {gone:?}");
+        assert!(gone.is_empty() || fit, "{gone:?} went while the cluster could not do without it");
+    }
+
+    fn assert_that_the_right_to_found_never_returns(&mut self) {
+        let Some(config_map) = self.server.get(CONFIG_MAP) else { return };
+        let has_line = config_map["data"]["config.yaml"].as_str().unwrap_or_default().contains("bootstrap:");
+        assert!(!(has_line && self.bootstrap_was_taken_back), "the right to found has returned");
+        self.bootstrap_was_taken_back = !has_line;
+    }
+
+    fn assert_that_secrets_stay(&mut self) {
+        let secrets: Option<Vec<Value>> =
+            SECRETS.iter().map(|path| self.server.get(path).map(|secret| secret["data"].clone())).collect();
+        // While they are being made, an answer that is lost may have them made twice; once all are there, they stay.
+        if let (Some(known), Some(secrets)) = (&self.secrets, &secrets) {
+            if self.brokers.lock().unwrap().founded {
+                assert_eq!(known, secrets, "Secrets were made anew");
+            }
+        }
+        self.secrets = secrets;
+    }
+
+    fn stateful_set_controller(&mut self) {
+        let Some(set) = self.server.get(STATEFUL_SET) else { return };
+        let replicas = set["spec"]["replicas"].as_i64().unwrap();
+        let template = &set["spec"]["template"];
+        for name in self.pods() {
+            if ordinal(&name) >= replicas {
+                self.server.objects.lock().unwrap().remove(&format!("{PODS}/{name}"));
+            }
+        }
+        for ordinal in 0..replicas {
+            let name = format!("mqtt-{ordinal}");
+            let labels = json!({"app.kubernetes.io/instance": "mqtt"});
+            let claim = format!("{CLAIMS}/data-{name}");
+            if self.server.get(&claim).is_none() {
+                let object = json!({
+                    "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                    "metadata": {"name": format!("data-{name}"), "namespace": "ns", "labels": labels},
+                    "spec": {"resources": {"requests": {"storage": "1Gi"}}},
+                });
+                self.server.insert(&claim, object);
+            }
+            let pod = format!("{PODS}/{name}");
+            if self.server.get(&pod).is_none() {
+                let hash = &template["metadata"]["annotations"][RESTART_HASH_ANNOTATION];
+                let object = json!({
+                    "apiVersion": "v1", "kind": "Pod",
+                    "metadata": {"name": name, "namespace": "ns", "labels": labels, "annotations": {RESTART_HASH_ANNOTATION: hash}},
+                    "spec": {"containers": [{"name": "mqtt-broker", "image": template["spec"]["containers"][0]["image"]}]},
+                    "status": {"phase": "Running", "podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": "False"}]},
+                });
+                self.server.insert(&pod, object);
+                self.brokers.lock().unwrap().out_of_sync = 3;
+            }
+        }
+    }
+
+    fn kubelets(&mut self) {
+        for name in self.pods() {
+            let path = format!("{PODS}/{name}");
+            let Some(pod) = self.server.get(&path) else { continue };
+            if is_ready_json(&pod) || pod["spec"]["containers"][0]["image"] == BAD_IMAGE || self.random.random() {
+                continue;
+            }
+            let mut brokers = self.brokers.lock().unwrap();
+            if !brokers.founded {
+                let config = self.server.get(CONFIG_MAP).map(|map| map["data"]["config.yaml"].to_string());
+                let may_found = name == "mqtt-0" && config.is_some_and(|config| config.contains("bootstrap: mqtt-0"));
+                if !may_found {
+                    continue;
+                }
+                brokers.founded = true;
+            }
+            if !brokers.members.iter().any(|member| member.name == name) {
+                brokers.members.push(Member { name: name.clone(), leaving: None });
+            }
+            drop(brokers);
+            self.server.change(&path, |pod| set_ready(pod, true));
+        }
+    }
+
+    fn brokers_go_on(&mut self) {
+        let all_ready = self.pods_that_are_ready().len() == self.pods().len();
+        let mut brokers = self.brokers.lock().unwrap();
+        if all_ready {
+            brokers.out_of_sync = brokers.out_of_sync.saturating_sub(1);
+        }
+        for member in &mut brokers.members {
+            member.leaving = member.leaving.map(|replicas| replicas.saturating_sub(1));
+        }
+        brokers.members.retain(|member| member.leaving != Some(0));
+    }
+
+    pub(super) fn is_at_rest(&self) -> bool {
+        // Below three brokers a failover is never ready, so the reconciler goes on asking them, and nobody else.
+        let rest = if self.resource.spec.replicas < 3 { RECOVERING_INTERVAL } else { REST_INTERVAL };
+        let in_sync = self.brokers.lock().unwrap().out_of_sync == 0;
+        self.last_action == Some(Action::requeue(rest)) && in_sync && self.server.take_writes().is_empty()
+    }
+
+    pub(super) fn assert_as_asked_for(&self) {
+        let wanted: Vec<String> = (0..self.resource.spec.replicas).map(|ordinal| format!("mqtt-{ordinal}")).collect();
+        assert_eq!(self.pods_that_are_ready(), wanted);
+        let mut members: Vec<String> =
+            self.brokers.lock().unwrap().members.iter().map(|member| member.name.clone()).collect();
+        members.sort();
+        assert_eq!(members, wanted);
+        let claims: Vec<String> = self.names_under(CLAIMS);
+        assert_eq!(claims, wanted.iter().map(|pod| format!("data-{pod}")).collect::<Vec<_>>());
+        for name in wanted {
+            let pod = self.server.get(&format!("{PODS}/{name}")).unwrap();
+            assert_eq!(pod["spec"]["containers"][0]["image"], json!(self.resource.spec.image), "{name}");
+        }
+    }
+
+    pub(super) fn forget_requests(&self) {
+        self.server.take_requests();
+    }
+
+    pub(super) fn writes(&self) -> Vec<String> {
+        self.server.take_writes()
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let status = self.resource.status.as_ref().map(|status| &status.conditions);
+        format!("spec {:?}, {:?}, pods {:?}, {status:?}", self.resource.spec, self.brokers.lock().unwrap(), self.pods())
+    }
+
+    fn replicas(&self) -> i64 {
+        self.server.get(STATEFUL_SET).and_then(|set| set["spec"]["replicas"].as_i64()).unwrap_or(0)
+    }
+
+    fn pods(&self) -> Vec<String> {
+        self.names_under(PODS)
+    }
+
+    fn pods_that_are_ready(&self) -> Vec<String> {
+        let ready = |name: &String| self.server.get(&format!("{PODS}/{name}")).is_some_and(|pod| is_ready_json(&pod));
+        self.pods().into_iter().filter(ready).collect()
+    }
+
+    fn names_under(&self, folder: &str) -> Vec<String> {
+        let objects = self.server.objects.lock().unwrap();
+        objects.keys().filter_map(|path| path.strip_prefix(folder)?.strip_prefix('/').map(str::to_owned)).collect()
+    }
+}
+
+fn ordinal(pod: &str) -> i64 {
+    pod.strip_prefix("mqtt-").unwrap().parse().unwrap()
+}
+
+fn is_ready_json(pod: &Value) -> bool {
+    pod["status"]["conditions"][0]["status"] == "True"
+}
+
+fn set_ready(pod: &mut Value, ready: bool) {
+    pod["status"]["conditions"][0]["status"] = json!(if ready { "True" } else { "False" });
+}
+
+/// Serves the admin API of all brokers on a port of its own.
+async fn serve(brokers: Shared) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let router = Router::new()
+        .route("/api/v1/cluster", get(cluster))
+        .route("/api/v1/cluster/members/{name}/leave", post(leave).delete(cancel))
+        .with_state(brokers);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    port
+}
+
+async fn cluster(State(brokers): State<Shared>) -> Response {
+    let brokers = brokers.lock().unwrap();
+    if brokers.silent {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let members: Vec<Value> = brokers
+        .members
+        .iter()
+        .map(|member| {
+            json!({
+                "name": member.name, "version": "1", "replicas": member.leaving.unwrap_or(16),
+                "state": if member.leaving.is_some() { "leaving" } else { "active" },
+            })
+        })
+        .collect();
+    let in_sync = brokers.out_of_sync == 0;
+    let factor = if members.len() < 3 { 1 } else { 3 };
+    Json(json!({
+        "initialised": brokers.founded, "version": "1", "failover_ready": in_sync && members.len() > 2,
+        "failover_reason": "catching up", "replication_factor": factor, "connections": 0, "sessions": 0,
+        "members": members,
+        "shards": {"total": 16, "under_replicated": if in_sync { 0 } else { 4 }, "without_leader": 0},
+    }))
+    .into_response()
+}
+
+async fn leave(State(brokers): State<Shared>, Path(name): Path<String>) -> StatusCode {
+    let mut brokers = brokers.lock().unwrap();
+    if brokers.silent {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    match brokers.members.iter_mut().find(|member| member.name == name) {
+        Some(member) => {
+            member.leaving.get_or_insert(4);
+            StatusCode::ACCEPTED
+        }
+        None => StatusCode::NOT_FOUND,
+    }
+}
+
+async fn cancel(State(brokers): State<Shared>, Path(name): Path<String>) -> StatusCode {
+    let mut brokers = brokers.lock().unwrap();
+    match brokers.members.iter_mut().find(|member| member.name == name) {
+        Some(member) => {
+            member.leaving = None;
+            StatusCode::ACCEPTED
+        }
+        None => StatusCode::NOT_FOUND,
+    }
+}

@@ -1,0 +1,190 @@
+//! The truth table of the conditions, and that a status of something at rest is equal to the one before it.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    api::condition,
+    broker_client::Cluster,
+    fixtures::{applied, broker, credentials, first_plan, healthy_cluster, nothing, now, pod, settings, valid},
+    plan::{Act, Waiting, plan},
+};
+
+const SPEC: &str = "{image: i, replicas: 3}";
+
+/// Three brokers at rest, to be changed by a test.
+struct Situation {
+    broker: MqttBroker,
+    observed: Observed,
+    outcome: Outcome,
+}
+
+impl Situation {
+    fn at_rest() -> Self {
+        let valid = valid(SPEC);
+        let mut plan = first_plan(&valid);
+        plan.waiting = None;
+        let resources = Box::new(applied(&valid, &plan));
+        let mut observed = nothing();
+        observed.pods = (0..3).map(|ordinal| (ordinal, pod(ordinal, true, &plan.restart_hash))).collect();
+        observed.cluster = Ok(healthy_cluster(3));
+        Self {
+            broker: (*broker(SPEC)).clone(),
+            observed,
+            outcome: Outcome::Applied { plan, resources, act_failure: None },
+        }
+    }
+
+    fn status(&self) -> MqttBrokerStatus {
+        status_of(&self.broker, &self.observed, &self.outcome, &settings(), now())
+    }
+
+    /// The conditions as `A` for True, `a` for False, `?` for Unknown, in their order.
+    fn letters(&self) -> String {
+        let letters = ['A', 'P', 'D', 'F', 'C', 'H'];
+        self.status()
+            .conditions
+            .iter()
+            .zip(letters)
+            .map(|(condition, letter)| match condition.status.as_str() {
+                "True" => letter,
+                "False" => letter.to_ascii_lowercase(),
+                _ => '?',
+            })
+            .collect()
+    }
+
+    fn waiting(mut self, reason: &'static str) -> Self {
+        if let Outcome::Applied { plan, .. } = &mut self.outcome {
+            plan.waiting = Some(Waiting { reason, message: "waiting".to_owned() });
+        }
+        self
+    }
+
+    fn ready(mut self, ready: [bool; 3]) -> Self {
+        let Outcome::Applied { plan, .. } = &self.outcome else { return self };
+        self.observed.pods =
+            (0..3).zip(ready).map(|(ordinal, ready)| (ordinal, pod(ordinal, ready, &plan.restart_hash))).collect();
+        self
+    }
+
+    fn cluster(mut self, change: impl Fn(&mut Cluster)) -> Self {
+        let mut cluster = healthy_cluster(3);
+        change(&mut cluster);
+        self.observed.cluster = Ok(cluster);
+        self
+    }
+
+    fn silent(mut self) -> Self {
+        self.observed.cluster = Err("they are silent".to_owned());
+        self
+    }
+
+    fn outcome(mut self, outcome: Outcome) -> Self {
+        self.outcome = outcome;
+        self
+    }
+}
+
+/// Available, Progressing, Degraded, FailoverReady, ConfigApplied, paused (H, hands off): capital for True.
+#[test]
+fn each_situation_has_its_conditions() {
+    let rest = Situation::at_rest;
+    let invalid = || Outcome::Invalid(crate::validate::Invalid(Vec::new()));
+    let failed = || Outcome::Failed { reason: "NameTaken", message: "taken".to_owned() };
+    let rows = [
+        ("at rest", rest(), "ApdFCh"),
+        ("scaling", rest().waiting("Scaling"), "APdFCh"),
+        ("no pod is ready yet", rest().waiting("Starting").ready([false; 3]).silent(), "aPd?ch"),
+        ("one of three is ready", rest().waiting("Starting").ready([true, false, false]), "aPdFch"),
+        ("two of three are ready", rest().waiting("Starting").ready([true, true, false]), "APdFch"),
+        ("a shard has no leader", rest().cluster(|cluster| cluster.shards.without_leader = 1), "apdFCh"),
+        ("a replica is behind", rest().cluster(|cluster| cluster.failover_ready = false), "ApdfCh"),
+        ("a member is lost", rest().cluster(|cluster| cluster.members[1].state = MemberState::Unreachable), "ApDFCh"),
+        ("brokers are ready but silent", rest().silent(), "ApD?Ch"),
+        ("the resource is wrong", rest().outcome(invalid()), "ApDFch"),
+        ("a name is taken", rest().outcome(failed()), "APDFch"),
+        ("paused", rest().outcome(Outcome::Paused), "ApdF?h"),
+    ];
+    for (what, situation, letters) in rows {
+        assert_eq!(situation.letters(), letters, "{what}");
+    }
+}
+
+#[test]
+fn a_status_at_rest_is_equal_to_the_one_before() {
+    let mut situation = Situation::at_rest();
+    let first = situation.status();
+    // Through the API server and back, and an hour later.
+    situation.broker.status = Some(serde_json::from_value(serde_json::to_value(&first).unwrap()).unwrap());
+    let later = now() + jiff::SignedDuration::from_hours(1);
+    let again = status_of(&situation.broker, &situation.observed, &situation.outcome, &settings(), later);
+    assert_eq!(again, first);
+    assert!(news(Some(&first), &again).is_empty());
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_changes() {
+    let mut situation = Situation::at_rest();
+    situation.broker.status = Some(situation.status());
+    let situation = situation.cluster(|cluster| cluster.failover_ready = false);
+    let later = now() + jiff::SignedDuration::from_hours(1);
+    let status = status_of(&situation.broker, &situation.observed, &situation.outcome, &settings(), later);
+    let since = |type_: &str| status.condition(type_).unwrap().last_transition_time.0;
+    assert_eq!(since(condition::AVAILABLE), now());
+    assert_eq!(since(condition::FAILOVER_READY), later);
+}
+
+#[test]
+fn numbers_come_from_the_pods_and_the_brokers() {
+    let status = Situation::at_rest().ready([true, true, false]).status();
+    assert_eq!((status.replicas, status.ready_replicas, status.members), (3, 2, Some(3)));
+    assert_eq!((status.connections, status.sessions, status.shards_under_replicated), (Some(12), Some(4), Some(0)));
+    assert_eq!(status.version.as_deref(), Some("0.1.0"));
+    assert_eq!(status.endpoint.as_deref(), Some("mqtt.ns.svc.cluster.local:1883"));
+    assert_eq!(
+        status.selector.as_deref(),
+        Some(
+            "app.kubernetes.io/instance=mqtt,app.kubernetes.io/managed-by=mqtt-operator,app.kubernetes.io/name=mqtt-broker"
+        )
+    );
+}
+
+#[test]
+fn founded_stays_founded() {
+    let mut situation = Situation::at_rest();
+    situation.broker.status = Some(situation.status());
+    assert!(situation.silent().status().initialised);
+}
+
+#[test]
+fn the_right_to_found_is_taken_back_after_the_status_says_founded_and_never_returns() {
+    let mut situation = Situation::at_rest();
+    let valid = valid(SPEC);
+    let founding = |situation: &Situation| {
+        plan(&valid, &situation.observed, situation.broker.status.as_ref(), &credentials()).founding
+    };
+    assert!(founding(&situation), "the brokers say founded, but that is not stored yet");
+    situation.broker.status = Some(situation.status());
+    assert!(!founding(&situation));
+
+    let mut plan = first_plan(&valid);
+    plan.founding = false;
+    situation.observed.config_map = Some(Arc::new(applied(&valid, &plan).config_map));
+    situation.broker.status = None;
+    assert!(!founding(&situation), "a line that has left never comes back");
+    assert_eq!(plan.act, Act::None);
+}
+
+#[test]
+fn changes_are_told_once() {
+    let situation = Situation::at_rest();
+    let good = situation.status();
+    let reasons = |before: Option<&MqttBrokerStatus>, after: &MqttBrokerStatus| {
+        news(before, after).into_iter().map(|event| event.reason).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons(None, &good), ["Founded", "Available", "FailoverReady"]);
+    let bad = situation.ready([false; 3]).cluster(|cluster| cluster.failover_ready = false).status();
+    assert_eq!(reasons(Some(&good), &bad), ["Unavailable", "FailoverNotReady"]);
+    assert_eq!(reasons(Some(&bad), &good), ["Available", "FailoverReady"]);
+}

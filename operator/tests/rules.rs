@@ -1,0 +1,90 @@
+//! The rules in the schema, each with something it accepts and something it rejects (`rules.yaml`), evaluated as the API
+//! server does. The file is plain data, so that the same cases can be put to a real API server.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+
+use kube::{CustomResourceExt, core::cel::Validator};
+use mqtt_operator::api::MqttBroker;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    rule: String,
+    accepts: Example,
+    rejects: Example,
+    says: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Example {
+    #[serde(default = "default_name")]
+    name: String,
+    before: Option<Value>,
+    spec: Value,
+}
+
+fn default_name() -> String {
+    "mqtt".to_owned()
+}
+
+fn cases() -> Vec<Case> {
+    serde_yaml::from_str(include_str!("rules.yaml")).unwrap()
+}
+
+fn schema() -> Value {
+    let crd = MqttBroker::crd();
+    serde_json::to_value(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap()).unwrap()
+}
+
+/// What the schema says to an example; defaults are in place before the rules are asked, as in the API server.
+fn verdict(example: &Example) -> Result<(), String> {
+    let resource = |spec: &Value| {
+        let spec: mqtt_operator::api::MqttBrokerSpec = serde_json::from_value(spec.clone()).unwrap();
+        json!({
+            "apiVersion": "mqttbroker.dev/v1alpha1", "kind": "MqttBroker",
+            "metadata": {"name": example.name}, "spec": spec,
+        })
+    };
+    let before = example.before.as_ref().map(resource);
+    Validator::new()
+        .validate(&schema(), &resource(&example.spec), before.as_ref())
+        .map_err(|errors| format!("{errors:?}"))
+}
+
+#[test]
+fn each_rule_accepts_and_rejects() {
+    for case in cases() {
+        assert_eq!(verdict(&case.accepts), Ok(()), "{}", case.rule);
+        let said = verdict(&case.rejects).expect_err(&case.rule);
+        assert!(said.contains(&case.says), "{}: {said}", case.rule);
+    }
+}
+
+#[test]
+fn no_rule_is_without_an_example() {
+    let mut messages = BTreeSet::new();
+    collect_messages(&schema(), &mut messages);
+    assert!(messages.len() >= 8, "{messages:?}");
+    let cases = cases();
+    for message in messages {
+        assert!(cases.iter().any(|case| message.contains(&case.says)), "no example for: {message}");
+    }
+}
+
+fn collect_messages(schema: &Value, messages: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(map) => {
+            for rule in map.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten() {
+                messages.insert(rule["message"].as_str().unwrap_or("a rule without a message").to_owned());
+            }
+            map.values().for_each(|value| collect_messages(value, messages));
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect_messages(value, messages)),
+        _ => {}
+    }
+}
