@@ -193,9 +193,8 @@ fn members(control: &Control, overview: &Overview) -> Vec<MemberStatus> {
     let describe = |member: &super::control::Member| {
         let node = member.origin.node;
         let report = overview.members.get(&node).cloned().unwrap_or_default();
-        let holds = |(_, report): &&(NodeId, ShardReport)| {
-            report.voters.contains(&node) || report.learners.contains(&node)
-        };
+        let holds =
+            |(_, report): &&(NodeId, ShardReport)| report.voters.contains(&node) || report.learners.contains(&node);
         MemberStatus {
             origin: member.origin,
             name: member.name.clone(),
