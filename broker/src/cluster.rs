@@ -8,6 +8,7 @@ pub mod control;
 pub mod convergence;
 pub mod forwards;
 pub mod frames;
+pub mod handle;
 pub mod link;
 pub mod links;
 pub mod mesh;
@@ -20,6 +21,7 @@ pub mod status;
 pub mod tasks;
 
 mod delivery;
+mod room;
 mod shard_client;
 mod shard_frames;
 mod shard_leader;

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod listener;
 pub mod local;
 pub mod message;
+pub mod node;
 pub mod protocol;
 pub mod replication;
 pub mod router;

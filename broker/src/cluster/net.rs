@@ -3,6 +3,7 @@
 //! Two networks exist: TCP with mutual TLS ([`tls`]) and one in memory whose time, cuts and deaths a test owns
 //! ([`memory`]). What flows in a stream is the business of `link`.
 
+pub mod alone;
 pub mod memory;
 pub mod tls;
 

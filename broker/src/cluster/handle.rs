@@ -1,0 +1,189 @@
+//! The cluster's room from outside: how it is started, and what can be asked of it from other threads.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::asks::{Ask, Reply};
+use super::control::ControlAnswer;
+use super::net::Net;
+use super::room::Room;
+use super::shards::ShardRooms;
+use super::status::Status;
+use super::tasks::Tasks;
+use crate::door::{ToCluster, ToWorker};
+use crate::identity::Origin;
+use crate::replication::Settings;
+use crate::storage::Log;
+
+/// Whether a node without data may found a cluster.
+pub enum Founding {
+    /// It joins one, however long that takes.
+    Never,
+    /// It is a cluster of one.
+    Alone,
+    /// It may, unless a peer that answers belongs to one.
+    Allowed,
+    /// It may while this says so.
+    While(Box<dyn Fn() -> bool>),
+}
+
+/// What a node is told about its cluster.
+pub struct ClusterConfig {
+    /// Unique within the cluster.
+    pub name: String,
+    /// Where peers dial it.
+    pub address: String,
+    /// Where it listens for peers; `None`: it has none.
+    pub listen: Option<String>,
+    /// Where to look for peers.
+    pub peers: Vec<String>,
+    /// The software's version, to be shown.
+    pub version: String,
+    /// May it found a cluster?
+    pub founding: Founding,
+    /// Called once it belongs to one.
+    pub founded: Box<dyn Fn()>,
+    /// Shards of a cluster that it founds.
+    pub shards: u16,
+    /// Replication factor of a cluster that it founds; `None`: automatic.
+    pub factor: Option<u8>,
+    /// How groups keep time.
+    pub settings: Settings,
+    /// For everything drawn at random.
+    pub seed: u64,
+}
+
+/// What a node's surroundings give it.
+pub struct ClusterWorld {
+    /// This run of this node.
+    pub origin: Origin,
+    /// The network between nodes.
+    pub net: Rc<dyn Net>,
+    /// The node's log.
+    pub log: Log,
+    /// From its workers.
+    pub from_workers: mpsc::UnboundedReceiver<Vec<ToCluster>>,
+    /// To its workers.
+    pub to_workers: Vec<mpsc::UnboundedSender<Vec<ToWorker>>>,
+    /// Milliseconds since the Unix epoch.
+    pub now_ms: Rc<dyn Fn() -> u64>,
+}
+
+/// Something that administrators ask.
+#[derive(Debug)]
+pub enum ClusterRequest {
+    /// The member of this name shall leave, or stay after all.
+    Leave {
+        /// Its name.
+        name: String,
+        /// Leave or stay.
+        leaving: bool,
+        /// Whether it is done.
+        answer: oneshot::Sender<Result<(), LeaveError>>,
+    },
+    /// Give everything away, and ask clients to go.
+    Drain {
+        /// Clients a second, per worker.
+        rate: u32,
+        /// The longest it may take.
+        patience: Duration,
+        /// When it is over.
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// Why a member can't be told to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaveError {
+    /// Nobody has this name.
+    #[error("there is no member of that name")]
+    Unknown,
+    /// Nobody could be asked.
+    #[error("the control group has no leader that can be reached now; try again")]
+    Unavailable,
+}
+
+/// The doors of a running node, for any thread.
+#[derive(Clone, Debug)]
+pub struct ClusterHandle {
+    /// What it knows of the cluster and of itself.
+    pub status: watch::Receiver<Status>,
+    /// What can be asked.
+    pub requests: mpsc::Sender<ClusterRequest>,
+}
+
+/// Doors for [`run`], and for those who ask.
+pub fn doors() -> (ClusterDoors, ClusterHandle) {
+    let (status, seen) = watch::channel(Status::default());
+    let (requests, asked) = mpsc::channel(REQUESTS_MAX);
+    (ClusterDoors { status, requests: asked }, ClusterHandle { status: seen, requests })
+}
+
+/// Requests of administrators that wait; more wait outside.
+const REQUESTS_MAX: usize = 64;
+
+/// The node's ends of [`ClusterHandle`].
+pub struct ClusterDoors {
+    status: watch::Sender<Status>,
+    requests: mpsc::Receiver<ClusterRequest>,
+}
+
+/// Runs a node's part of the cluster until its workers are gone. Must be called within a `LocalSet`. Dropping the future
+/// ends everything at once, as a kill would.
+///
+/// # Errors
+/// When the peer address can't be listened on, or the log can't be read.
+pub async fn run(config: ClusterConfig, world: ClusterWorld, mut doors: ClusterDoors) -> anyhow::Result<()> {
+    crate::replication::seed(config.seed);
+    let ClusterWorld { origin, net, log, mut from_workers, to_workers, now_ms } = world;
+    let tasks = Tasks::default();
+    let _end = EndWithMe(tasks.clone());
+    let room = Room::new(config, origin, net, log, to_workers, now_ms, tasks.clone(), doors.status);
+    room.start(Box::new(ShardRooms::build)).await?;
+    loop {
+        tokio::select! {
+            batch = from_workers.recv() => {
+                let Some(batch) = batch else { return Ok(()) };
+                for message in batch {
+                    room.worker(message);
+                }
+            }
+            Some(request) = doors.requests.recv() => {
+                let room = room.clone();
+                tasks.spawn(async move { room.request(request).await });
+            }
+        }
+    }
+}
+
+struct EndWithMe(Tasks);
+
+impl Drop for EndWithMe {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl Room {
+    async fn request(self: Rc<Self>, request: ClusterRequest) {
+        match request {
+            ClusterRequest::Leave { name, leaving, answer } => {
+                let reply = self.ask(Ask::Leave { name, leaving }).await;
+                let result = match reply {
+                    Some(Reply::Control(ControlAnswer::Done(_))) => Ok(()),
+                    Some(Reply::Control(_)) => Err(LeaveError::Unknown),
+                    _ => Err(LeaveError::Unavailable),
+                };
+                // Whoever asked may have gone.
+                let _ = answer.send(result);
+            }
+            ClusterRequest::Drain { rate, patience, done } => {
+                self.drain(rate, patience).await;
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The node as the shards' rooms and the replicas see it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::{Room, Wait};
+use crate::cluster::frames::Frame;
+use crate::cluster::links::CallError;
+use crate::cluster::mesh::{Directory, Forwarder, LocalFuture, Mesh, NotLinked, RouteAnnouncer, Workers};
+use crate::door::ToWorker;
+use crate::identity::{GroupId, Incarnation, NodeId, Origin, ShardId};
+use crate::message::Message;
+use crate::replication::{Transport, TransportError};
+
+impl Mesh for Room {
+    fn me(&self) -> Origin {
+        self.myself()
+    }
+
+    fn peer(&self, node: NodeId) -> Option<Incarnation> {
+        self.links.peer(node)
+    }
+
+    fn send_shard(&self, to: NodeId, frame: Bytes) -> Result<(), NotLinked> {
+        if self.links.send(to, &Frame::Shard(frame)) { Ok(()) } else { Err(NotLinked(to)) }
+    }
+}
+
+impl Directory for Room {
+    fn shards(&self) -> u16 {
+        self.with_control(|control| control.shards).unwrap_or(0)
+    }
+
+    fn leader(&self, shard: ShardId) -> Option<(NodeId, u64)> {
+        self.routes.borrow().leader(shard)
+    }
+
+    fn placement(&self, shard: ShardId) -> Vec<NodeId> {
+        self.with_control(|control| control.voters(shard).to_vec()).unwrap_or_default()
+    }
+
+    fn ended(&self) -> Vec<Origin> {
+        self.with_control(|control| control.ended.iter().copied().collect()).unwrap_or_default()
+    }
+}
+
+impl Forwarder for Room {
+    fn forward(&self, to: NodeId, message: Message, key: Option<u64>) {
+        self.forwards.borrow_mut().forward(to, message, key);
+        self.work.notify_one();
+    }
+}
+
+impl RouteAnnouncer for Room {
+    fn lead(&self, shard: ShardId, term: u64, filters: Vec<Arc<str>>) {
+        self.routes.borrow_mut().lead(shard, term, self.myself().node, filters);
+        self.work.notify_one();
+    }
+
+    fn change(&self, shard: ShardId, term: u64, filter: Arc<str>, wanted: bool) {
+        self.routes.borrow_mut().shard_wants(shard, term, filter, wanted);
+        self.work.notify_one();
+    }
+
+    fn resign(&self, shard: ShardId, term: u64) {
+        self.routes.borrow_mut().resign(shard, term);
+    }
+
+    fn settled(&self, _shard: ShardId, _term: u64) -> LocalFuture<()> {
+        let (done, wait) = oneshot::channel();
+        self.routes.borrow_mut().settle(Wait::Leader(done));
+        self.work.notify_one();
+        Box::pin(async move {
+            if wait.await.is_err() {
+                // The node is ending.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+impl Workers for Room {
+    fn count(&self) -> u16 {
+        self.workers.len() as u16
+    }
+
+    fn send(&self, worker: u16, message: ToWorker) {
+        self.to_worker(worker, message);
+    }
+}
+
+impl Transport for Room {
+    fn call(
+        &self,
+        to: NodeId,
+        group: GroupId,
+        request: Bytes,
+        deadline: Duration,
+    ) -> LocalFuture<Result<Bytes, TransportError>> {
+        // What is large is a piece of a snapshot, or entries for a follower that is behind: neither is in a hurry.
+        let bulk = request.len() >= BULK_BYTES_MIN;
+        let call = self.links.call(to, bulk, deadline, |call| Frame::Raft { call, group, request });
+        Box::pin(async move {
+            call.await.map_err(|error| match error {
+                CallError::NotLinked => TransportError::Unreachable(to),
+                CallError::Late => TransportError::Timeout(to),
+                CallError::Refused => TransportError::NoReplica(to),
+            })
+        })
+    }
+}
+
+/// Requests from this size on go behind all others.
+const BULK_BYTES_MIN: usize = 200 << 10;

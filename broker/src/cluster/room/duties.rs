@@ -1,0 +1,209 @@
+//! What the leader of the control group does for all: grants leases, counts members in and out, places shards.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Room;
+use crate::cluster::asks::{Ask, Reply};
+use crate::cluster::control::{ControlAnswer, ControlCommand};
+use crate::cluster::placement;
+use crate::cluster::status::{Overview, Status};
+use crate::identity::{GroupId, NodeId, Origin};
+
+/// A member that has not renewed for this long is declared unreachable; twice its lease, so that it has stopped
+/// accepting publishes long before.
+const UNREACHABLE: Duration = Duration::from_millis(3_000);
+
+impl Room {
+    /// Answers a question, if this node leads the control group.
+    pub(super) async fn reply(self: &Rc<Self>, ask: Ask) -> Reply {
+        let control = self.control.borrow().clone();
+        let Some(control) = control else { return Reply::NotLeader(None) };
+        let leadership = control.leadership().borrow().clone();
+        if !leadership.ready {
+            return Reply::NotLeader(leadership.leader.filter(|leader| *leader != self.myself().node));
+        }
+        let command = match ask {
+            Ask::Renew(origin, report) => {
+                // Only a leader that a majority still follows may grant anything.
+                if control.linearizable().await.is_err() {
+                    return Reply::NotLeader(None);
+                }
+                self.keep_heard(leadership.term);
+                let standing = control.with(|control| {
+                    let member = control.members.get(&origin.node)?;
+                    Some((
+                        member.origin == origin,
+                        member.unreachable || member.origin.incarnation > origin.incarnation,
+                    ))
+                });
+                match standing {
+                    Some((true, false)) => {}
+                    Some((_, true)) => return Reply::Control(ControlAnswer::Over),
+                    Some((false, false)) => return Reply::Control(ControlAnswer::Unknown),
+                    None if control.with(|control| control.left.contains_key(&origin.node)) => {
+                        return Reply::Control(ControlAnswer::Left);
+                    }
+                    None => return Reply::Control(ControlAnswer::Unknown),
+                }
+                self.heard.borrow_mut().insert(origin, (Instant::now(), report));
+                return Reply::Renewed(self.gather());
+            }
+            Ask::Join(joiner) => ControlCommand::Join(joiner),
+            Ask::Goodbye(origin) => ControlCommand::Unreachable(origin),
+            Ask::Leave { name, leaving } => ControlCommand::Leave { name, leaving },
+        };
+        match self.propose(command).await {
+            Some(answer) => Reply::Control(answer),
+            None => Reply::NotLeader(None),
+        }
+    }
+
+    /// What was heard in an earlier term says nothing about now: everybody has a whole time to be heard again.
+    fn keep_heard(&self, term: u64) {
+        if self.heard_term.replace(term) != term {
+            let now = Instant::now();
+            for (heard, _) in self.heard.borrow_mut().values_mut() {
+                *heard = now;
+            }
+        }
+    }
+
+    fn gather(&self) -> Overview {
+        let heard = self.heard.borrow();
+        let current: BTreeSet<Origin> =
+            self.with_control(|control| control.reachable().map(|member| member.origin).collect()).unwrap_or_default();
+        let reports = heard.iter().filter(|(origin, _)| current.contains(origin));
+        Overview::gather(reports.map(|(origin, (_, report))| (*origin, report)))
+    }
+
+    /// Looks at all members, and proposes what has to change; one thing at a time.
+    pub(super) fn duties_turn(self: &Rc<Self>) {
+        let Some(term) = self.control_term() else { return };
+        self.keep_heard(term);
+        let now = Instant::now();
+        let members: Vec<(Origin, bool, bool, bool)> = self
+            .with_control(|control| {
+                let members = control.members.values();
+                members.map(|m| (m.origin, m.active, m.unreachable, m.leaving)).collect()
+            })
+            .unwrap_or_default();
+        let mut commands = Vec::new();
+        {
+            let mut heard = self.heard.borrow_mut();
+            heard.retain(|origin, _| members.iter().any(|(member, ..)| member == origin));
+            for (origin, active, unreachable, _) in &members {
+                if *unreachable {
+                    continue;
+                }
+                let (last, report) = heard.entry(*origin).or_insert_with(|| (now, Default::default()));
+                if now.duration_since(*last) > UNREACHABLE {
+                    commands.push(ControlCommand::Unreachable(*origin));
+                } else if !active && report.synced {
+                    commands.push(ControlCommand::Activate(*origin));
+                }
+            }
+        }
+        for (origin, _, _, leaving) in &members {
+            if *leaving && self.is_empty(origin.node) {
+                commands.push(ControlCommand::Remove(origin.node));
+            }
+        }
+        if commands.is_empty() {
+            let plan = self.with_control(|control| (control.version, placement::plan(control)));
+            if let Some((version, shards)) = plan
+                && !shards.is_empty()
+            {
+                commands.push(ControlCommand::Place { version, shards });
+            }
+        }
+        let room = self.clone();
+        if !commands.is_empty() {
+            self.tasks.spawn(async move {
+                for command in commands {
+                    tracing::debug!(?command, "proposes");
+                    room.propose(command).await;
+                }
+            });
+        }
+    }
+
+    /// Whether a member that leaves holds nothing any more: no place, no replica, no vote in the control group.
+    fn is_empty(&self, node: NodeId) -> bool {
+        let placed = self.with_control(|control| control.placement.iter().any(|voters| voters.contains(&node)));
+        let overview = self.gather();
+        let shards = self.with_control(|control| usize::from(control.shards));
+        let all_led = shards == Some(overview.shards.len());
+        let holds = overview
+            .shards
+            .values()
+            .any(|(_, report)| report.voters.contains(&node) || report.learners.contains(&node));
+        let control = self.replicas.borrow().get(&GroupId::CONTROL).cloned();
+        let votes = control.is_none_or(|control| control.standing().voters.contains(&node));
+        placed == Some(false) && all_led && !holds && !votes
+    }
+
+    /// Tells administrators what has changed.
+    pub(super) fn publish_status(self: &Rc<Self>) {
+        let mut status =
+            self.with_control(|control| Status::describe(control, &self.overview.borrow())).unwrap_or_default();
+        status.name.clone_from(&self.config.name);
+        status.serving = self.serving.get();
+        status.draining = self.draining.get();
+        status.linked = self.links.peers().len();
+        status.forwards_dropped = self.forwards.borrow().dropped();
+        status.unsettled = self.routes.borrow().unsettled();
+        status.not_ready = self.why_not_ready(&status);
+        self.status.send_if_modified(|known| {
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+    }
+
+    fn why_not_ready(&self, status: &Status) -> String {
+        let leased = self.lease_until.get().is_some_and(|until| until > Instant::now());
+        if self.left.get() {
+            "has left the cluster".into()
+        } else if self.draining.get() {
+            "drains".into()
+        } else if status.cluster == 0 || self.joined.get().is_none() {
+            "has not joined a cluster yet".into()
+        } else if !leased {
+            "has no contact with a majority of the cluster".into()
+        } else if !self.serving.get() {
+            "does not know all routes yet".into()
+        } else if status.without_leader > 0 {
+            format!("{} of {} shards have no leader", status.without_leader, status.shards)
+        } else {
+            String::new()
+        }
+    }
+
+    /// Gives away what this node leads, and asks its clients to go, at most `rate` a second on each worker. Ready when
+    /// nothing is led, or after `patience`.
+    pub(in crate::cluster) async fn drain(self: &Rc<Self>, rate: u32, patience: Duration) {
+        if !self.draining.replace(true) {
+            self.to_all_workers(|| crate::door::ToWorker::Drain { rate });
+        }
+        let deadline = Instant::now() + patience;
+        loop {
+            let leads = self.replicas.borrow().values().any(|replica| {
+                let alone = replica.standing().voters.len() < 2;
+                !alone && replica.leadership().borrow().is_leader
+            });
+            let connected: u32 = self.connections.borrow().values().sum();
+            if (!leads && connected == 0) || Instant::now() >= deadline {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.lease_until.set(None);
+        self.membership_turn();
+        // So that nobody waits for this node's lease to run out. A lone node has nobody to tell.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.ask(Ask::Goodbye(self.myself()))).await;
+    }
+}

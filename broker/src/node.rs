@@ -1,0 +1,221 @@
+//! Start-up: puts the rooms of a node together, on threads of their own or, in a simulation, on one.
+//!
+//! Deliberately absent: anything that goes on after the start, but for the end.
+
+use std::fs;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use crate::cluster::control::RUN_BITS;
+use crate::cluster::handle::{
+    self, ClusterConfig, ClusterDoors, ClusterHandle, ClusterRequest, ClusterWorld, Founding,
+};
+use crate::cluster::net::alone::AloneNet;
+use crate::cluster::net::tls::{TlsFiles, TlsNet};
+use crate::config::{Config, Peers};
+use crate::door::{ToCluster, ToWorker};
+use crate::identity::{Incarnation, NodeId, Origin};
+use crate::listener;
+use crate::storage::{self, FileDisk, Log, MemoryDisk, Options, Recovered};
+use crate::worker::{self, PublishedCounters, WorkerConfig, WorkerHandle};
+
+/// How many clients a second a worker asks to go when the node drains.
+const DRAIN_RATE: u32 = 500;
+/// The longest a drain may take at the end of the process.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node that runs on threads of its own.
+pub struct Node {
+    /// The cluster's room.
+    pub cluster: ClusterHandle,
+    /// What each worker counts.
+    pub counters: Vec<Arc<PublishedCounters>>,
+    /// Ready when the cluster's thread has ended, with the reason.
+    ended: oneshot::Receiver<Result<()>>,
+}
+
+/// Starts everything and returns once clients can knock. Must be called within a runtime, on which listeners accept.
+///
+/// # Errors
+/// What can't be opened, bound or read, with its name.
+pub async fn start(config: Config) -> Result<Node> {
+    let origin = identify(config.data_dir.as_deref())?;
+    let seed = rand::random::<u64>();
+    let now_ms = wall_clock_ms();
+
+    let mut listeners = Vec::new();
+    for listen in &config.listeners {
+        let bound = listener::bind(listen.address)?;
+        tracing::info!(address = %bound.local_addr()?, "listens for clients");
+        listeners.push((bound, listen.anonymous));
+    }
+    let (to_cluster, from_workers) = mpsc::unbounded_channel();
+    let workers: Vec<(worker::WorkerDoors, WorkerHandle)> =
+        worker::doors(config.workers, &to_cluster, &config.limits).into_iter().collect();
+    drop(to_cluster);
+    let handles: Vec<WorkerHandle> = workers.iter().map(|(_, handle)| handle.clone()).collect();
+    for (index, (doors, _)) in workers.into_iter().enumerate() {
+        let config = WorkerConfig {
+            index: index as u16,
+            node: origin.node,
+            limits: config.limits.clone(),
+            seed: seed.wrapping_add(index as u64 + 1),
+            now_ms,
+        };
+        worker::spawn(config, doors).context("starting a worker thread")?;
+    }
+
+    let (doors, cluster) = handle::doors();
+    let commands = handles.iter().map(|handle| handle.commands.clone()).collect();
+    let ended = spawn_cluster(&config, origin, seed, from_workers, commands, doors)?;
+
+    for (bound, anonymous) in listeners {
+        let accepted = handles.iter().map(|handle| handle.accepted.clone()).collect();
+        tokio::spawn(listener::run(bound, anonymous, accepted));
+    }
+    Ok(Node { cluster, counters: handles.into_iter().map(|handle| handle.counters).collect(), ended })
+}
+
+impl Node {
+    /// Runs until the process is told to end (SIGTERM, SIGINT), then drains.
+    ///
+    /// # Errors
+    /// When the cluster's thread ends by itself: its disk or its peer address failed.
+    pub async fn run(mut self) -> Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            ended = &mut self.ended => return ended.unwrap_or_else(|_| Err(anyhow::anyhow!("the cluster's thread has died"))),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to end: drains");
+        let (done, drained) = oneshot::channel();
+        let request = ClusterRequest::Drain { rate: DRAIN_RATE, patience: DRAIN_PATIENCE, done };
+        if self.cluster.requests.send(request).await.is_ok() {
+            tokio::select! {
+                _ = drained => {}
+                // Asked twice: now.
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        tracing::info!("ends");
+        Ok(())
+    }
+}
+
+/// Which run of which node this is.
+fn identify(data_dir: Option<&Path>) -> Result<Origin> {
+    let fresh = NodeId(rand::random::<u64>() | 1);
+    let Some(data_dir) = data_dir else {
+        tracing::warn!("no data directory: everything is kept in memory alone, and lost with this process");
+        return Ok(Origin { node: fresh, incarnation: Incarnation(1 << RUN_BITS) });
+    };
+    let start =
+        storage::register_start(data_dir, fresh).with_context(|| format!("data directory {}", data_dir.display()))?;
+    Ok(Origin { node: start.node, incarnation: Incarnation(start.incarnation.0 << RUN_BITS) })
+}
+
+fn spawn_cluster(
+    config: &Config,
+    origin: Origin,
+    seed: u64,
+    from_workers: mpsc::UnboundedReceiver<Vec<ToCluster>>,
+    to_workers: Vec<mpsc::UnboundedSender<Vec<ToWorker>>>,
+    doors: ClusterDoors,
+) -> Result<oneshot::Receiver<Result<()>>> {
+    let (config, data_dir) = (config.clone(), config.data_dir.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (end, ended) = oneshot::channel();
+    std::thread::Builder::new().name("cluster".into()).spawn(move || {
+        let result = LocalSet::new().block_on(&runtime, async move {
+            let log = open_log(data_dir.as_deref(), origin).await?;
+            let net: Rc<dyn crate::cluster::net::Net> = match &config.cluster {
+                None => Rc::new(AloneNet),
+                Some(peers) => Rc::new(peer_net(peers)?),
+            };
+            let world = ClusterWorld { origin, net, log, from_workers, to_workers, now_ms: Rc::new(wall_clock_ms) };
+            handle::run(cluster_config(&config, seed), world, doors).await
+        });
+        // The process may be ending.
+        let _ = end.send(result);
+    })?;
+    Ok(ended)
+}
+
+fn peer_net(peers: &Peers) -> Result<TlsNet> {
+    let files = TlsFiles {
+        ca_file: peers.ca_file.clone(),
+        cert_file: peers.cert_file.clone(),
+        key_file: peers.key_file.clone(),
+    };
+    TlsNet::new(files).context("cluster.tls")
+}
+
+async fn open_log(data_dir: Option<&Path>, origin: Origin) -> Result<Log> {
+    let options = Options { identity: origin.node.0, limits: Default::default() };
+    let disk: Rc<dyn storage::Disk> = match data_dir {
+        None => Rc::new(MemoryDisk::default()),
+        Some(path) => Rc::new(FileDisk::open(path).with_context(|| format!("data directory {}", path.display()))?),
+    };
+    let (log, recovered) = Log::open(disk, options).await.context("the write-ahead log")?;
+    tell_recovery(&recovered);
+    Ok(log)
+}
+
+fn tell_recovery(recovered: &Recovered) {
+    if let Some(torn) = &recovered.torn {
+        tracing::warn!(segment = torn.segment, bytes = torn.bytes, "a torn end of the log was cut off");
+    }
+    for damage in &recovered.damaged {
+        tracing::error!(group = %damage.group, reason = damage.reason, "damaged: rebuilt from the other replicas");
+    }
+    tracing::info!(groups = recovered.groups.len(), bytes = recovered.bytes, "recovered the log");
+}
+
+fn cluster_config(config: &Config, seed: u64) -> ClusterConfig {
+    let peers = config.cluster.as_ref();
+    let marker = peers.and_then(|peers| peers.bootstrap_marker.clone());
+    let named = peers.is_some_and(|peers| peers.bootstrap.as_deref() == Some(&config.node_name));
+    let founding = match (&peers, &marker) {
+        (None, _) => Founding::Alone,
+        (Some(_), _) if !named => Founding::Never,
+        (Some(_), None) => Founding::Allowed,
+        (Some(_), Some(marker)) => {
+            let marker = marker.clone();
+            Founding::While(Box::new(move || marker.exists()))
+        }
+    };
+    ClusterConfig {
+        name: config.node_name.clone(),
+        address: peers.map(|peers| peers.advertise.clone()).unwrap_or_default(),
+        listen: peers.map(|peers| peers.listen.clone()),
+        peers: peers.map(|peers| peers.peers.clone()).unwrap_or_default(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        founding,
+        founded: Box::new(move || {
+            if let Some(marker) = marker.as_ref().filter(|_| named)
+                && let Err(error) = fs::remove_file(marker)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::error!(marker = %marker.display(), %error, "the mark that nothing was founded can't be removed");
+            }
+        }),
+        shards: config.shards,
+        factor: config.replication_factor,
+        settings: Default::default(),
+        seed,
+    }
+}
+
+fn wall_clock_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
