@@ -36,6 +36,8 @@ pub struct Connection {
     pub heard: u32,
     /// Ticks without a packet after which it ends; 0 for never.
     pub silence_ticks_max: u32,
+    /// The tick at which its entry in the worker's wheel comes up.
+    pub due: u32,
     /// Among those that the worker will flush this turn.
     pub dirty: bool,
     /// The socket took less than all: its task is woken when it takes more.
@@ -121,6 +123,7 @@ impl Connection {
             waker: None,
             heard: tick,
             silence_ticks_max: 0,
+            due: 0,
             dirty: false,
             blocked: false,
             pauses: Pauses::default(),

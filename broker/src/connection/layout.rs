@@ -66,7 +66,7 @@ pub struct Form<'m> {
 /// The encodings of one message.
 #[derive(Debug, Default)]
 pub struct Layouts {
-    made: [Option<PublishLayout>; 16],
+    made: [PublishLayout; 16],
     /// Which of `made` are of the message at hand.
     valid: u16,
 }
@@ -82,17 +82,15 @@ impl Layouts {
         let buffer = output.buffer(spares);
         let v5 = form.version == Version::V5;
         if form.dup || (v5 && !form.identifiers.is_empty()) {
-            encode(content, form).append_header(buffer, form.packet_id);
+            with_parts(content, form, PublishLayout::new).append_header(buffer, form.packet_id);
         } else {
             let index = usize::from(v5) | (form.qos as usize) << 1 | usize::from(form.retain) << 3;
-            let known = self.valid & (1 << index) != 0;
-            self.valid |= 1 << index;
             let layout = &mut self.made[index];
-            match layout {
-                Some(layout) if known => layout,
-                _ => layout.insert(encode(content, form)),
+            if self.valid & (1 << index) == 0 {
+                self.valid |= 1 << index;
+                with_parts(content, form, |parts| layout.set(parts));
             }
-            .append_header(buffer, form.packet_id);
+            layout.append_header(buffer, form.packet_id);
         }
         match content.payload {
             Payload::Copied(payload) => buffer.extend_from_slice(payload),
@@ -104,10 +102,6 @@ impl Layouts {
 /// How many bytes the packet has ([MQTT-3.1.2-24] compares them).
 pub fn packet_bytes(content: &Content<'_>, form: &Form<'_>) -> usize {
     with_parts(content, form, publish_len)
-}
-
-fn encode(content: &Content<'_>, form: &Form<'_>) -> PublishLayout {
-    with_parts(content, form, PublishLayout::new)
 }
 
 fn with_parts<R>(content: &Content<'_>, form: &Form<'_>, use_parts: impl FnOnce(&PublishParts<'_>) -> R) -> R {

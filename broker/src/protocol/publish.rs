@@ -68,7 +68,7 @@ pub fn encode_publish(out: &mut Vec<u8>, parts: &PublishParts<'_>, packet_id: u1
 }
 
 /// A PUBLISH encoded once for many receivers: everything in front of the payload, and where the packet id stands in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PublishLayout {
     header: Vec<u8>,
     packet_id_at: Option<usize>,
@@ -77,9 +77,16 @@ pub struct PublishLayout {
 impl PublishLayout {
     /// Encodes what comes in front of the payload.
     pub fn new(parts: &PublishParts<'_>) -> PublishLayout {
-        let mut header = Vec::with_capacity(publish_len(parts) - parts.payload.len());
-        let at = parts.append_header(&mut header, 0);
-        PublishLayout { header, packet_id_at: (parts.qos != QoS::AtMostOnce).then_some(at) }
+        let mut layout = PublishLayout::default();
+        layout.set(parts);
+        layout
+    }
+
+    /// As [`PublishLayout::new`], in the room of the one before.
+    pub fn set(&mut self, parts: &PublishParts<'_>) {
+        self.header.clear();
+        let at = parts.append_header(&mut self.header, 0);
+        self.packet_id_at = (parts.qos != QoS::AtMostOnce).then_some(at);
     }
 
     /// Appends the bytes in front of the payload with this receiver's packet id.

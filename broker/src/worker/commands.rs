@@ -49,7 +49,7 @@ impl Core {
                 }
                 ToWorker::Originate { token, message } => self.originate(token, message),
                 ToWorker::Serving(serving) => self.serve(serving),
-                ToWorker::Expelled => self.close_sessions(ReasonCode::SERVER_UNAVAILABLE, Ending::Evicted),
+                ToWorker::Expelled => self.close_sessions(Ending::Evicted),
                 ToWorker::Drain { rate } => {
                     self.draining = Some(Drain { rate: rate.max(1), credit: 0, next: 0 });
                 }

@@ -149,7 +149,7 @@ impl Core {
         if keep_alive_seconds > 0 {
             connection.silence_ticks_max = ticks(u64::from(keep_alive_seconds) * 1500);
             let deadline = now + connection.silence_ticks_max;
-            self.wheel.schedule(timed, deadline);
+            self.look_at_later(timed, deadline);
         }
     }
 

@@ -157,7 +157,7 @@ impl Core {
         self.table.counters.connections += 1;
         let timed = (slot, generation);
         let deadline = tick + ticks(self.table.limits.connect_ms);
-        self.wheel.schedule(timed, deadline);
+        self.look_at_later(timed, deadline);
         Some(timed)
     }
 
@@ -192,7 +192,7 @@ impl Core {
         }
         if self.cut_off_at.is_some_and(|at| at <= self.wheel.now()) {
             self.cut_off_at = None;
-            self.close_sessions(ReasonCode::SERVER_UNAVAILABLE, Ending::WithWill);
+            self.close_sessions(Ending::WithWill);
         }
         self.end_congestion();
         self.drain_some();
@@ -206,7 +206,8 @@ impl Core {
         let now = self.wheel.now();
         let connect_ticks = ticks(self.table.limits.connect_ms);
         let linger_ticks = ticks(self.table.limits.linger_ms);
-        let Some(connection) = self.table.get(timed) else {
+        let Some(connection) = self.table.get(timed).filter(|connection| connection.due == now) else {
+            // It has gone, or has a newer entry.
             return;
         };
         let silence_ticks_max = match connection.state {
@@ -220,8 +221,7 @@ impl Core {
         }
         let deadline = connection.heard + silence_ticks_max;
         if now < deadline {
-            self.wheel.schedule(timed, deadline);
-            return;
+            return self.look_at_later(timed, deadline);
         }
         match connection.state {
             // [MQTT-3.1.2-22]
@@ -233,9 +233,17 @@ impl Core {
             // It isn't silent: it isn't read.
             State::Open(_) => {
                 connection.heard = now;
-                self.wheel.schedule(timed, now + silence_ticks_max);
+                self.look_at_later(timed, now + silence_ticks_max);
             }
             _ => self.remove(slot),
+        }
+    }
+
+    /// Looks at a connection at that tick, and not before.
+    pub(super) fn look_at_later(&mut self, timed: Timed, tick: u32) {
+        let due = self.wheel.schedule(timed, tick);
+        if let Some(connection) = self.table.get(timed) {
+            connection.due = due;
         }
     }
 

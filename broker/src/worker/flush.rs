@@ -37,10 +37,12 @@ impl Core {
 
     /// Writes what a connection has to say, then what waited for that, and passes on its acknowledgements.
     fn flush_connection(&mut self, slot: u32) {
-        let now_ms = self.now_ms();
         let mut failed = false;
         for _ in 0..PUMPS_PER_TURN_MAX {
-            self.table.pump(slot, now_ms);
+            if self.table.something_waits(slot) {
+                let now_ms = self.now_ms();
+                self.table.pump(slot, now_ms);
+            }
             let Some(connection) = self.table.connections.get_mut(slot as usize) else {
                 return;
             };

@@ -55,12 +55,12 @@ impl Core {
         self.linger(slot);
     }
 
-    /// Ends every session and its connection.
-    pub(super) fn close_sessions(&mut self, reason: ReasonCode, ending: Ending) {
+    /// Ends every session of a node that is cut off, and its connection. 0x88 is for CONNACK only (table 2-6).
+    pub(super) fn close_sessions(&mut self, ending: Ending) {
         let open = self.table.connections.iter().filter(|(_, connection)| matches!(connection.state, State::Open(_)));
         let slots: Vec<u32> = open.map(|(slot, _)| slot as u32).collect();
         for slot in slots {
-            self.close(slot, Some(reason), ending);
+            self.close(slot, Some(ReasonCode::USE_ANOTHER_SERVER), ending);
         }
     }
 
@@ -78,8 +78,7 @@ impl Core {
         if let Some(mut congestion) = connection.congestion.take() {
             self.table.release(&mut congestion);
         }
-        // It may be in the wheel once more, much later; then it is gone.
-        self.wheel.schedule(timed, deadline);
+        self.look_at_later(timed, deadline);
         self.table.mark_dirty(slot);
         self.flush_soon();
     }

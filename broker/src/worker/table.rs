@@ -216,6 +216,13 @@ impl Table {
         }
     }
 
+    /// Whether something waits for the client at `slot`.
+    pub(super) fn something_waits(&self, slot: u32) -> bool {
+        self.connections
+            .get(slot as usize)
+            .is_some_and(|connection| matches!(&connection.state, State::Open(session) if !session.nothing_waits()))
+    }
+
     /// Moves what waits and may be sent now into the output of `slot`, as far as it takes it.
     pub(super) fn pump(&mut self, slot: u32, now_ms: u64) {
         let Some(connection) = self.connections.get_mut(slot as usize) else {

@@ -1,6 +1,6 @@
 //! One timer for all connections of a worker: a wheel of ticks.
 //!
-//! A connection is in it once. When its turn comes, the worker looks whether it was heard of since and puts it back at
+//! A connection has one entry that counts. When its turn comes, the worker looks whether it was heard of since and puts it back at
 //! its new deadline, so that a packet costs no more than noting the tick.
 
 use crate::limits::{TICK_MS, WHEEL_TICKS};
@@ -27,10 +27,11 @@ impl Wheel {
         self.now
     }
 
-    /// Looks at `timed` at tick `at`, or earlier if that is more than one turn of the wheel away.
-    pub fn schedule(&mut self, timed: Timed, at: u32) {
+    /// Brings `timed` up at tick `at`, or earlier if that is more than one turn of the wheel away; returns the tick.
+    pub fn schedule(&mut self, timed: Timed, at: u32) -> u32 {
         let ahead = at.saturating_sub(self.now).clamp(1, WHEEL_TICKS - 1);
         self.places[((self.now + ahead) % WHEEL_TICKS) as usize].push(timed);
+        self.now + ahead
     }
 
     /// One tick later: who is to be looked at.

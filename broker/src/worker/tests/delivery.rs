@@ -5,6 +5,7 @@ use crate::limits::ClientLimits;
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::protocol::{Packet, Properties, PropertiesBuilder, PropertyId, Publish, Version};
 use crate::shard::{Outcome, Refusal};
+use crate::worker::run;
 
 const Q0: QoS = QoS::AtMostOnce;
 const Q1: QoS = QoS::AtLeastOnce;
@@ -330,6 +331,35 @@ fn a_slow_reader_is_bounded_and_holds_nobody_up_for_long() {
         // It has caught up: from now on publishers wait for it again.
         publisher.publish(Q0, 0, "a", "again").await;
         slow.expect_payload("again").await;
+    });
+}
+
+#[test]
+fn a_publisher_waits_for_a_worker_that_does_not_keep_up() {
+    run_test(async {
+        let limits = ClientLimits { peer_batches_max: 1, ..ClientLimits::default() };
+        let mut stuck = None;
+        let node = Node::with_workers(2, limits, |config, doors| {
+            if config.index == 1 {
+                stuck = Some((config, doors));
+            } else {
+                tokio::task::spawn_local(run(config, doors));
+            }
+        });
+        node.route(RouteOwner::Worker(1), "a");
+        let mut publisher = node.connect(0, Version::V5, "publisher").await;
+        let mut bytes = Vec::new();
+        for _ in 0..50_000 {
+            publish(Q0, 0, "a", "0123456789").encode(Version::V5, &mut bytes);
+        }
+        publisher.send_bytes(&bytes).await;
+        let counters = node.counters(0).await;
+        assert!(counters.messages_received < 20_000, "{counters:?}");
+        assert_eq!(node.counters(0).await, counters);
+        let (config, doors) = stuck.unwrap();
+        tokio::task::spawn_local(run(config, doors));
+        publisher.expect_nothing().await;
+        assert_eq!(node.counters(0).await.forwarded_to_workers, 50_000);
     });
 }
 

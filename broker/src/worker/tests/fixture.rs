@@ -80,7 +80,8 @@ impl Node {
         })
     }
 
-    fn with_workers(workers: u16, limits: ClientLimits, start: impl Fn(WorkerConfig, WorkerDoors)) -> Node {
+    /// With workers that `start` starts, or doesn't.
+    pub fn with_workers(workers: u16, limits: ClientLimits, mut start: impl FnMut(WorkerConfig, WorkerDoors)) -> Node {
         let (to_cluster, mut from_workers) = mpsc::unbounded_channel();
         let (doors, handles): (Vec<_>, Vec<_>) = doors(workers, &to_cluster, &limits).into_iter().unzip();
         for (index, doors) in doors.into_iter().enumerate() {
