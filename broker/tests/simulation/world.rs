@@ -118,6 +118,11 @@ impl World {
         self.note(format_args!("{host} is {}", if cut { "cut off" } else { "back" }));
     }
 
+    /// Time since the world began.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// A random number of this world.
     pub fn draw(&self, range: std::ops::Range<u64>) -> u64 {
         self.rng.borrow_mut().random_range(range)
