@@ -105,7 +105,10 @@ impl Brokers {
             if statuses.len() == HOSTS.len() && statuses.iter().all(whole) {
                 return self.world.note("the cluster is whole");
             }
-            assert!(Instant::now() < deadline, "the cluster did not become whole: {statuses:#?}");
+            if Instant::now() >= deadline {
+                let missing = statuses.iter().map(|s| (&s.name, &s.not_ready, s.factor, &s.not_failover_ready));
+                panic!("the cluster did not become whole: {:#?}", missing.collect::<Vec<_>>());
+            }
             sleep(Duration::from_millis(20)).await;
         }
     }

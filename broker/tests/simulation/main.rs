@@ -1,6 +1,6 @@
 //! Clusters in one thread on simulated network, disks and time: every choice comes from a seed, and a seed repeats itself.
 //!
-//! `SIMULATION_SEED` runs one seed, `SIMULATION_SEEDS` that many.
+//! `SIMULATION_SEED` runs one seed, `SIMULATION_SEEDS` that many; `SIMULATION_LOG` shows what the rooms say (`info`, `debug`).
 
 mod brokers;
 #[path = "../ledger/client.rs"]

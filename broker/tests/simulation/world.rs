@@ -19,9 +19,14 @@ use rand::{Rng, SeedableRng};
 use tokio::runtime::{Builder, RngSeed};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Every operation of a disk takes up to this long.
 const DISK_DELAY_MAX: Duration = Duration::from_millis(3);
+
+/// Lines of history that a failure shows.
+const HISTORY_SHOWN: usize = 60;
 
 /// Hosts by name, and what is between them.
 pub struct World {
@@ -60,6 +65,7 @@ pub fn simulate<T, F: Future<Output = T>>(seed: u64, scenario: impl FnOnce(Rc<Wo
         .build()
         .expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
+        let _log = std::env::var("SIMULATION_LOG").ok().map(|filter| log(&filter));
         let mut rng = StdRng::seed_from_u64(seed);
         let world = Rc::new(World {
             net: MemoryNet::new(rng.random()),
@@ -71,6 +77,31 @@ pub fn simulate<T, F: Future<Output = T>>(seed: u64, scenario: impl FnOnce(Rc<Wo
         let result = scenario(world.clone()).await;
         (result, world.history.take())
     })
+}
+
+/// What the rooms say, by the world's clock.
+fn log(filter: &str) -> tracing::subscriber::DefaultGuard {
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_timer(Clock(Instant::now()));
+    tracing::subscriber::set_default(subscriber.with_writer(std::io::stderr).with_ansi(false).finish())
+}
+
+struct Clock(Instant);
+
+impl FormatTime for Clock {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{:?}", self.0.elapsed())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let history = self.history.borrow();
+            for line in &history[history.len().saturating_sub(HISTORY_SHOWN)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
 }
 
 impl World {
@@ -90,6 +121,7 @@ impl World {
         tasks.spawn_local(program(place));
         found.process = Some(spawn_local(tasks));
         drop(hosts);
+        tracing::info!("{host} starts");
         self.note(format_args!("{host} starts"));
     }
 
@@ -102,6 +134,7 @@ impl World {
             process.abort();
             found.disk = found.disk.crash(crash);
         }
+        tracing::info!("{host} ends: {crash:?}");
         self.note(format_args!("{host} ends: {crash:?}"));
     }
 
