@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod door;
+mod faults;
 pub mod identity;
 pub mod limits;
 pub mod listener;
