@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::log::RaftLog;
 use super::machine::{EffectSink, Machine, Snapshots, StateMachine};
@@ -22,7 +22,7 @@ use super::raft::Types;
 use super::settings::Settings;
 use super::standing::Leadership;
 use crate::identity::{GroupId, NodeId};
-use crate::storage::GroupLog;
+use crate::storage::{Claim, GroupLog};
 
 /// The first pause before a stopped replica is opened again. It doubles with every failure …
 const PAUSE_MIN: Duration = Duration::from_millis(200);
@@ -65,16 +65,28 @@ pub(super) struct Replica<S: StateMachine> {
     /// The state before the first entry, for a replica that has no snapshot to go back to.
     fresh: Bytes,
     stopped: Cell<bool>,
+    /// Held while the replica is opened again: who stops it waits until that is over.
+    opening: Mutex<()>,
+    /// This group's log is nobody else's while the replica lives.
+    claim: RefCell<Option<Claim>>,
 }
 
 impl<S: StateMachine> Replica<S> {
     /// Opens the replica and watches it until its last handle is gone or it is [stopped](Replica::stop).
     pub(super) async fn start(parts: Parts<S>) -> io::Result<Rc<Replica<S>>> {
+        let claim = RefCell::new(Some(parts.log.claim()?));
         let fresh = Bytes::from(parts.state.borrow().snapshot());
         let raft = parts.open().await?;
         let (leadership, _) = watch::channel(Leadership::read(&raft.metrics().borrow_watched()));
-        let replica =
-            Rc::new(Replica { parts, raft: RefCell::new(raft), leadership, fresh, stopped: Cell::new(false) });
+        let replica = Rc::new(Replica {
+            parts,
+            raft: RefCell::new(raft),
+            leadership,
+            fresh,
+            stopped: Cell::new(false),
+            opening: Mutex::default(),
+            claim,
+        });
         tokio::task::spawn_local(supervise(Rc::downgrade(&replica)));
         Ok(replica)
     }
@@ -90,8 +102,10 @@ impl<S: StateMachine> Replica<S> {
 
     pub(super) async fn stop(&self) {
         self.stopped.set(true);
+        drop(self.opening.lock().await);
         // It may have stopped by itself.
         let _ = self.raft().shutdown().await;
+        self.claim.borrow_mut().take();
         self.publish(Leadership { failed: Some("it was shut down".to_string()), ..Leadership::default() });
     }
 
@@ -105,6 +119,10 @@ impl<S: StateMachine> Replica<S> {
 
     /// One attempt to go on after a failure.
     async fn reopen(&self) -> io::Result<()> {
+        let _opening = self.opening.lock().await;
+        if self.stopped.get() {
+            return Ok(());
+        }
         // A write that fails now would only stop the replica again.
         self.parts.log.save(PROBE, Bytes::new()).await?;
         self.parts.state.borrow_mut().restore(&self.fresh)?;
@@ -131,11 +149,7 @@ async fn supervise<S: StateMachine>(replica: Weak<Replica<S>>) {
             let _ = replica.raft().shutdown().await;
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
-            if replica.stopped.get() {
-                return;
-            }
             match replica.reopen().await {
-                Ok(()) if replica.stopped.get() => return replica.stop().await,
                 Ok(()) => break,
                 Err(error) => replica.publish(Leadership { failed: Some(error.to_string()), ..Leadership::default() }),
             }
