@@ -86,6 +86,11 @@ impl ShardClient {
         self.sent = 0;
     }
 
+    /// Everything unanswered is to be sent again, but not at once.
+    pub(super) fn rewind_at_next_tick(&mut self) {
+        self.quiet = true;
+    }
+
     /// The leader has nothing from `seq` on.
     pub(super) fn rewind_to(&mut self, seq: u64) {
         let place = usize::try_from(seq.saturating_sub(self.answered + 1)).unwrap_or(usize::MAX);

@@ -251,11 +251,12 @@ impl ShardRooms {
         let mut clients = self.clients.borrow_mut();
         let Some(client) = clients.get_mut(&shard) else { return };
         let Some((present, term)) = client.leader.filter(|(present, _)| *present == said) else { return };
-        // Whoever leads announces it. Until then the hint is tried, at the pace of `tick` at most.
-        match leader.filter(|leader| *leader != present) {
-            Some(leader) => client.leader = Some((leader, term)),
-            None => client.rewind(),
+        // Whoever leads announces it. Until then the hint is tried, or the same node again, at the pace of `tick`: sending at
+        // once would go round in circles while nobody leads.
+        if let Some(leader) = leader.filter(|leader| *leader != present) {
+            client.leader = Some((leader, term));
         }
+        client.rewind_at_next_tick();
         let known = self.around.directory.leader(shard);
         if let Some((leader, term)) = known {
             client.leader_known(leader, term);

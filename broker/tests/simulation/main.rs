@@ -1,173 +1,177 @@
-//! The whole cluster in one thread on simulated network, disks and time, from a seed: nodes are killed and cut off under
-//! QoS 1 load, and everything acknowledged must reach its subscriber (K1).
+//! Clusters in one thread on simulated network, disks and time: every choice comes from a seed, and a seed repeats itself.
 //!
-//! `SIMULATION_SEED` repeats one run, `SIMULATION_RUNS` sets how many seeds are tried.
+//! `SIMULATION_SEED` runs one seed, `SIMULATION_SEEDS` that many; `SIMULATION_LOG` shows what the rooms say (`info`, `debug`).
 
+mod brokers;
+#[path = "../ledger/client.rs"]
 mod client;
+mod groups;
+#[path = "../ledger/history.rs"]
+mod history;
+#[path = "../ledger/load.rs"]
+mod load;
+mod spoilt;
 mod world;
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
-use tokio::runtime::RngSeed;
-use tokio::task::LocalSet;
-use tokio::time::{Instant, sleep};
-use world::World;
+use brokers::Brokers;
+use history::{History, Violation};
+use load::{Load, Shape};
+use mqtt_broker::storage::Crash;
+use tokio::time::sleep;
+use world::simulate;
 
-const NODES: usize = 3;
-const PUBLISHERS: usize = 2;
-const FAULTS: usize = 5;
-/// After the last fault, everything acknowledged must have arrived within this (simulated) time.
-const HEALED_WITHIN: Duration = Duration::from_secs(120);
+const FAULTS: u32 = 8;
 
-/// What happened, in order, each with the simulated milliseconds since the start.
-#[derive(Default)]
-struct History {
-    events: RefCell<Vec<String>>,
-    acknowledged: RefCell<BTreeSet<String>>,
-    delivered: RefCell<BTreeSet<String>>,
-}
-
-impl History {
-    fn say(&self, since: Instant, what: impl std::fmt::Display) {
-        self.events.borrow_mut().push(format!("{:>7} {what}", since.elapsed().as_millis()));
-    }
-
-    fn missing(&self) -> Vec<String> {
-        self.acknowledged.borrow().difference(&self.delivered.borrow()).cloned().collect()
+/// The seeds to run.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let from_environment = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    match from_environment("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 1..1 + from_environment("SIMULATION_SEEDS").unwrap_or(count),
     }
 }
 
-/// One run. The same seed gives the same history.
-fn simulate(seed: u64, breaks_k1: bool) -> Rc<History> {
-    // The thread is this run's own: generators that live on threads start anew.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
-        .build()
-        .expect("a runtime");
-    LocalSet::new().block_on(&runtime, run(seed, breaks_k1))
-}
-
-async fn run(seed: u64, breaks_k1: bool) -> Rc<History> {
-    let (start, history) = (Instant::now(), Rc::new(History::default()));
-    let mut rng = StdRng::seed_from_u64(seed);
-    let world = Rc::new(World::new(seed, NODES));
-    for node in 0..NODES {
-        world.start(node).await;
-    }
-    world.until_serving(&[0, 1, 2]).await;
-    history.say(start, "all serve");
-    let stop = Rc::new(std::cell::Cell::new(false));
-    let subscribed = client::subscriber(world.clone(), history.clone(), start, seed);
-    subscribed.await;
-    let mut publishers = Vec::new();
-    for number in 0..PUBLISHERS {
-        publishers.push(tokio::task::spawn_local(client::publisher(
-            world.clone(),
-            history.clone(),
-            start,
-            stop.clone(),
-            number,
-            seed,
-            breaks_k1,
-        )));
-    }
-    for _ in 0..FAULTS {
-        sleep(Duration::from_millis(rng.random_range(300..2_000))).await;
-        let (victim, lasting) = (rng.random_range(0..NODES), Duration::from_millis(rng.random_range(100..4_000)));
-        match rng.random_range(0..3) {
-            0 => {
-                history.say(start, format_args!("kill node {victim} for {lasting:?}"));
-                world.kill(victim, &mut rng);
-                sleep(lasting).await;
-                world.start(victim).await;
-            }
-            1 => {
-                history.say(start, format_args!("cut node {victim} off for {lasting:?}"));
-                world.cut(victim);
-                sleep(lasting).await;
-                world.heal(victim);
-            }
-            _ => {
-                history.say(start, "power cut");
-                for node in 0..NODES {
-                    world.kill(node, &mut rng);
+/// Kills, power cuts and cuts of the network under load; then K1 and K5 are checked.
+fn faults_on_groups(seed: u64) -> Vec<String> {
+    let ((), history) = simulate(seed, async |world| {
+        let load = groups::Load::start(&world);
+        sleep(Duration::from_secs(3)).await;
+        for _ in 0..FAULTS {
+            let host = groups::HOSTS[world.draw(0..3) as usize];
+            match world.draw(0..4) {
+                0 => {
+                    world.isolate(host, true);
+                    world.wait_ms(50..4_000).await;
+                    world.isolate(host, false);
                 }
-                sleep(Duration::from_millis(100)).await;
-                for node in 0..NODES {
-                    world.start(node).await;
+                1 => {
+                    // Everybody at once (K10).
+                    for host in groups::HOSTS {
+                        world.kill(host, Crash::PowerCut);
+                        load.gone(host);
+                    }
+                    world.wait_ms(0..500).await;
+                    groups::HOSTS.iter().for_each(|host| load.boot(host));
+                }
+                kind => {
+                    world.kill(host, if kind == 2 { Crash::Kill } else { Crash::PowerCut });
+                    load.gone(host);
+                    world.wait_ms(0..3_000).await;
+                    load.boot(host);
                 }
             }
+            world.wait_ms(0..3_000).await;
         }
-        history.say(start, "over");
-    }
-    world.until_serving(&[0, 1, 2]).await;
-    stop.set(true);
-    let healed = Instant::now();
-    for publisher in publishers {
-        let left = HEALED_WITHIN.saturating_sub(healed.elapsed());
-        if tokio::time::timeout(left, publisher).await.is_err() {
-            history.say(start, "a publisher is stuck");
-        }
-    }
-    while !history.missing().is_empty() && healed.elapsed() < HEALED_WITHIN {
-        sleep(Duration::from_millis(100)).await;
-    }
+        load.check().await;
+        assert!(load.acknowledged() > 300, "hardly any load: {}", load.acknowledged());
+    });
     history
 }
 
-/// In a thread of its own, so that what lives on threads begins anew.
-fn on_a_thread(seed: u64, breaks_k1: bool) -> (Vec<String>, usize, Vec<String>) {
-    std::thread::spawn(move || {
-        let history = simulate(seed, breaks_k1);
-        let acknowledged = history.acknowledged.borrow().len();
-        (history.events.take(), acknowledged, history.missing())
-    })
-    .join()
-    .expect("the simulation did not panic")
-}
+const SHAPE: Shape = Shape { publishers: 2, persistent: 3, passing: 1, contended: 1, pace: Duration::from_millis(50) };
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-#[test]
-fn everything_acknowledged_arrives_whatever_dies() {
-    let seeds: Vec<u64> = match from_environment("SIMULATION_SEED") {
-        Some(seed) => vec![seed],
-        None => (1..=from_environment("SIMULATION_RUNS").unwrap_or(3)).collect(),
-    };
-    for seed in seeds {
-        let (events, acknowledged, missing) = on_a_thread(seed, false);
-        println!("seed {seed}: {acknowledged} acknowledged, {} events", events.len());
-        if !missing.is_empty() || acknowledged < 100 {
-            println!("{}", events.join("\n"));
+/// Kills, power cuts and cuts of the network under QoS 1 load. Gives the clients' ledger and the history.
+fn faults_on_brokers(seed: u64) -> (History, Vec<String>) {
+    simulate(seed, async |world| {
+        let brokers = Brokers::start(&world, spoilt::honest);
+        brokers.until_whole().await;
+        let load = Load::start(brokers::HOSTS.map(|host| brokers.dial(host)).to_vec(), SHAPE, seed);
+        load.until_subscribed(SHAPE.persistent + SHAPE.passing, SETTLE_TIMEOUT).await.expect("subscribers");
+        for _ in 0..FAULTS {
+            let host = brokers::HOSTS[world.draw(0..3) as usize];
+            match world.draw(0..4) {
+                0 => {
+                    world.isolate(host, true);
+                    world.wait_ms(50..6_000).await;
+                    world.isolate(host, false);
+                }
+                1 => {
+                    // Everybody at once (K10).
+                    brokers::HOSTS.iter().for_each(|host| brokers.kill(host, Crash::PowerCut));
+                    world.wait_ms(0..500).await;
+                    brokers::HOSTS.iter().for_each(|host| brokers.boot(host));
+                }
+                kind => {
+                    brokers.kill(host, if kind == 2 { Crash::Kill } else { Crash::PowerCut });
+                    world.wait_ms(0..6_000).await;
+                    brokers.boot(host);
+                }
+            }
+            world.wait_ms(0..3_000).await;
+            world.note(format_args!("{} messages acknowledged", load.acknowledged()));
         }
-        assert!(acknowledged >= 100, "seed {seed}: only {acknowledged} acknowledged");
-        assert!(missing.is_empty(), "seed {seed}: acknowledged and never delivered: {missing:?}");
+        brokers.until_whole().await;
+        let ledger = load.finish(SETTLE_TIMEOUT).await.expect("every message is acknowledged in the end");
+        world.note(format_args!("{ledger:?}"));
+        ledger
+    })
+}
+
+fn assert_kept(ledger: &History) {
+    let violations = ledger.violations();
+    for violation in violations.iter().take(20) {
+        println!("{violation:?}");
+    }
+    assert!(violations.is_empty(), "{} violations", violations.len());
+    let acknowledged = ledger.published.values().filter(|published| published.acknowledged.is_some()).count();
+    assert!(acknowledged > 200, "hardly any load: {acknowledged} acknowledged");
+}
+
+#[test]
+fn brokers_keep_the_contract_under_faults() {
+    for seed in seeds(3) {
+        println!("SIMULATION_SEED={seed}");
+        assert_kept(&faults_on_brokers(seed).0);
     }
 }
 
 #[test]
-fn the_same_seed_gives_the_same_history_twice() {
-    let (first, _, _) = on_a_thread(42, false);
-    let (second, _, _) = on_a_thread(42, false);
-    for (place, (a, b)) in first.iter().zip(&second).enumerate() {
-        assert_eq!(a, b, "event {place} of {}", first.len());
-    }
+fn the_same_seed_gives_brokers_the_same_history_twice() {
+    assert_same(&faults_on_brokers(11).1, &faults_on_brokers(11).1);
+}
+
+#[test]
+fn disks_that_lie_about_their_syncs_are_found_out() {
+    let lost = |seed| {
+        let (ledger, _) = simulate(seed, async |world| {
+            let brokers = Brokers::start(&world, spoilt::lying);
+            brokers.until_whole().await;
+            let load = Load::start(brokers::HOSTS.map(|host| brokers.dial(host)).to_vec(), SHAPE, seed);
+            load.until_subscribed(SHAPE.persistent, SETTLE_TIMEOUT).await.expect("subscribers");
+            world.wait_ms(1_000..3_000).await;
+            brokers::HOSTS.iter().for_each(|host| brokers.kill(host, Crash::PowerCut));
+            brokers::HOSTS.iter().for_each(|host| brokers.boot(host));
+            load.finish(SETTLE_TIMEOUT).await
+        });
+        // A cluster that has lost too much to go on is found out, too.
+        ledger.map_or(true, |ledger| {
+            let violations = ledger.violations();
+            violations.iter().any(|found| matches!(found, Violation::Lost { .. } | Violation::SessionLost { .. }))
+        })
+    };
+    assert!((1..6).any(lost), "nobody noticed");
+}
+
+fn assert_same(first: &[String], second: &[String]) {
+    let differ = first.iter().zip(second).position(|(one, other)| one != other);
+    assert_eq!(differ.map(|at| (&first[at], &second[at])), None);
     assert_eq!(first.len(), second.len());
-    let kinds: BTreeSet<&str> = first.iter().filter_map(|event| event.split_whitespace().nth(1)).collect();
-    assert!(kinds.contains("acknowledged") && kinds.contains("delivered"), "nothing happened: {kinds:?}");
 }
 
 #[test]
-fn a_publisher_that_counts_what_was_not_acknowledged_is_found_out() {
-    let found = (1..=5).any(|seed| !on_a_thread(seed, true).2.is_empty());
-    assert!(found, "the check sees nothing");
+fn groups_keep_what_they_acknowledged() {
+    for seed in seeds(3) {
+        println!("SIMULATION_SEED={seed}");
+        faults_on_groups(seed);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_groups_the_same_history_twice() {
+    let first = faults_on_groups(7);
+    assert_same(&first, &faults_on_groups(7));
+    assert_ne!(first, faults_on_groups(8));
 }

@@ -1,168 +1,175 @@
-//! Nodes that run as tasks of one thread, and what can happen to them.
+//! The world of a simulated cluster: hosts with disks, a network, one thread and one clock, all from a seed.
+//!
+//! A process is a `LocalSet` of its own inside the world's: killing it drops all of its tasks at once, wherever they are.
+//! What happens is written into a history, which the same seed must repeat word for word.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-use mqtt_broker::cluster::control::RUN_BITS;
-use mqtt_broker::cluster::handle::{self, ClusterConfig, ClusterHandle, ClusterWorld, Founding};
+use mqtt_broker::cluster::net::Net;
 use mqtt_broker::cluster::net::memory::MemoryNet;
-use mqtt_broker::identity::{Incarnation, NodeId, Origin};
-use mqtt_broker::limits::ClientLimits;
-use mqtt_broker::listener::Accepted;
-use mqtt_broker::storage::{Crash, Disk, Faults, Log, Options, SimulatedDisk};
-use mqtt_broker::worker::{self, WorkerConfig, WorkerHandle};
-use rand::Rng as _;
+use mqtt_broker::replication;
+use mqtt_broker::storage::{Crash, Faults, SimulatedDisk};
 use rand::rngs::StdRng;
-use tokio::io::DuplexStream;
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::Instant;
+use rand::{Rng, SeedableRng};
+use tokio::runtime::{Builder, RngSeed};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, sleep};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
-/// The wall clock when a simulation starts, in milliseconds since the Unix epoch.
-const BEGAN_MS: u64 = 1_800_000_000_000;
-const SHARDS: u16 = 4;
-/// A disk as slow as a busy one.
-const FAULTS: Faults = Faults { delay_max: Duration::from_millis(4), capacity_bytes: u64::MAX };
-const PIPE_BYTES: usize = 64 << 10;
+/// Every operation of a disk takes up to this long.
+const DISK_DELAY_MAX: Duration = Duration::from_millis(3);
 
+/// Lines of history that a failure shows.
+const HISTORY_SHOWN: usize = 60;
+
+/// Hosts by name, and what is between them.
 pub struct World {
-    seed: u64,
-    began: Instant,
     net: MemoryNet,
-    nodes: Vec<Node>,
+    hosts: RefCell<BTreeMap<String, Host>>,
+    rng: RefCell<StdRng>,
+    start: Instant,
+    history: RefCell<Vec<String>>,
 }
 
-struct Node {
-    disk: RefCell<SimulatedDisk>,
-    starts: Cell<u64>,
-    running: RefCell<Option<Running>>,
+struct Host {
+    disk: SimulatedDisk,
+    process: Option<JoinHandle<()>>,
+    runs: u64,
 }
 
-struct Running {
-    tasks: Vec<AbortHandle>,
-    worker: WorkerHandle,
-    cluster: ClusterHandle,
+/// What a process finds on its host.
+pub struct Place {
+    pub host: String,
+    pub net: Rc<dyn Net>,
+    pub disk: SimulatedDisk,
+    /// Different in every run.
+    pub seed: u64,
+    /// Counts the processes that this host has seen, from 1.
+    pub run: u64,
+}
+
+/// Runs a scenario in the world of `seed`, with time that passes only when nobody has anything to do. Gives what the scenario
+/// gives, and the history.
+pub fn simulate<T, F: Future<Output = T>>(seed: u64, scenario: impl FnOnce(Rc<World>) -> F) -> (T, Vec<String>) {
+    replication::seed(seed);
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
+        .build()
+        .expect("a runtime");
+    LocalSet::new().block_on(&runtime, async {
+        let _log = std::env::var("SIMULATION_LOG").ok().map(|filter| log(&filter));
+        let mut rng = StdRng::seed_from_u64(seed);
+        let world = Rc::new(World {
+            net: MemoryNet::new(rng.random()),
+            hosts: RefCell::default(),
+            rng: RefCell::new(rng),
+            start: Instant::now(),
+            history: RefCell::default(),
+        });
+        let result = scenario(world.clone()).await;
+        (result, world.history.take())
+    })
+}
+
+/// What the rooms say, by the world's clock.
+fn log(filter: &str) -> tracing::subscriber::DefaultGuard {
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_timer(Clock(Instant::now()));
+    tracing::subscriber::set_default(subscriber.with_writer(std::io::stderr).with_ansi(false).finish())
+}
+
+struct Clock(Instant);
+
+impl FormatTime for Clock {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{:?}", self.0.elapsed())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let history = self.history.borrow();
+            for line in &history[history.len().saturating_sub(HISTORY_SHOWN)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
 }
 
 impl World {
-    pub fn new(seed: u64, nodes: usize) -> World {
-        let node = |number: usize| Node {
-            disk: RefCell::new(SimulatedDisk::new(seed ^ number as u64, FAULTS)),
-            starts: Cell::new(0),
-            running: RefCell::new(None),
-        };
-        World { seed, began: Instant::now(), net: MemoryNet::new(seed), nodes: (0..nodes).map(node).collect() }
+    /// Starts a process on a host, which is made if there is none of this name.
+    pub fn boot<F: Future<Output = ()> + 'static>(&self, host: &str, program: impl FnOnce(Place) -> F) {
+        let seed = self.draw(0..u64::MAX);
+        let mut hosts = self.hosts.borrow_mut();
+        let found = hosts.entry(host.to_string()).or_insert_with(|| {
+            let faults = Faults { delay_max: DISK_DELAY_MAX, ..Faults::default() };
+            Host { disk: SimulatedDisk::new(seed, faults), process: None, runs: 0 }
+        });
+        assert!(found.process.is_none(), "{host} runs already");
+        found.runs += 1;
+        let place =
+            Place { host: host.to_string(), net: self.net.host(host), disk: found.disk.clone(), seed, run: found.runs };
+        let tasks = LocalSet::new();
+        tasks.spawn_local(program(place));
+        found.process = Some(spawn_local(tasks));
+        drop(hosts);
+        tracing::info!("{host} starts");
+        self.note(format_args!("{host} starts"));
     }
 
-    /// Starts a node from what its disk has.
-    pub async fn start(&self, number: usize) {
-        let node = &self.nodes[number];
-        node.starts.set(node.starts.get() + 1);
-        let seed = self.seed.wrapping_mul(31).wrapping_add(number as u64 * 1_000 + node.starts.get());
-        let origin =
-            Origin { node: NodeId(number as u64 + 1), incarnation: Incarnation(node.starts.get() << RUN_BITS) };
-        let disk: Rc<dyn Disk> = Rc::new(node.disk.borrow().clone());
-        let options = Options { identity: origin.node.0, limits: Default::default() };
-        let (log, recovered) = Log::open(disk, options).await.expect("the log opens");
-        assert!(recovered.damaged.is_empty(), "{recovered:?}");
-        let (to_cluster, from_workers) = mpsc::unbounded_channel();
-        let limits = ClientLimits::default();
-        let (doors, worker) = worker::doors(1, &to_cluster, &limits).remove(0);
-        drop(to_cluster);
-        let began = self.began;
-        let now_ms = move || BEGAN_MS + began.elapsed().as_millis() as u64;
-        let worker_task =
-            worker::run(WorkerConfig { index: 0, node: origin.node, limits, seed, now_ms: now_ms() }, doors);
-        let peers = (0..self.nodes.len()).map(|peer| format!("{}:7883", host(peer))).collect();
-        let config = ClusterConfig {
-            name: host(number),
-            address: format!("{}:7883", host(number)),
-            listen: Some(format!("{}:7883", host(number))),
-            peers,
-            version: "simulated".into(),
-            founding: if number == 0 && node.starts.get() == 1 { Founding::Allowed } else { Founding::Never },
-            founded: Box::new(|| {}),
-            shards: SHARDS,
-            factor: None,
-            settings: Default::default(),
-            seed,
-        };
-        let (cluster_doors, cluster) = handle::doors();
-        let world = ClusterWorld {
-            origin,
-            net: self.net.host(&host(number)),
-            log,
-            from_workers,
-            to_workers: vec![worker.commands.clone()],
-            now_ms: Rc::new(now_ms),
-        };
-        let cluster_task = async move {
-            if let Err(error) = handle::run(config, world, cluster_doors).await {
-                panic!("node {number}: {error:#}");
+    /// Ends the process on a host in the middle of whatever it does.
+    pub fn kill(&self, host: &str, crash: Crash) {
+        self.net.kill(host);
+        if let Some(found) = self.hosts.borrow_mut().get_mut(host)
+            && let Some(process) = found.process.take()
+        {
+            process.abort();
+            found.disk = found.disk.crash(crash);
+        }
+        tracing::info!("{host} ends: {crash:?}");
+        self.note(format_args!("{host} ends: {crash:?}"));
+    }
+
+    /// Cuts a host off from all others, or undoes it.
+    pub fn isolate(&self, host: &str, cut: bool) {
+        let others: Vec<String> = self.hosts.borrow().keys().filter(|other| *other != host).cloned().collect();
+        for other in others {
+            if cut {
+                self.net.cut(host, &other);
+            } else {
+                self.net.heal(host, &other);
             }
-        };
-        let tasks = vec![spawn_local(worker_task).abort_handle(), spawn_local(cluster_task).abort_handle()];
-        *node.running.borrow_mut() = Some(Running { tasks, worker, cluster });
-    }
-
-    /// The process dies; with it what its disk had not synced.
-    pub fn kill(&self, number: usize, rng: &mut StdRng) {
-        let node = &self.nodes[number];
-        let Some(running) = node.running.borrow_mut().take() else { return };
-        for task in running.tasks {
-            task.abort();
         }
-        self.net.kill(&host(number));
-        let crash = if rng.random() { Crash::PowerCut } else { Crash::Kill };
-        let disk = node.disk.borrow().crash(crash);
-        *node.disk.borrow_mut() = disk;
+        self.note(format_args!("{host} is {}", if cut { "cut off" } else { "back" }));
     }
 
-    /// Nothing passes between the node and the others.
-    pub fn cut(&self, number: usize) {
-        for other in (0..self.nodes.len()).filter(|other| *other != number) {
-            self.net.cut(&host(number), &host(other));
-        }
+    /// Time since the world began.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
     }
 
-    pub fn heal(&self, number: usize) {
-        for other in (0..self.nodes.len()).filter(|other| *other != number) {
-            self.net.heal(&host(number), &host(other));
-        }
+    /// A random number of this world.
+    pub fn draw(&self, range: std::ops::Range<u64>) -> u64 {
+        self.rng.borrow_mut().random_range(range)
     }
 
-    /// A connection of a client to a node; `None` while it does not run.
-    pub async fn connect(&self, number: usize) -> Option<DuplexStream> {
-        let accepted = self.nodes[number].running.borrow().as_ref()?.worker.accepted.clone();
-        let (client, broker) = tokio::io::duplex(PIPE_BYTES);
-        accepted.send(Accepted::other(broker, true)).await.ok()?;
-        Some(client)
+    /// Lets some time pass, at random.
+    pub async fn wait_ms(&self, range: std::ops::Range<u64>) {
+        let ms = self.draw(range);
+        sleep(Duration::from_millis(ms)).await;
     }
 
-    /// Waits until all these nodes accept publishes.
-    pub async fn until_serving(&self, numbers: &[usize]) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !numbers.iter().all(|number| self.serves(*number)) {
-            assert!(Instant::now() < deadline, "not all serve: {:?}", self.states());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    /// Writes a line of history.
+    pub fn note(&self, what: impl Display) {
+        let at = self.start.elapsed();
+        self.history.borrow_mut().push(format!("{at:?} {what}"));
     }
-
-    fn serves(&self, number: usize) -> bool {
-        let running = self.nodes[number].running.borrow();
-        running.as_ref().is_some_and(|running| running.cluster.status.borrow().serving)
-    }
-
-    fn states(&self) -> Vec<String> {
-        let state = |node: &Node| {
-            let running = node.running.borrow();
-            running.as_ref().map_or("down".to_owned(), |running| running.cluster.status.borrow().not_ready.clone())
-        };
-        self.nodes.iter().map(state).collect()
-    }
-}
-
-fn host(number: usize) -> String {
-    format!("node-{number}")
 }

@@ -73,8 +73,7 @@ impl Room {
         match self.propose(command).await {
             Some(ControlAnswer::Done(version)) => {
                 tracing::info!(shards = self.config.shards, "founded the cluster");
-                self.joined.set(Some(version));
-                (self.config.founded)();
+                self.belongs_from(version);
                 Ok(())
             }
             other => anyhow::bail!("the control group answered {other:?}"),
@@ -85,10 +84,7 @@ impl Room {
         match self.ask(Ask::Join(self.joiner())).await {
             Some(Reply::Control(ControlAnswer::Done(version))) => {
                 tracing::info!(version, "joined the cluster");
-                self.joined.set(Some(version));
-                self.forget_routes();
-                (self.config.founded)();
-                self.ask_all_for_routes();
+                self.belongs_from(version);
             }
             Some(Reply::Control(ControlAnswer::Over)) => self.begin_run(),
             Some(Reply::Control(ControlAnswer::Left)) => self.leave(),
@@ -98,6 +94,14 @@ impl Room {
             Some(Reply::Control(answer)) => tracing::warn!(?answer, "the cluster did not take this node"),
             Some(_) | None => {}
         }
+    }
+
+    /// This run is a member, as of this version of the control state: whoever is linked already is asked for its routes.
+    fn belongs_from(&self, version: u64) {
+        self.joined.set(Some(version));
+        self.forget_routes();
+        (self.config.founded)();
+        self.ask_all_for_routes();
     }
 
     fn joiner(&self) -> Joiner {
