@@ -11,8 +11,6 @@ use crate::shard::{Ack, Attached, Delivery, Holder, Shard};
 
 /// Bytes of messages handed over at once to one client, about.
 const DELIVER_BYTES: usize = 256 << 10;
-/// Queue numbers in flight span less than the packet ids there are, so that no two share one.
-const SPAN_MAX: u64 = 65_000;
 
 /// Where one connected session stands.
 #[derive(Debug)]
@@ -24,12 +22,16 @@ struct Cursor {
     next: Option<u64>,
     /// Sent and not acknowledged, as far as the leader has heard.
     unacknowledged: BTreeSet<u64>,
+    /// Up to this number acknowledgements may have been heard before the connection's node answered what it has sent.
+    doubtful_to: u64,
 }
 
 /// All connected sessions of a shard that have something to receive.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
     cursors: BTreeMap<ClientId, Cursor>,
+    /// Those whose node was asked; `true` since before the last [`Deliveries::ask_again`].
+    asked: BTreeMap<ClientId, bool>,
 }
 
 /// What is to be said to a connection.
@@ -44,15 +46,34 @@ pub(super) enum Say {
 }
 
 impl Deliveries {
-    /// A client has opened its session: it was sent nothing in this connection.
+    /// A client has opened its session: it was sent nothing in this connection, unless this is known better.
     pub(super) fn opened(&mut self, attached: &Attached) {
+        let known = self.cursors.get(&attached.client_id);
+        if known.is_some_and(|cursor| cursor.epoch == attached.epoch && cursor.next.is_some()) {
+            return;
+        }
         self.cursors.insert(attached.client_id.clone(), Cursor { next: Some(attached.first), ..cursor(attached) });
     }
 
     /// Asks the connection of a session that nothing is known of.
     pub(super) fn ask(&mut self, attached: &Attached) -> Say {
         self.cursors.insert(attached.client_id.clone(), cursor(attached));
+        self.asked.insert(attached.client_id.clone(), false);
         Say::Attach(attached.holder, attached.client_id.clone(), attached.epoch)
+    }
+
+    /// Called at intervals: asks again where no answer has come since the last call. A connection that was still opening
+    /// could not say.
+    pub(super) fn ask_again(&mut self) -> Vec<Say> {
+        let cursors = &self.cursors;
+        self.asked.retain(|client_id, _| cursors.get(client_id).is_some_and(|cursor| cursor.next.is_none()));
+        let mut asks = Vec::new();
+        for (client_id, before) in &mut self.asked {
+            if let (true, Some(cursor)) = (std::mem::replace(before, true), cursors.get(client_id)) {
+                asks.push(Say::Attach(cursor.holder, client_id.clone(), cursor.epoch));
+            }
+        }
+        asks
     }
 
     /// The answer: everything up to `sent_to` was sent.
@@ -62,9 +83,9 @@ impl Deliveries {
             return;
         }
         let first = shard.attached(client_id).map_or(1, |attached| attached.first);
-        let under_way = shard.deliveries(client_id, first, cursor.receive_maximum, usize::MAX);
-        cursor.unacknowledged = under_way.iter().map(|delivery| delivery.seq).filter(|seq| *seq <= sent_to).collect();
-        cursor.next = Some(first.max(sent_to + 1));
+        cursor.unacknowledged = shard.unacknowledged(client_id, sent_to).into_iter().collect();
+        cursor.doubtful_to = sent_to;
+        cursor.next = Some(first.max(sent_to.saturating_add(1)));
     }
 
     /// Takes acknowledgements that are on their way into the log.
@@ -98,13 +119,16 @@ impl Deliveries {
         let known = self.cursors.get_mut(client_id).filter(|cursor| cursor.epoch == attached.epoch);
         let Some(cursor) = known else { return vec![self.ask(&attached)] };
         let Some(next) = cursor.next else { return Vec::new() };
+        let doubtful_to = cursor.doubtful_to;
+        if cursor.unacknowledged.first().is_some_and(|oldest| *oldest <= doubtful_to) {
+            cursor.unacknowledged.retain(|seq| *seq > doubtful_to || shard.is_queued(client_id, *seq));
+        }
         let room = cursor.receive_maximum.saturating_sub(cursor.unacknowledged.len());
-        let oldest = cursor.unacknowledged.first().copied().unwrap_or(next);
-        if room == 0 || next - oldest.min(next) >= SPAN_MAX {
+        if room == 0 || next >= attached.send_bound {
             return Vec::new();
         }
         let mut deliveries = shard.deliveries(client_id, next, room, DELIVER_BYTES);
-        deliveries.retain(|delivery| delivery.seq - oldest.min(delivery.seq) < SPAN_MAX);
+        deliveries.retain(|delivery| delivery.seq < attached.send_bound);
         let Some(last) = deliveries.last() else { return Vec::new() };
         cursor.next = Some(last.seq + 1);
         let (expired, live): (Vec<Delivery>, Vec<Delivery>) = deliveries
@@ -130,5 +154,6 @@ fn cursor(attached: &Attached) -> Cursor {
         receive_maximum: usize::from(attached.receive_maximum),
         next: None,
         unacknowledged: BTreeSet::new(),
+        doubtful_to: 0,
     }
 }
