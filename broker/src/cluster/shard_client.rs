@@ -119,11 +119,11 @@ impl ShardClient {
         }
     }
 
-    /// Ends the stream, to begin anew at 1; gives who waited.
-    pub(super) fn reset(&mut self) -> Vec<Waiter> {
-        let waiters = self.queue.drain(..).flatten().map(|waiting| waiting.waiter).collect();
+    /// Ends the stream, to begin anew at 1; gives what was not answered, and who waited.
+    pub(super) fn reset(&mut self) -> Vec<(Command, Waiter)> {
+        let unanswered = self.queue.drain(..).flatten().map(|Waiting { command, waiter }| (command, waiter)).collect();
         *self = ShardClient { leader: self.leader, ..ShardClient::default() };
-        waiters
+        unanswered
     }
 
     /// Whether there is something to send, and somebody to send it to.
@@ -228,7 +228,7 @@ mod tests {
         client.push(Command::Tick, Waiter::Publish(7));
         client.push(Command::Tick, Waiter::Nobody);
         client.answer(2);
-        assert_eq!(client.reset(), [Waiter::Publish(7)]);
+        assert_eq!(client.reset(), [(Command::Tick, Waiter::Publish(7))]);
         client.push(Command::Tick, Waiter::Nobody);
         assert_eq!(numbers(&client.take_unsent()), [1]);
     }

@@ -746,11 +746,17 @@ impl Shards for ShardRooms {
     }
 
     fn begin_run(&self) {
-        let waiters: Vec<Waiter> = self.clients.borrow_mut().values_mut().flat_map(ShardClient::reset).collect();
-        for waiter in waiters {
-            self.refuse(waiter);
+        let mut unanswered = Vec::new();
+        for (shard, client) in self.clients.borrow_mut().iter_mut() {
+            unanswered.extend(client.reset().into_iter().map(|(command, waiter)| (*shard, command, waiter)));
         }
-        self.firing.borrow_mut().clear();
+        for (shard, command, waiter) in unanswered {
+            match command {
+                // Connections are over, and with them what they asked; a will that was published stays published.
+                fired @ Command::WillFired { .. } => self.push(shard, fired, Waiter::Nobody),
+                _ => self.refuse(waiter),
+            }
+        }
         for shard in self.led() {
             self.end_runs(shard, &self.around.directory.ended());
         }
