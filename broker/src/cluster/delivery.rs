@@ -157,3 +157,161 @@ fn cursor(attached: &Attached) -> Cursor {
         doubtful_to: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::identity::{ConnectionId, Incarnation, NodeId};
+    use crate::message::{Message, QoS, Subscription, SubscriptionOptions};
+    use crate::shard::{Command, Entry, Expected, Numbered, Open};
+
+    const NODE: Origin = Origin { node: NodeId(1), incarnation: Incarnation(1) };
+
+    /// A shard with a connected session `c` that takes two messages at once.
+    struct Given {
+        shard: Shard,
+        client_id: ClientId,
+    }
+
+    impl Given {
+        fn session_with(messages: u32) -> Given {
+            let mut given = Given { shard: Shard::default(), client_id: "c".into() };
+            given.say(Command::Open(Open {
+                client_id: "c".into(),
+                connection: ConnectionId::default(),
+                clean_start: true,
+                session_expiry_seconds: 60,
+                receive_maximum: 2,
+                will: None,
+            }));
+            let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() };
+            let subscriptions = vec![Subscription { filter: "t".into(), options }];
+            given.say(Command::Subscribe { client_id: "c".into(), epoch: 1, subscriptions });
+            for _ in 0..messages {
+                given.publish(None);
+            }
+            given
+        }
+
+        fn say(&mut self, command: Command) {
+            let Expected::Next(seq) = self.shard.expected(NODE) else { panic!("expected no more") };
+            let entry = Entry { now_ms: 0, commands: vec![Numbered { origin: NODE, seq, command }] };
+            self.shard.apply_entry(entry, &mut Vec::new());
+        }
+
+        fn publish(&mut self, expires_at_ms: Option<u64>) {
+            let (topic, payload) = ("t".into(), Bytes::from_static(b"x"));
+            let message = Message { topic, payload, qos: QoS::AtLeastOnce, expires_at_ms, ..Message::default() };
+            self.say(Command::Publish(message));
+        }
+
+        fn apply(&mut self, acks: &[Ack]) {
+            self.say(Command::Acknowledge { client_id: "c".into(), epoch: 1, acks: acks.to_vec() });
+        }
+
+        fn attached(&self) -> Attached {
+            self.shard.attached("c").unwrap()
+        }
+
+        /// What is sent now.
+        fn sent(&self, deliveries: &mut Deliveries) -> Vec<u64> {
+            let say = deliveries.next(&self.shard, &self.client_id, 100);
+            let sent = say.into_iter().filter_map(|say| match say {
+                Say::Deliver(_, 1, deliveries) => Some(deliveries),
+                _ => None,
+            });
+            sent.flatten().map(|delivery| delivery.seq).collect()
+        }
+    }
+
+    #[test]
+    fn the_window_moves_before_the_log_has_the_acknowledgement() {
+        let (given, mut deliveries) = (Given::session_with(4), Deliveries::default());
+        deliveries.opened(&given.attached());
+        assert_eq!(given.sent(&mut deliveries), [1, 2]);
+        assert!(given.sent(&mut deliveries).is_empty());
+        deliveries.acknowledge(&given.client_id, 1, &[Ack::Done(2)]);
+        assert_eq!(given.sent(&mut deliveries), [3]);
+        deliveries.acknowledge(&given.client_id, 0, &[Ack::Done(1)]);
+        assert!(given.sent(&mut deliveries).is_empty(), "an earlier epoch has no say");
+    }
+
+    #[test]
+    fn a_new_leader_sends_nothing_before_it_knows_what_was_sent() {
+        let (given, mut deliveries) = (Given::session_with(4), Deliveries::default());
+        let holder = given.attached().holder;
+        assert_eq!(
+            deliveries.next(&given.shard, &given.client_id, 0),
+            [Say::Attach(holder, given.client_id.clone(), 1)]
+        );
+        assert!(given.sent(&mut deliveries).is_empty());
+        assert_eq!(deliveries.ask_again(), [], "it was asked just now");
+        assert_eq!(deliveries.ask_again(), [Say::Attach(holder, given.client_id.clone(), 1)]);
+        deliveries.attached(&given.shard, &given.client_id, 1, 1);
+        assert_eq!(given.sent(&mut deliveries), [2], "one of two is still on its way");
+        assert_eq!(deliveries.ask_again(), []);
+    }
+
+    #[test]
+    fn an_acknowledgement_that_overtakes_the_answer_frees_the_window_all_the_same() {
+        let (mut given, mut deliveries) = (Given::session_with(4), Deliveries::default());
+        deliveries.ask(&given.attached());
+        let acks = [Ack::Done(1), Ack::Done(2)];
+        deliveries.acknowledge(&given.client_id, 1, &acks);
+        deliveries.attached(&given.shard, &given.client_id, 1, 2);
+        assert!(given.sent(&mut deliveries).is_empty(), "the log does not have it yet");
+        given.apply(&acks);
+        assert_eq!(given.sent(&mut deliveries), [3, 4]);
+    }
+
+    #[test]
+    fn what_was_sent_is_counted_even_where_the_log_is_behind() {
+        let (given, mut deliveries) = (Given::session_with(6), Deliveries::default());
+        deliveries.ask(&given.attached());
+        // The log has no acknowledgement yet; 1 and 2 are on their way into it, 3 and 4 with the client.
+        deliveries.attached(&given.shard, &given.client_id, 1, 4);
+        deliveries.acknowledge(&given.client_id, 1, &[Ack::Done(1), Ack::Done(2)]);
+        assert!(given.sent(&mut deliveries).is_empty());
+        deliveries.acknowledge(&given.client_id, 1, &[Ack::Done(3)]);
+        assert_eq!(given.sent(&mut deliveries), [5]);
+    }
+
+    #[test]
+    fn a_second_answer_to_open_does_not_send_again() {
+        let (given, mut deliveries) = (Given::session_with(2), Deliveries::default());
+        deliveries.opened(&given.attached());
+        assert_eq!(given.sent(&mut deliveries), [1, 2]);
+        deliveries.opened(&given.attached());
+        assert!(given.sent(&mut deliveries).is_empty());
+    }
+
+    #[test]
+    fn what_is_expired_is_acknowledged_instead_of_sent() {
+        let (mut given, mut deliveries) = (Given::session_with(0), Deliveries::default());
+        given.publish(Some(50));
+        given.publish(Some(150));
+        deliveries.opened(&given.attached());
+        let say = deliveries.next(&given.shard, &given.client_id, 100);
+        assert!(matches!(&say[0], Say::Deliver(_, 1, sent) if sent.len() == 1 && sent[0].seq == 2));
+        assert_eq!(say[1], Say::Expired(given.client_id.clone(), 1, vec![Ack::Done(1)]));
+    }
+
+    #[test]
+    fn nothing_is_sent_further_ahead_of_the_log_than_is_presumed_sent_when_its_node_is_gone() {
+        let (mut given, mut deliveries) = (Given::session_with(2_000), Deliveries::default());
+        deliveries.opened(&given.attached());
+        let mut sent_to = 0;
+        loop {
+            let sent = given.sent(&mut deliveries);
+            let Some(last) = sent.last() else { break };
+            sent_to = *last;
+            deliveries.acknowledge(&given.client_id, 1, &sent.into_iter().map(Ack::Done).collect::<Vec<_>>());
+        }
+        assert_eq!(sent_to + 1, given.attached().send_bound);
+        given.say(Command::NodeGone(NODE));
+        let queued = given.shard.deliveries("c", 1, usize::MAX, usize::MAX);
+        assert!(queued.iter().all(|delivery| delivery.dup == (delivery.seq <= sent_to)));
+    }
+}

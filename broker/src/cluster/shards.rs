@@ -774,3 +774,6 @@ impl Shards for ShardRooms {
             .sum()
     }
 }
+
+#[cfg(test)]
+mod tests;
