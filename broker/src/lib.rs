@@ -2,11 +2,13 @@
 //!
 //! The rooms, in the order a PUBLISH walks them. `ARCHITECTURE.md` has the map.
 
+pub mod admin;
 pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod door;
+mod faults;
 pub mod identity;
 pub mod limits;
 pub mod listener;

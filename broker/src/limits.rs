@@ -105,3 +105,10 @@ pub const SHARD_QUEUE_BYTES_MAX: usize = 256 << 20;
 pub const SHARD_SESSIONS_MAX: usize = 1_000_000;
 /// Subscriptions of one persistent session. More are refused one by one: 0x97 Quota exceeded.
 pub const SESSION_SUBSCRIPTIONS_MAX: usize = 10_000;
+
+/// Bytes of the body of an admin request.
+pub const ADMIN_BODY_BYTES_MAX: usize = 64 << 10;
+/// Clients a second that each worker asks to go when the node drains.
+pub const DRAIN_RATE: u32 = 500;
+/// The longest that a drain may take.
+pub const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);

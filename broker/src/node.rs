@@ -5,13 +5,13 @@
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use crate::admin::{self, AdminState};
 use crate::cluster::control::RUN_BITS;
 use crate::cluster::handle::{
     self, ClusterConfig, ClusterDoors, ClusterHandle, ClusterRequest, ClusterWorld, Founding,
@@ -21,21 +21,15 @@ use crate::cluster::net::tls::{TlsFiles, TlsNet};
 use crate::config::{Config, Peers};
 use crate::door::{ToCluster, ToWorker};
 use crate::identity::{Incarnation, NodeId, Origin};
+use crate::limits;
 use crate::listener;
 use crate::storage::{self, FileDisk, Log, MemoryDisk, Options, Recovered};
-use crate::worker::{self, PublishedCounters, WorkerConfig, WorkerHandle};
-
-/// How many clients a second a worker asks to go when the node drains.
-const DRAIN_RATE: u32 = 500;
-/// The longest a drain may take at the end of the process.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
+use crate::worker::{self, WorkerConfig, WorkerHandle};
 
 /// A node that runs on threads of its own.
 pub struct Node {
     /// The cluster's room.
     pub cluster: ClusterHandle,
-    /// What each worker counts.
-    pub counters: Vec<Arc<PublishedCounters>>,
     /// Ready when the cluster's thread has ended, with the reason.
     ended: oneshot::Receiver<Result<()>>,
 }
@@ -55,6 +49,10 @@ pub async fn start(config: Config) -> Result<Node> {
         tracing::info!(address = %bound.local_addr()?, "listens for clients");
         listeners.push((bound, listen.anonymous));
     }
+    let admin = match &config.admin {
+        None => None,
+        Some(asked) => Some(admin::bind(asked).await?),
+    };
     let (to_cluster, from_workers) = mpsc::unbounded_channel();
     let workers: Vec<(worker::WorkerDoors, WorkerHandle)> =
         worker::doors(config.workers, &to_cluster, &config.limits).into_iter().collect();
@@ -79,7 +77,11 @@ pub async fn start(config: Config) -> Result<Node> {
         let accepted = handles.iter().map(|handle| handle.accepted.clone()).collect();
         tokio::spawn(listener::run(bound, anonymous, accepted));
     }
-    Ok(Node { cluster, counters: handles.into_iter().map(|handle| handle.counters).collect(), ended })
+    let counters = handles.into_iter().map(|handle| handle.counters).collect();
+    if let Some((bound, token)) = admin {
+        tokio::spawn(admin::serve(bound, token, AdminState { cluster: cluster.clone(), counters }));
+    }
+    Ok(Node { cluster, ended })
 }
 
 impl Node {
@@ -98,7 +100,7 @@ impl Node {
         }
         tracing::info!("told to end: drains");
         let (done, drained) = oneshot::channel();
-        let request = ClusterRequest::Drain { rate: DRAIN_RATE, patience: DRAIN_PATIENCE, done };
+        let request = ClusterRequest::Drain { rate: limits::DRAIN_RATE, patience: limits::DRAIN_PATIENCE, done };
         if self.cluster.requests.send(request).await.is_ok() {
             tokio::select! {
                 _ = drained => {}

@@ -130,6 +130,20 @@ pub struct ClusterDoors {
     requests: mpsc::Receiver<ClusterRequest>,
 }
 
+#[cfg(test)]
+impl ClusterDoors {
+    /// A node that says it is in `status`.
+    pub(crate) fn for_test(self, status: Status) -> ClusterDoors {
+        self.status.send_replace(status);
+        self
+    }
+
+    /// What was asked next.
+    pub(crate) async fn next_request(&mut self) -> Option<ClusterRequest> {
+        self.requests.recv().await
+    }
+}
+
 /// Runs a node's part of the cluster until its workers are gone. Must be called within a `LocalSet`. Dropping the future
 /// ends everything at once, as a kill would.
 ///

@@ -78,6 +78,8 @@ pub(super) struct Room {
     joined: Cell<Option<u64>>,
     /// Peers whose routes this run knows.
     synced: RefCell<BTreeSet<NodeId>>,
+    /// This run has known all routes once; whoever joined later waits for it.
+    knows_routes: Cell<bool>,
     /// Peers that wait for this node to count them in.
     syncs: RefCell<BTreeMap<NodeId, u64>>,
     lease_until: Cell<Option<Instant>>,
@@ -137,6 +139,7 @@ impl Room {
                 ended_told: RefCell::default(),
                 joined: Cell::new(None),
                 synced: RefCell::default(),
+                knows_routes: Cell::new(false),
                 syncs: RefCell::default(),
                 lease_until: Cell::new(None),
                 serving: Cell::new(false),

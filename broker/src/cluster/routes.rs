@@ -113,7 +113,7 @@ impl<W> Routes<W> {
         if !changed {
             return;
         }
-        self.to_workers(RouteOwner::Worker(worker), filter.clone(), wanted);
+        self.tell_workers(RouteOwner::Worker(worker), filter.clone(), wanted);
         if (wanted && one) || (!wanted && none) {
             self.announce(RouteSource::Node, filter, wanted);
         }
@@ -321,7 +321,7 @@ impl<W> Routes<W> {
         std::mem::take(&mut self.out)
     }
 
-    fn to_workers(&mut self, owner: RouteOwner, filter: Arc<str>, wanted: bool) {
+    fn tell_workers(&mut self, owner: RouteOwner, filter: Arc<str>, wanted: bool) {
         for (index, worker) in self.workers.iter_mut().enumerate() {
             if owner != RouteOwner::Worker(index as u16) {
                 worker.waiting.push(RouteChange { owner, filter: filter.clone(), wanted });
@@ -352,10 +352,10 @@ impl<W> Routes<W> {
 
     fn difference(&mut self, owner: RouteOwner, before: BTreeSet<Arc<str>>, after: BTreeSet<Arc<str>>) {
         for filter in after.difference(&before) {
-            self.to_workers(owner, filter.clone(), true);
+            self.tell_workers(owner, filter.clone(), true);
         }
         for filter in before.difference(&after) {
-            self.to_workers(owner, filter.clone(), false);
+            self.tell_workers(owner, filter.clone(), false);
         }
     }
 
@@ -363,7 +363,7 @@ impl<W> Routes<W> {
         for (filter, wanted) in changes {
             let filters = self.nodes.entry(node).or_default();
             if change(filters, filter, *wanted) {
-                self.to_workers(RouteOwner::Node(node), filter.clone(), *wanted);
+                self.tell_workers(RouteOwner::Node(node), filter.clone(), *wanted);
             }
         }
     }
@@ -374,7 +374,7 @@ impl<W> Routes<W> {
                 return;
             };
             if change(&mut list.filters, filter, *wanted) {
-                self.to_workers(RouteOwner::Shard(shard), filter.clone(), *wanted);
+                self.tell_workers(RouteOwner::Shard(shard), filter.clone(), *wanted);
             }
         }
     }

@@ -20,6 +20,7 @@ use super::shard_client::{ShardClient, Waiter};
 use super::shard_frames::ShardFrame;
 use super::shard_leader::{ShardLeader, Taken};
 use crate::door::{RouteOwner, Targets, ToCluster, ToWorker};
+use crate::faults;
 use crate::identity::{ConnectionId, GroupId, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS};
 use crate::replication::{Group, Position};
@@ -37,6 +38,8 @@ pub struct ShardRooms {
     hosted: RefCell<BTreeMap<ShardId, Hosted>>,
     publishes: RefCell<BTreeMap<u64, PendingPublish>>,
     next_key: Cell<u64>,
+    /// Against K1, to see that tests notice.
+    acknowledges_early: bool,
     /// Frames of this node to itself, until the end of the turn.
     inbox: RefCell<VecDeque<ShardFrame>>,
     work: Notify,
@@ -80,6 +83,7 @@ impl ShardRooms {
             hosted: RefCell::default(),
             publishes: RefCell::default(),
             next_key: Cell::new(1),
+            acknowledges_early: faults::breaks_k1(),
             inbox: RefCell::default(),
             work: Notify::new(),
         });
@@ -275,6 +279,9 @@ impl ShardRooms {
                 RouteOwner::Shard(shard) => {
                     let waiter = if counted { Waiter::Publish(key) } else { Waiter::Nobody };
                     self.push(*shard, Command::Publish(message.clone()), waiter);
+                    if counted && self.acknowledges_early {
+                        self.publish_part(key, 1, None);
+                    }
                 }
             }
         }

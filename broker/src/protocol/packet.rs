@@ -74,7 +74,6 @@ impl PacketType {
 /// A control packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the standard's own names")]
-#[expect(clippy::large_enum_variant, reason = "only a view on the stack; CONNECT is rare")]
 pub enum Packet<'a> {
     Connect(Connect<'a>),
     ConnAck(ConnAck<'a>),

@@ -183,11 +183,10 @@ impl Net for Host {
             let to = host_of(&address).to_string();
             let latency = net.latency();
             tokio::time::sleep(latency * 2).await;
-            let mut state = net.state.borrow_mut();
-            if state.cuts.contains(&pair(&from, &to)) {
-                drop(state);
+            if net.state.borrow().cuts.contains(&pair(&from, &to)) {
                 return std::future::pending().await;
             }
+            let mut state = net.state.borrow_mut();
             let Some(listener) = state.listeners.get(&address).cloned() else {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             };

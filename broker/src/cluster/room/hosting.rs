@@ -87,12 +87,26 @@ impl Room {
     async fn start_shard(&self, shard: ShardId) -> io::Result<()> {
         let Some(shards) = self.shards() else { return Ok(()) };
         let replica = shards.start(shard).await?;
-        let founder =
-            self.with_control(|control| control.members.len() == 1 && control.voters(shard) == [self.myself().node]);
-        if founder == Some(true) && !replica.is_initialized().await {
-            replica.initialize(self.myself().node).await.map_err(io::Error::other)?;
-        }
         self.replicas.borrow_mut().insert(GroupId::of_shard(shard), replica);
+        Ok(())
+    }
+
+    /// Makes the groups of all shards, with this node as their only voter: before there is a cluster that could count on
+    /// them. Done again after a crash in between.
+    pub(super) async fn found_shards(&self, shards: u16) -> anyhow::Result<()> {
+        for shard in (0..shards).map(ShardId) {
+            let group = GroupId::of_shard(shard);
+            let running = self.replicas.borrow().contains_key(&group);
+            if !running {
+                self.start_shard(shard).await?;
+            }
+            let replica = self.replicas.borrow().get(&group).cloned();
+            if let Some(replica) = replica
+                && !replica.is_initialized().await
+            {
+                replica.initialize(self.myself().node).await?;
+            }
+        }
         Ok(())
     }
 

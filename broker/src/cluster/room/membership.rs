@@ -34,15 +34,16 @@ impl Room {
             if cluster != 0 {
                 self.links.joined(cluster);
             }
-            if known && self.joined.get().is_none() && !self.left.get() {
-                self.join().await;
-            } else if !known && self.may_found() {
-                let alone = matches!(self.config.founding, Founding::Alone);
-                if (alone || began.elapsed() >= LOOK_AROUND)
-                    && let Err(error) = self.found().await
-                {
+            let alone = matches!(self.config.founding, Founding::Alone);
+            let looked_around = alone || began.elapsed() >= LOOK_AROUND;
+            if self.left.get() {
+                // It stays outside until its process ends.
+            } else if !known && looked_around && self.may_found() {
+                if let Err(error) = self.found().await {
                     tracing::error!(%error, "the cluster could not be founded");
                 }
+            } else if self.joined.get().is_none() {
+                self.join().await;
             }
             let wait = if cluster == 0 { 20 } else { 100 };
             sleep(Duration::from_millis(wait)).await;
@@ -51,6 +52,7 @@ impl Room {
 
     async fn found(&self) -> anyhow::Result<()> {
         let me = self.myself();
+        self.found_shards(self.config.shards).await?;
         if self.control.borrow().is_none() {
             self.start_control().await?;
         }
@@ -84,7 +86,7 @@ impl Room {
             Some(Reply::Control(ControlAnswer::Done(version))) => {
                 tracing::info!(version, "joined the cluster");
                 self.joined.set(Some(version));
-                self.synced.borrow_mut().clear();
+                self.forget_routes();
                 (self.config.founded)();
                 for peer in self.links.peers() {
                     self.ask_for_routes(peer.node());
@@ -125,7 +127,7 @@ impl Room {
         self.joined.set(None);
         self.lease_until.set(None);
         self.set_serving(false);
-        self.synced.borrow_mut().clear();
+        self.forget_routes();
         self.to_all_workers(|| ToWorker::Expelled);
         self.links.begin_run(Incarnation(over.incarnation.0 + 1));
         self.forwards.borrow_mut().begin_run();
@@ -205,15 +207,30 @@ impl Room {
         }
     }
 
-    /// Every reachable member and every shard has announced its routes to this run.
+    /// Every member that was reachable, and every shard, has announced its routes to this run.
     fn knows_routes(&self) -> bool {
+        if self.knows_routes.get() {
+            return true;
+        }
         let (me, synced) = (self.myself().node, self.synced.borrow());
+        let Some(joined) = self.joined.get() else { return false };
         let known = self.with_control(|control| {
+            if control.version < joined {
+                // Still replaying what was before this run joined.
+                return (false, 0);
+            }
             let mut others = control.reachable().filter(|member| member.origin.node != me);
             let all = others.all(|member| synced.contains(&member.origin.node));
             (all, control.shards)
         });
-        matches!(known, Some((true, shards)) if shards > 0 && self.routes.borrow().knows_all_shards(shards))
+        let all = matches!(known, Some((true, shards)) if shards > 0 && self.routes.borrow().knows_all_shards(shards));
+        self.knows_routes.set(all);
+        self.knows_routes.get()
+    }
+
+    fn forget_routes(&self) {
+        self.synced.borrow_mut().clear();
+        self.knows_routes.set(false);
     }
 
     /// Asks a peer for all its routes, to be sent once it counts this run among those that routes must reach.

@@ -2,10 +2,13 @@
 
 use super::*;
 
+/// What a worker knows.
+type Table = BTreeSet<(RouteOwner, Arc<str>)>;
+
 struct Cluster {
     nodes: BTreeMap<NodeId, Routes<&'static str>>,
     /// What each worker of each node knows.
-    tables: BTreeMap<(NodeId, u16), BTreeSet<(RouteOwner, Arc<str>)>>,
+    tables: BTreeMap<(NodeId, u16), Table>,
     settled: Vec<&'static str>,
     synced: Vec<(NodeId, NodeId, u64)>,
     /// Workers that do not answer now.

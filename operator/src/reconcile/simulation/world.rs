@@ -177,12 +177,12 @@ impl World {
         if !lags(self) {
             self.writers.sync_pods(&self.server);
         }
-        if !lags(self) {
-            if let Some(stored) = self.server.get(RESOURCE) {
-                let mut resource = (*self.resource).clone();
-                resource.status = serde_json::from_value(stored["status"].clone()).unwrap();
-                self.resource = Arc::new(resource);
-            }
+        if !lags(self)
+            && let Some(stored) = self.server.get(RESOURCE)
+        {
+            let mut resource = (*self.resource).clone();
+            resource.status = serde_json::from_value(stored["status"].clone()).unwrap();
+            self.resource = Arc::new(resource);
         }
     }
 
@@ -213,10 +213,10 @@ impl World {
         let secrets: Option<Vec<Value>> =
             SECRETS.iter().map(|path| self.server.get(path).map(|secret| secret["data"].clone())).collect();
         // While they are being made, an answer that is lost may have them made twice; once all are there, they stay.
-        if let (Some(known), Some(secrets)) = (&self.secrets, &secrets) {
-            if self.brokers.lock().unwrap().founded {
-                assert_eq!(known, secrets, "Secrets were made anew");
-            }
+        if let (Some(known), Some(secrets)) = (&self.secrets, &secrets)
+            && self.brokers.lock().unwrap().founded
+        {
+            assert_eq!(known, secrets, "Secrets were made anew");
         }
         self.secrets = secrets;
     }

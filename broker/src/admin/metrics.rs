@@ -1,0 +1,100 @@
+//! `GET /metrics`: the text format of Prometheus. Names are stable; each is prefixed `mqtt_broker_`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::{AdminState, Shared};
+
+/// Worker counters that go up and down.
+const GAUGES: [&str; 2] = ["connections", "sessions"];
+
+pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
+    let mut registry = Registry::with_prefix("mqtt_broker");
+    registry.register_collector(Box::new(Snapshot::of(&shared.node)));
+    let mut out = String::new();
+    match text::encode(&mut out, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], out)
+            .into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// The figures at the time of a scrape.
+#[derive(Debug)]
+struct Snapshot {
+    workers: BTreeMap<&'static str, u64>,
+    gauges: Vec<(&'static str, &'static str, i64)>,
+}
+
+impl Snapshot {
+    fn of(node: &AdminState) -> Snapshot {
+        let mut workers: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for counters in &node.counters {
+            for (name, value) in counters.read().named() {
+                *workers.entry(name).or_default() += value;
+            }
+        }
+        let status = node.cluster.status.borrow();
+        let gauges = vec![
+            ("members", "Members of the cluster", status.members.len() as i64),
+            ("peers_linked", "Nodes that this one has a link to", status.linked as i64),
+            ("shards", "Shards of the cluster", i64::from(status.shards)),
+            ("shards_under_replicated", "Shards that lack a replica in sync", status.under_replicated as i64),
+            ("shards_without_leader", "Shards that nobody leads", status.without_leader as i64),
+            ("replication_factor", "Voters of each shard", status.factor as i64),
+            ("serving", "1 while this node accepts CONNECT and PUBLISH", i64::from(status.serving)),
+            (
+                "failover_ready",
+                "1 while any one node may die without harm",
+                i64::from(status.not_failover_ready.is_empty()),
+            ),
+            ("subscribes_unsettled", "SUBSCRIBEs that wait for other nodes", status.unsettled as i64),
+        ];
+        Snapshot { workers, gauges }
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (name, value) in &self.workers {
+            if name.starts_with("dropped_") {
+                // These are one family, below.
+                continue;
+            }
+            let help = format!("{} of this node's workers", name.replace('_', " "));
+            if GAUGES.contains(name) {
+                let gauge = ConstGauge::new(*value as i64);
+                gauge.encode(encoder.encode_descriptor(name, &help, None, gauge.metric_type())?)?;
+            } else {
+                let counter = ConstCounter::new(*value);
+                counter.encode(encoder.encode_descriptor(name, &help, None, counter.metric_type())?)?;
+            }
+        }
+        let counter = ConstCounter::new(0_u64);
+        let mut dropped = encoder.encode_descriptor(
+            "messages_dropped",
+            "Messages that were not delivered, by reason",
+            None,
+            counter.metric_type(),
+        )?;
+        for (name, value) in &self.workers {
+            if let Some(reason) = name.strip_prefix("dropped_") {
+                ConstCounter::new(*value).encode(dropped.encode_family(&[("reason", reason)])?)?;
+            }
+        }
+        for (name, help, value) in &self.gauges {
+            let gauge = ConstGauge::new(*value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
