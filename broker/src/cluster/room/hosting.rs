@@ -74,11 +74,10 @@ impl Room {
                 Some(shard) => room.start_shard(shard).await,
             };
             if let Err(error) = started {
-                tracing::error!(%group, %error, "a replica could not be started; its log is erased to rebuild it");
-                // What it lost it gets from the others; it must not vote with less than it promised (K10).
-                if let Err(error) = room.log.group(group).erase().await {
-                    tracing::error!(%group, %error, "nor could its log be erased");
-                }
+                // It must not vote with less than it promised (K10): it stays away until its disk can be read.
+                tracing::error!(%group, %error, "a replica can't be started; if its log is damaged, empty the data \
+                    directory: the node then joins as a new member");
+                tokio::time::sleep(RESTART_WAIT).await;
             }
             room.busy.borrow_mut().remove(&group);
         });
@@ -213,7 +212,7 @@ impl Room {
 }
 
 /// Before a group whose disk failed is tried again.
-const RESTART_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+const RESTART_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What a group shall look like.
 fn wish(control: &Control, group: GroupId, now: &BTreeSet<NodeId>) -> Wish {

@@ -88,9 +88,7 @@ impl Room {
                 self.joined.set(Some(version));
                 self.forget_routes();
                 (self.config.founded)();
-                for peer in self.links.peers() {
-                    self.ask_for_routes(peer.node());
-                }
+                self.ask_all_for_routes();
             }
             Some(Reply::Control(ControlAnswer::Over)) => self.begin_run(),
             Some(Reply::Control(ControlAnswer::Left)) => self.leave(),
@@ -170,6 +168,10 @@ impl Room {
                     Some(Reply::Renewed(overview)) => {
                         *self.overview.borrow_mut() = overview;
                         self.lease_until.set(Some(sent + LEASE));
+                        if !self.knows_routes() {
+                            // Whoever could not answer yet is asked again.
+                            self.ask_all_for_routes();
+                        }
                     }
                     Some(Reply::Control(ControlAnswer::Over)) => self.begin_run(),
                     Some(Reply::Control(ControlAnswer::Left)) => self.leave(),
@@ -237,6 +239,14 @@ impl Room {
     pub(super) fn ask_for_routes(&self, node: NodeId) {
         if let Some(version) = self.joined.get() {
             self.links.send(node, &Frame::Route(RouteFrame::Sync { version }));
+        }
+    }
+
+    fn ask_all_for_routes(&self) {
+        for peer in self.links.peers() {
+            if !self.synced.borrow().contains(&peer.node()) {
+                self.ask_for_routes(peer.node());
+            }
         }
     }
 
