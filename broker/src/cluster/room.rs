@@ -172,11 +172,11 @@ impl Room {
         if self.shards.set(build(around)).is_err() {
             anyhow::bail!("a node starts once");
         }
-        if let Some(listen) = &self.config.listen {
-            self.links.start(listen).await?;
-        }
         if self.log.group(GroupId::CONTROL).next_index() > 0 || self.log.group(GroupId::CONTROL).load(1).is_some() {
             self.start_control().await?;
+        }
+        if let Some(listen) = &self.config.listen {
+            self.links.start(listen).await?;
         }
         self.every(Duration::from_millis(20), Room::membership_turn);
         self.every(Duration::from_millis(100), Room::hosting_turn);
