@@ -179,13 +179,23 @@ impl History {
     /// persistent session is one receiver; any other connection is one of its own.
     fn in_order(&self) -> Vec<Violation> {
         let persistent = self.persistent();
+        // What was first sent before the SUBACK may have matched nothing then, and arrive because it was sent again.
+        let mut since: BTreeMap<(&str, u64), At> = BTreeMap::new();
+        for subscribed in &self.subscribed {
+            let connection = if subscribed.persistent { 0 } else { subscribed.connection };
+            let from = since.entry((subscribed.client.as_str(), connection)).or_insert(subscribed.from);
+            *from = subscribed.from.max(*from);
+        }
         let mut newest: BTreeMap<_, MessageId> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         let mut violations = Vec::new();
         for delivered in &self.delivered {
             let (message, receiver) = (delivered.message, receiver(delivered, &persistent));
-            let refused = self.published.get(&message).is_some_and(|published| published.refused);
-            if refused || !seen.insert((receiver, message)) {
+            let promised = match (self.published.get(&message), since.get(&receiver)) {
+                (Some(published), Some(from)) => !published.refused && published.first_attempt() > *from,
+                _ => false,
+            };
+            if !promised || !seen.insert((receiver, message)) {
                 continue;
             }
             let stream = (receiver, message.publisher, delivered.topic.as_str());
@@ -372,6 +382,19 @@ mod tests {
         assert_eq!(history.violations(), std::slice::from_ref(&out_of_order));
         history.published.get_mut(&ONE).unwrap().refused = true;
         assert_eq!(history.violations(), [], "its publisher had been told to send it later");
+    }
+
+    #[test]
+    fn what_was_first_sent_before_the_suback_has_no_place_in_the_order() {
+        let mut history = good();
+        history.delivered.retain(|delivered| delivered.connection == 1);
+        history.subscribed.pop();
+        history.delivered.swap(0, 1);
+        let first = history.published.get_mut(&ONE).unwrap();
+        first.attempts = vec![at(2), at(25)];
+        assert_eq!(history.violations().len(), 1, "sent after the SUBACK");
+        history.subscribed[0].from = at(3);
+        assert_eq!(history.violations(), [], "sent again after it, behind the second");
     }
 
     #[test]
