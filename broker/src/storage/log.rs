@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::disk::{Disk, FileName};
+use super::disk::{Disk, Durability, FileName};
 use super::record::Seal;
 use super::recovery::{Foreign, Replay};
 use super::snapshot::{SnapshotReader, SnapshotWriter, Snapshots};
@@ -218,6 +218,12 @@ async fn replay(disk: &Rc<dyn Disk>, seal: Seal, files: &[(FileName, u64)]) -> i
         recovered.bytes += length;
     }
     replay.finish();
+    // What a killed process has written was read, but may never have been synced: a power cut must not take it now that
+    // it counts as durable.
+    if let Some((number, length)) = segments.last() {
+        let sync = disk.write(FileName::Segment(*number), *length, Vec::new(), Durability::DataAndName);
+        sync.await.map_err(io::Error::other)?;
+    }
     if let Some(torn) = replay.torn {
         let file = FileName::Segment(torn.segment);
         match torn.offset {

@@ -72,7 +72,8 @@ impl LinkEvents for Node {
 
     fn down(&self, peer: &Peer) {
         let node = peer.node();
-        for group in self.groups.borrow().values().cloned() {
+        for group in self.groups.borrow().values() {
+            let group = group.clone();
             spawn_local(async move { group.peer_closed(node).await });
         }
     }

@@ -217,7 +217,8 @@ proptest! {
             }
             for (client, client_id) in CLIENTS.iter().enumerate() {
                 let session = model.sessions.get(&client);
-                let queue = session.map(|session| session.queue.clone().into_iter().collect()).unwrap_or_default();
+                let queue: Vec<(u64, String)> =
+                    session.map(|session| session.queue.clone().into_iter().collect()).unwrap_or_default();
                 prop_assert_eq!(given.queue(client_id), queue);
                 let held = given.shard.attached(client_id).map(|attached| attached.epoch);
                 prop_assert_eq!(held, session.and_then(|session| session.held));
