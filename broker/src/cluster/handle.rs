@@ -116,7 +116,7 @@ pub struct ClusterHandle {
 
 /// Doors for [`run`], and for those who ask.
 pub fn doors() -> (ClusterDoors, ClusterHandle) {
-    let (status, seen) = watch::channel(Status::default());
+    let (status, seen) = watch::channel(Status { not_ready: "starts".into(), ..Status::default() });
     let (requests, asked) = mpsc::channel(REQUESTS_MAX);
     (ClusterDoors { status, requests: asked }, ClusterHandle { status: seen, requests })
 }
