@@ -88,6 +88,16 @@ impl<'a> Installation<'a> {
         .await
     }
 
+    /// Waits until the status has heard that no client is connected any more: the operator looks at counts at leisure.
+    pub async fn nobody_connected(&self, deadline: Duration) -> Result<()> {
+        wait::until("no connection in the status", deadline, async || {
+            let json = self.cluster.kubectl(["get", "mqb", BROKER, "-n", NAMESPACE, "-o", "json"]).output().await?;
+            let connections = serde_json::from_str::<Value>(&json)?["status"]["connections"].clone();
+            Ok(wait::seen(connections == 0, || format!("{connections} connections")))
+        })
+        .await
+    }
+
     /// `kubectl scale`.
     pub async fn scale(&self, replicas: i64) -> Result<()> {
         let replicas = format!("--replicas={replicas}");

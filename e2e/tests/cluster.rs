@@ -89,7 +89,7 @@ impl Suite<'_> {
             }
             return Ok(());
         }
-        self.test(NAMES[1], 3 * REST, the_operator_at_rest_writes_nothing(self.cluster)).await?;
+        self.test(NAMES[1], 6 * REST, the_operator_at_rest_writes_nothing(self.cluster)).await?;
         self.test(NAMES[2], 5 * TRAFFIC_DEADLINE, a_node_cut_off_loses_nothing(self.cluster)).await
     }
 
@@ -130,7 +130,8 @@ async fn the_operator_at_rest_writes_nothing(cluster: &Cluster) -> Result<()> {
     // What it did to get here must be in the log, or the log proves nothing.
     let seen = Audit::whole(cluster).await?.requests_of(&user)?;
     ensure!(seen.iter().any(|request| request.is_write()), "the audit log has no write of {user}: is that its name?");
-    // The end of the last change, its events included, may come a moment after the resource is available.
+    broker.nobody_connected(2 * TRAFFIC_DEADLINE).await?;
+    // The end of the last change, its events included, may come a moment after that.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let audit = Audit::from_now(cluster).await?;
     tokio::time::sleep(REST).await;

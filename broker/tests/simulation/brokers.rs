@@ -38,6 +38,8 @@ pub struct Brokers {
     running: RefCell<BTreeMap<String, Running>>,
     unfounded: Cell<bool>,
     spoil: Spoil,
+    /// How often a broker refused to go on with what its disk has.
+    pub refused: Cell<u32>,
 }
 
 struct Running {
@@ -50,7 +52,13 @@ impl Brokers {
     /// Starts a broker on every host.
     pub fn start(world: &Rc<World>, spoil: Spoil) -> Rc<Brokers> {
         let running = RefCell::default();
-        let brokers = Rc::new(Brokers { world: world.clone(), running, unfounded: Cell::new(true), spoil });
+        let brokers = Rc::new(Brokers {
+            world: world.clone(),
+            running,
+            unfounded: Cell::new(true),
+            spoil,
+            refused: Cell::new(0),
+        });
         HOSTS.iter().for_each(|host| brokers.boot(host));
         brokers
     }
@@ -60,6 +68,7 @@ impl Brokers {
         self.world.boot(host, |place| async move {
             let host = place.host.clone();
             if let Err(error) = run(place, &brokers).await {
+                brokers.refused.set(brokers.refused.get() + 1);
                 panic!("{host} ended: {error:?}");
             }
         });

@@ -136,7 +136,7 @@ fn the_same_seed_gives_brokers_the_same_history_twice() {
 #[test]
 fn disks_that_lie_about_their_syncs_are_found_out() {
     let lost = |seed| {
-        let (ledger, _) = simulate(seed, async |world| {
+        let ((ledger, refused), _) = simulate(seed, async |world| {
             let brokers = Brokers::start(&world, spoilt::lying);
             brokers.until_whole().await;
             let load = Load::start(brokers::HOSTS.map(|host| brokers.dial(host)).to_vec(), SHAPE, seed);
@@ -144,13 +144,14 @@ fn disks_that_lie_about_their_syncs_are_found_out() {
             world.wait_ms(1_000..3_000).await;
             brokers::HOSTS.iter().for_each(|host| brokers.kill(host, Crash::PowerCut));
             brokers::HOSTS.iter().for_each(|host| brokers.boot(host));
-            load.finish(SETTLE_TIMEOUT).await
+            (load.finish(SETTLE_TIMEOUT).await, brokers.refused.get())
         });
-        // A cluster that has lost too much to go on is found out, too.
-        ledger.map_or(true, |ledger| {
-            let violations = ledger.violations();
-            violations.iter().any(|found| matches!(found, Violation::Lost { .. } | Violation::SessionLost { .. }))
-        })
+        // A log that knows that it lost something, and a cluster that has lost too much to go on, are found out, too.
+        refused > 0
+            || ledger.map_or(true, |ledger| {
+                let violations = ledger.violations();
+                violations.iter().any(|found| matches!(found, Violation::Lost { .. } | Violation::SessionLost { .. }))
+            })
     };
     assert!((1..6).any(lost), "nobody noticed");
 }
