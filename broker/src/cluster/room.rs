@@ -60,6 +60,8 @@ pub(super) struct Room {
     replicas: RefCell<BTreeMap<GroupId, Rc<dyn Replica>>>,
     /// Groups whose replica is starting or stopping, or whose members are being changed.
     busy: RefCell<BTreeSet<GroupId>>,
+    /// Replicas that have moved away, and since when.
+    moved_since: RefCell<BTreeMap<GroupId, Instant>>,
     routes: RefCell<Routes<Wait>>,
     forwards: RefCell<Forwards>,
     /// Which workers want which filters, for messages that come from other nodes.
@@ -127,6 +129,7 @@ impl Room {
                 control: RefCell::default(),
                 replicas: RefCell::default(),
                 busy: RefCell::default(),
+                moved_since: RefCell::default(),
                 routes: RefCell::new(Routes::new(workers.len() as u16)),
                 forwards: RefCell::default(),
                 interest: RefCell::default(),

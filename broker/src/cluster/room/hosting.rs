@@ -6,6 +6,7 @@ use std::io;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::Room;
 use crate::cluster::control::{Answered, Control};
@@ -130,6 +131,7 @@ impl Room {
             return;
         };
         for shard in &placed {
+            self.moved_since.borrow_mut().remove(&GroupId::of_shard(*shard));
             self.start_replica(GroupId::of_shard(*shard));
         }
         for shard in (0..shards).map(ShardId).filter(|shard| !placed.contains(shard)) {
@@ -152,7 +154,16 @@ impl Room {
             *leader != me && !report.voters.contains(&me) && !report.learners.contains(&me)
         });
         let replica = self.replicas.borrow().get(&group).cloned();
-        let (Some(replica), true) = (replica, moved) else { return };
+        let (Some(replica), true) = (replica, moved) else {
+            self.moved_since.borrow_mut().remove(&group);
+            return;
+        };
+        // The overview is a moment old: the leader may be making this node a member just now, and must not lose it again.
+        let since = *self.moved_since.borrow_mut().entry(group).or_insert_with(Instant::now);
+        if since.elapsed() < MOVED_FOR {
+            return;
+        }
+        self.moved_since.borrow_mut().remove(&group);
         if !self.busy.borrow_mut().insert(group) {
             return;
         }
@@ -202,6 +213,9 @@ impl Room {
 
 /// Before a replica that could not be started is tried again.
 const START_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A replica is erased when it was no member of its group for this long.
+const MOVED_FOR: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What a group shall look like.
 fn wish(control: &Control, group: GroupId, now: &BTreeSet<NodeId>) -> Wish {
