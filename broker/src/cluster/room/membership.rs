@@ -13,7 +13,7 @@ use crate::cluster::frames::{Frame, RouteFrame};
 use crate::cluster::handle::Founding;
 use crate::cluster::status::{Report, ShardReport};
 use crate::door::ToWorker;
-use crate::identity::{GroupId, Incarnation, NodeId};
+use crate::identity::{GroupId, Incarnation, NodeId, Origin};
 
 /// From when a renewal was sent that was answered, a member may accept publishes for this long (K3, K6).
 const LEASE: Duration = Duration::from_millis(1_500);
@@ -279,7 +279,11 @@ impl Room {
         }
         // While the replica starts there is nothing to read yet: the start calls this again.
         let Some((reachable, addresses, ended)) = self.with_control(|control| {
-            let others = control.reachable().filter(|member| member.origin.node != me.node);
+            // This replica may hear late that a run is over whose successor has announced its routes already.
+            let begun_again =
+                |origin: Origin| self.links.peer(origin.node).is_some_and(|linked| linked > origin.incarnation);
+            let counted = control.members.values().filter(|member| !member.unreachable || begun_again(member.origin));
+            let others = counted.filter(|member| member.origin.node != me.node);
             let addresses = control.members.values().map(|member| (member.origin.node, member.address.clone()));
             (
                 others.map(|member| member.origin.node).collect(),
