@@ -224,7 +224,7 @@ pub enum ToWorker {
     /// Whether this node may accept CONNECT and PUBLISH now (K3). Starts as `false`.
     Serving(bool),
     /// This node was declared unreachable while it lived: every connection has lost its client id, and somebody else may
-    /// hold it. Close them all (0x88); their end is not to be reported.
+    /// hold it. Close them all (0x9C; 0x88 belongs in CONNACK alone); their end is not to be reported.
     Expelled,
     /// Ask clients to go, at most this many a second; then say nothing more (DISCONNECT 0x9D or 0x9C; 3.1.1: close).
     Drain {
