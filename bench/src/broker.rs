@@ -1,12 +1,20 @@
 //! The brokers to compare: how each is started, pinned to one core, and what CPU time it has taken.
 
 use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::wire;
+
+/// How long a broker may take to start.
+const START_MAX: Duration = Duration::from_secs(30);
+/// How long it may take to answer one CONNECT of [`Running::wait_until_it_accepts`].
+const CONNACK_MAX: Duration = Duration::from_secs(2);
 
 /// A program that speaks MQTT.
 #[derive(Clone, Debug)]
@@ -29,7 +37,7 @@ impl Broker {
         }
     }
 
-    /// Starts it on a free loopback port, pinned to `core`, and waits until it accepts.
+    /// Starts it on a free loopback port, pinned to `core`, and waits until it accepts a client.
     pub fn start(&self, core: usize) -> Result<Running> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let folder = tempfile::tempdir()?;
@@ -85,13 +93,13 @@ pub struct Running {
 
 impl Running {
     fn wait_until_it_accepts(&mut self, name: &str) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(self.address).is_err() {
+        let deadline = Instant::now() + START_MAX;
+        while let Err(why) = try_connect(self.address) {
             if let Some(status) = self.process.try_wait()? {
                 bail!("{name} ended at start: {status}");
             }
             if Instant::now() > deadline {
-                bail!("{name} did not accept on {} within 10 s", self.address);
+                bail!("{name} let no client in on {} within {START_MAX:?}: {why}", self.address);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -117,6 +125,19 @@ impl Drop for Running {
     }
 }
 
+/// CONNECT, and an error unless CONNACK accepts it: a broker that listens already may still refuse everybody.
+fn try_connect(address: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(CONNACK_MAX))?;
+    stream.write_all(&wire::connect("bench-start"))?;
+    let mut connack = [0; 4];
+    stream.read_exact(&mut connack)?;
+    match connack {
+        [0x20, 2, _, 0] => stream.write_all(&wire::DISCONNECT),
+        other => Err(io::Error::other(format!("answered {other:02x?}"))),
+    }
+}
+
 /// Keeps this process, the load generator, on `core`.
 pub fn pin_self(core: usize) -> Result<()> {
     // SAFETY: `set` is a plain bit set, zeroed, and outlives the call.
@@ -129,4 +150,29 @@ pub fn pin_self(core: usize) -> Result<()> {
         bail!("pinning to core {core}: {}", std::io::Error::last_os_error());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A listener that answers the first CONNECT with `connack`.
+    fn answering(connack: [u8; 4]) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        std::thread::spawn(move || -> io::Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            stream.read_exact(&mut vec![0; wire::connect("bench-start").len()])?;
+            stream.write_all(&connack)
+        });
+        Ok(address)
+    }
+
+    #[test]
+    fn a_broker_that_listens_but_refuses_has_not_started() {
+        let refusing = answering([0x20, 2, 0, 3]).expect("loopback");
+        assert!(try_connect(refusing).is_err());
+        let accepting = answering([0x20, 2, 0, 0]).expect("loopback");
+        assert!(try_connect(accepting).is_ok());
+    }
 }

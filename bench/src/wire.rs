@@ -1,5 +1,8 @@
 //! The few MQTT 3.1.1 packets that a load generator and the floor need, and how to find packets in a buffer.
 
+/// DISCONNECT.
+pub const DISCONNECT: [u8; 2] = [0xe0, 0];
+
 /// CONNECT with a clean session and no keep alive.
 pub fn connect(client_id: &str) -> Vec<u8> {
     let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, 0b10, 0, 0];
