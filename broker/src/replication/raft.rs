@@ -18,12 +18,14 @@ impl fmt::Display for Command {
 }
 
 openraft::declare_raft_types!(
-    /// This project's groups.
+    /// This project's groups. At most one leader a term, as in the Raft paper: `openraft`'s default allows several, and
+    /// then a term would not tell whose effects to carry out.
     pub(super) Types:
         D = Command,
         R = (),
         NodeId = u64,
         Node = (),
+        LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
         AsyncRuntime = SeededRuntime,
 );
 

@@ -213,13 +213,18 @@ impl Room {
             return true;
         }
         let (me, synced) = (self.myself().node, self.synced.borrow());
+        let Some(joined) = self.joined.get() else { return false };
         let known = self.with_control(|control| {
+            if control.version < joined {
+                // Still replaying what was before this run joined.
+                return (false, 0);
+            }
             let mut others = control.reachable().filter(|member| member.origin.node != me);
             let all = others.all(|member| synced.contains(&member.origin.node));
             (all, control.shards)
         });
         let all = matches!(known, Some((true, shards)) if shards > 0 && self.routes.borrow().knows_all_shards(shards));
-        self.knows_routes.set(all && self.joined.get().is_some());
+        self.knows_routes.set(all);
         self.knows_routes.get()
     }
 
