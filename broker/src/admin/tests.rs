@@ -201,6 +201,52 @@ async fn a_node_that_stands_still_is_neither_healthy_nor_ready() {
     assert_eq!(ask(address, "GET /readyz", "").await.0, 200);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_heart_of_a_running_node_beats() {
+    use crate::cluster::net::alone::AloneNet;
+    use crate::storage::{Log, MemoryDisk, Options};
+    use std::rc::Rc;
+
+    let (doors, cluster) = handle::doors();
+    let (_to_cluster, from_workers) = tokio::sync::mpsc::unbounded_channel();
+    let origin = crate::identity::Origin::default();
+    let options = Options { identity: origin.node.0, limits: Default::default() };
+    let config = handle::ClusterConfig {
+        name: "mqtt-0".into(),
+        address: String::new(),
+        listen: None,
+        peers: Vec::new(),
+        version: String::new(),
+        founding: handle::Founding::Never,
+        founded: Box::new(|| {}),
+        shards: 1,
+        factor: None,
+        settings: Default::default(),
+        seed: 1,
+    };
+    let local = tokio::task::LocalSet::new();
+    let run = local.run_until(async move {
+        let (log, _) = Log::open(Rc::new(MemoryDisk::default()), options).await.unwrap();
+        let net = Rc::new(AloneNet);
+        let world =
+            handle::ClusterWorld { origin, net, log, from_workers, to_workers: Vec::new(), now_ms: Rc::new(|| 0) };
+        let watch = async {
+            let mut beats = Vec::new();
+            while beats.len() < 3 {
+                tokio::time::sleep(handle::HEARTBEAT).await;
+                beats.push(cluster.heartbeat.load(Ordering::Relaxed));
+            }
+            beats
+        };
+        tokio::select! {
+            ended = handle::run(config, world, doors) => panic!("it has ended: {ended:?}"),
+            beats = watch => beats,
+        }
+    });
+    let beats = run.await;
+    assert!(beats[0] >= 1 && beats.is_sorted_by(|a, b| a < b), "{beats:?}");
+}
+
 #[tokio::test]
 async fn a_node_without_a_cluster_is_healthy_but_not_ready_and_says_so() {
     let address = start(Status::default(), None).await;
