@@ -123,8 +123,16 @@ pub const EVICTION_MS: u64 = 60_000;
 /// exceeded.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes of the body of an admin request.
-pub const ADMIN_BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the body of an admin request. No request needs one: it is never read, and a larger one is refused (413).
+pub const ADMIN_BODY_BYTES_MAX: u64 = 64 << 10;
+/// Connections of administrators. More wait in the system's queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// The longest that one admin connection may take, from accept to the last byte of the answer.
+pub const ADMIN_EXCHANGE: std::time::Duration = std::time::Duration::from_secs(10);
+/// The longest that an admin request waits for the cluster; shorter than [`ADMIN_EXCHANGE`], so that it is answered.
+pub const ADMIN_REQUEST_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+/// A node whose cluster thread has not moved for so long is not healthy.
+pub const HEARTBEAT_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 /// Clients a second that each worker asks to go when the node drains.
 pub const DRAIN_RATE: u32 = 500;
 /// The longest that a drain may take.

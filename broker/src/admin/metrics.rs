@@ -31,21 +31,27 @@ pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
 /// The figures at the time of a scrape.
 #[derive(Debug)]
 struct Snapshot {
-    workers: BTreeMap<&'static str, u64>,
+    workers: BTreeMap<&'static str, (&'static str, u64)>,
+    forwards_dropped: u64,
     gauges: Vec<(&'static str, &'static str, i64)>,
 }
 
 impl Snapshot {
     fn of(node: &AdminState) -> Snapshot {
-        let mut workers: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let mut workers: BTreeMap<&'static str, (&'static str, u64)> = BTreeMap::new();
         for counters in &node.counters {
-            for (name, value) in counters.read().named() {
-                *workers.entry(name).or_default() += value;
+            for (name, help, value) in counters.read().named() {
+                // The encoder ends each help with a full stop of its own.
+                workers.entry(name).or_insert((help.trim().trim_end_matches('.'), 0)).1 += value;
             }
         }
         let status = node.cluster.status.borrow();
+        let connections: i64 = status.members.iter().map(|member| i64::from(member.connections)).sum();
+        let sessions: u64 = status.members.iter().map(|member| member.sessions).sum();
         let gauges = vec![
             ("members", "Members of the cluster", status.members.len() as i64),
+            ("cluster_connections", "Client connections of all members", connections),
+            ("cluster_sessions", "Persistent sessions of the cluster", sessions as i64),
             ("peers_linked", "Nodes that this one has a link to", status.linked as i64),
             ("shards", "Shards of the cluster", i64::from(status.shards)),
             ("shards_under_replicated", "Shards that lack a replica in sync", status.under_replicated as i64),
@@ -59,24 +65,23 @@ impl Snapshot {
             ),
             ("subscribes_unsettled", "SUBSCRIBEs that wait for other nodes", status.unsettled as i64),
         ];
-        Snapshot { workers, gauges }
+        Snapshot { workers, forwards_dropped: status.forwards_dropped, gauges }
     }
 }
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for (name, value) in &self.workers {
+        for (name, (help, value)) in &self.workers {
             if name.starts_with("dropped_") {
                 // These are one family, below.
                 continue;
             }
-            let help = format!("{} of this node's workers", name.replace('_', " "));
             if GAUGES.contains(name) {
                 let gauge = ConstGauge::new(*value as i64);
-                gauge.encode(encoder.encode_descriptor(name, &help, None, gauge.metric_type())?)?;
+                gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
             } else {
                 let counter = ConstCounter::new(*value);
-                counter.encode(encoder.encode_descriptor(name, &help, None, counter.metric_type())?)?;
+                counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
             }
         }
         let counter = ConstCounter::new(0_u64);
@@ -86,10 +91,10 @@ impl Collector for Snapshot {
             None,
             counter.metric_type(),
         )?;
-        for (name, value) in &self.workers {
-            if let Some(reason) = name.strip_prefix("dropped_") {
-                ConstCounter::new(*value).encode(dropped.encode_family(&[("reason", reason)])?)?;
-            }
+        let by_workers =
+            self.workers.iter().filter_map(|(name, (_, value))| Some((name.strip_prefix("dropped_")?, *value)));
+        for (reason, value) in by_workers.chain([("node_not_reached", self.forwards_dropped)]) {
+            ConstCounter::new(value).encode(dropped.encode_family(&[("reason", reason)])?)?;
         }
         for (name, help, value) in &self.gauges {
             let gauge = ConstGauge::new(*value);
