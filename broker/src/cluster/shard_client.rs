@@ -154,7 +154,7 @@ pub(super) fn command_bytes(command: &Command) -> usize {
         }
         Command::Acknowledge { client_id, acks, .. } => 32 + client_id.len() + acks.len() * 8,
         Command::Close(close) => 48 + close.client_id.len(),
-        Command::WillFired { client_id, .. } => 32 + client_id.len(),
+        Command::WillFired { client_id, .. } | Command::Released { client_id, .. } => 32 + client_id.len(),
         Command::NodeGone(_) | Command::Tick => 32,
     }
 }
