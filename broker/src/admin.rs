@@ -3,6 +3,7 @@
 //! Deliberately absent: anything that a client's messages wait for. It runs on the main thread and sees the node
 //! through its status, its counters, its heartbeat and a few requests.
 
+mod clients;
 mod cluster;
 mod health;
 mod metrics;
@@ -11,6 +12,7 @@ mod server;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::body::HttpBody as _;
 use axum::extract::rejection::PathRejection;
@@ -18,28 +20,35 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::health::Pulse;
 use crate::cluster::handle::{ClusterHandle, ClusterRequest, LeaveError};
 use crate::config::Admin;
 use crate::limits;
-use crate::worker::PublishedCounters;
+use crate::listener::Entrance;
+use crate::node::{ReloadRequest, read_token};
+use crate::worker::WorkerHandle;
 
 /// What the server shows.
 pub struct AdminState {
     /// The cluster's room.
     pub cluster: ClusterHandle,
-    /// What each worker counts.
-    pub counters: Vec<Arc<PublishedCounters>>,
+    /// What each worker counts, and can be asked.
+    pub workers: Vec<WorkerHandle>,
+    /// What each listener counts.
+    pub entrances: Vec<Arc<Entrance>>,
+    /// What `/api` asks for; it may change. `None`: nothing.
+    pub token: Arc<ArcSwapOption<String>>,
+    /// Reads everything again that can be.
+    pub reload: mpsc::Sender<ReloadRequest>,
 }
 
 struct Shared {
     node: AdminState,
-    token: Option<String>,
     pulse: Pulse,
 }
 
@@ -51,31 +60,26 @@ pub async fn bind(admin: &Admin) -> Result<(TcpListener, Option<String>)> {
     let listener = TcpListener::bind(admin.listen)
         .await
         .with_context(|| format!("admin.listen: {}: can't be bound; choose another", admin.listen))?;
-    let token = match &admin.token_file {
-        None => None,
-        Some(path) => {
-            let name = path.display();
-            let text = std::fs::read_to_string(path).with_context(|| format!("admin.token_file: {name}"))?;
-            let token = text.trim().to_owned();
-            anyhow::ensure!(!token.is_empty(), "admin.token_file: {name}: is empty; write a token into it");
-            Some(token)
-        }
-    };
+    let token = admin.token_file.as_deref().map(read_token).transpose()?;
     Ok((listener, token))
 }
 
 /// Serves until the process ends.
-pub async fn serve(listener: TcpListener, token: Option<String>, node: AdminState) {
-    server::run(listener, router(token, node)).await;
+pub async fn serve(listener: TcpListener, node: AdminState) {
+    server::run(listener, router(node)).await;
 }
 
-fn router(token: Option<String>, node: AdminState) -> Router {
+fn router(node: AdminState) -> Router {
     let pulse = Pulse::new(node.cluster.heartbeat.clone());
-    let shared = Arc::new(Shared { node, token, pulse });
+    let shared = Arc::new(Shared { node, pulse });
     let api = Router::new()
         .route("/cluster", get(cluster::describe))
         .route("/cluster/members/{name}/leave", post(leave).delete(stay))
         .route("/drain", post(drain))
+        .route("/reload", post(reload))
+        .route("/clients", get(clients::list))
+        .route("/clients/{client_id}", delete(clients::disconnect))
+        .route("/clients/{client_id}/subscriptions", get(clients::subscriptions))
         .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(shared.clone(), authorize));
@@ -103,7 +107,7 @@ async fn not_found() -> Response {
 async fn wrong_method() -> Response {
     refuse(
         StatusCode::METHOD_NOT_ALLOWED,
-        "this path takes another method; GET reads, POST .../leave and POST /api/v1/drain ask, DELETE .../leave takes back",
+        "this path takes another method; GET reads, POST .../leave, /api/v1/drain and /api/v1/reload ask, DELETE .../leave takes back, DELETE .../clients/ID disconnects",
     )
 }
 
@@ -119,7 +123,7 @@ async fn authorize(State(shared): State<Arc<Shared>>, request: Request, next: Ne
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = given.and_then(|value| value.split_once(' '));
     let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
-    match &shared.token {
+    match shared.node.token.load().as_deref() {
         Some(token) if !given.is_some_and(|given| same(given.as_bytes(), token.as_bytes())) => {
             let what =
                 "the token is missing or wrong; send `Authorization: Bearer TOKEN` with the token of admin.token_file";
@@ -169,6 +173,23 @@ async fn set_leaving(State(shared): State<Arc<Shared>>, name: Name, leaving: boo
         }
     };
     timeout(limits::ADMIN_REQUEST_WAIT, answered).await.unwrap_or_else(|_| no_answer())
+}
+
+/// Reads everything again; says what is in force, what waits for a restart, and what could not be read.
+async fn reload(State(shared): State<Arc<Shared>>) -> Response {
+    let (answer, wait) = oneshot::channel();
+    let answered = async {
+        shared.node.reload.send(answer).await.ok()?;
+        wait.await.ok()
+    };
+    match timeout(limits::ADMIN_REQUEST_WAIT, answered).await {
+        Ok(Some(report)) => {
+            let status = if report.failed.is_empty() { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+            (status, axum::Json(report)).into_response()
+        }
+        Ok(None) => ending(),
+        Err(_) => no_answer(),
+    }
 }
 
 async fn drain(State(shared): State<Arc<Shared>>) -> Response {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -34,13 +35,24 @@ struct Snapshot {
     workers: BTreeMap<&'static str, (&'static str, u64)>,
     forwards_dropped: u64,
     gauges: Vec<(&'static str, &'static str, i64)>,
+    listeners: Vec<Listener>,
+}
+
+/// The figures of one listener.
+#[derive(Debug)]
+struct Listener {
+    url: String,
+    connections: u64,
+    accepted: u64,
+    refused_full: u64,
+    handshakes_failed: u64,
 }
 
 impl Snapshot {
     fn of(node: &AdminState) -> Snapshot {
         let mut workers: BTreeMap<&'static str, (&'static str, u64)> = BTreeMap::new();
-        for counters in &node.counters {
-            for (name, help, value) in counters.read().named() {
+        for worker in &node.workers {
+            for (name, help, value) in worker.counters.read().named() {
                 // The encoder ends each help with a full stop of its own.
                 workers.entry(name).or_insert((help.trim().trim_end_matches('.'), 0)).1 += value;
             }
@@ -65,7 +77,15 @@ impl Snapshot {
             ),
             ("subscribes_unsettled", "SUBSCRIBEs that wait for other nodes", status.unsettled as i64),
         ];
-        Snapshot { workers, forwards_dropped: status.forwards_dropped, gauges }
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let listeners = node.entrances.iter().map(|entrance| Listener {
+            url: entrance.url.clone(),
+            connections: read(&entrance.connections),
+            accepted: read(&entrance.accepted),
+            refused_full: read(&entrance.refused_full),
+            handshakes_failed: read(&entrance.handshakes_failed),
+        });
+        Snapshot { workers, forwards_dropped: status.forwards_dropped, gauges, listeners: listeners.collect() }
     }
 }
 
@@ -95,6 +115,35 @@ impl Collector for Snapshot {
             self.workers.iter().filter_map(|(name, (_, value))| Some((name.strip_prefix("dropped_")?, *value)));
         for (reason, value) in by_workers.chain([("node_not_reached", self.forwards_dropped)]) {
             ConstCounter::new(value).encode(dropped.encode_family(&[("reason", reason)])?)?;
+        }
+        let gauge = ConstGauge::new(0_i64);
+        let mut open = encoder.encode_descriptor(
+            "listener_connections",
+            "Connections that exist now, by listener",
+            None,
+            gauge.metric_type(),
+        )?;
+        for listener in &self.listeners {
+            let labels = [("listener", listener.url.as_str())];
+            ConstGauge::new(listener.connections as i64).encode(open.encode_family(&labels)?)?;
+        }
+        let counted: [(&str, &str, fn(&Listener) -> u64); 3] = [
+            ("listener_accepted", "Connections accepted, by listener", |listener| listener.accepted),
+            (
+                "listener_refused_full",
+                "Connections closed because there were connections_max, by listener",
+                |listener| listener.refused_full,
+            ),
+            ("listener_handshakes_failed", "Connections that ended before MQTT began, by listener", |listener| {
+                listener.handshakes_failed
+            }),
+        ];
+        for (name, help, value) in counted {
+            let mut family = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            for listener in &self.listeners {
+                let labels = [("listener", listener.url.as_str())];
+                ConstCounter::new(value(listener)).encode(family.encode_family(&labels)?)?;
+            }
         }
         for (name, help, value) in &self.gauges {
             let gauge = ConstGauge::new(*value);

@@ -50,6 +50,8 @@ counters! {
     connections_refused,
     /// CONNECTs refused.
     connects_refused,
+    /// CONNECTs refused because nothing proved their user.
+    authentications_failed,
     /// Connections ended for a malformed packet or a broken rule.
     protocol_errors,
     /// Connections ended because nothing came within one and a half keep-alives.
@@ -70,6 +72,10 @@ counters! {
     dropped_expired,
     /// QoS 0 dropped because this node is cut off from the majority.
     dropped_not_serving,
+    /// Dropped because their publisher may not publish to their topic.
+    dropped_not_authorized,
+    /// Subscriptions refused because the client may not have them.
+    subscriptions_denied,
     /// Messages handed to other workers.
     forwarded_to_workers,
     /// Messages handed to other nodes and to shards.

@@ -47,7 +47,7 @@ impl Core {
                 return;
             };
             connection.dirty = false;
-            if connection.output.is_empty() || connection.blocked {
+            if (connection.output.is_empty() && !connection.stream.unflushed()) || connection.blocked {
                 break;
             }
             let mut context = Context::from_waker(connection.waker.as_ref().unwrap_or(Waker::noop()));
@@ -56,7 +56,7 @@ impl Core {
                 Ok(count) => self.table.counters.bytes_sent += count as u64,
                 Err(_) => failed = true,
             }
-            connection.blocked = !connection.output.is_empty();
+            connection.blocked = !connection.output.is_empty() || connection.stream.unflushed();
             if failed || connection.blocked {
                 break;
             }
@@ -71,7 +71,7 @@ impl Core {
         let Some(connection) = self.table.connections.get_mut(slot as usize) else {
             return;
         };
-        let empty = connection.output.is_empty();
+        let empty = connection.output.is_empty() && !connection.stream.unflushed();
         let mut drained = false;
         match &mut connection.state {
             State::Open(session) => {

@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use bytes::Bytes;
 
 use super::core::Core;
+use super::fanout::Reach;
 use super::lifetime::Ending;
 use super::table::Source;
 use super::wheel::Timed;
@@ -25,6 +26,7 @@ impl Core {
         let opened = self.table.get(timed).is_some_and(|connection| connection.session().is_some());
         match packet {
             Packet::Connect(connect) if !opened => self.connect(timed, connect),
+            Packet::Auth(auth) => self.authenticate(timed, auth),
             // [MQTT-3.1.0-1]
             _ if !opened => self.lost(slot),
             Packet::Publish(publish) => self.publish(timed, publish, whole),
@@ -37,13 +39,10 @@ impl Core {
             Packet::PubRec(unknown) => self.send(slot, Packet::PubRel(not_found(unknown.packet_id))),
             Packet::PubRel(unknown) => self.send(slot, Packet::PubComp(not_found(unknown.packet_id))),
             Packet::PubComp(_) => {}
-            // A second CONNECT ([MQTT-3.1.0-2]), AUTH without a method, and what only servers send.
-            Packet::Connect(_)
-            | Packet::Auth(_)
-            | Packet::ConnAck(_)
-            | Packet::SubAck(_)
-            | Packet::UnsubAck(_)
-            | Packet::PingResp => self.break_off(slot, ReasonCode::PROTOCOL_ERROR),
+            // A second CONNECT ([MQTT-3.1.0-2]), and what only servers send.
+            Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                self.break_off(slot, ReasonCode::PROTOCOL_ERROR)
+            }
         }
     }
 
@@ -92,6 +91,9 @@ impl Core {
             return self.refuse_publish(slot, &publish);
         }
         let publisher_id = session.terms.client_id.clone();
+        let version = session.terms.version;
+        // What `$SYS` reports is the broker's own.
+        let permitted = !publish.topic.starts_with("$SYS/") && self.may_publish(timed, publish.topic);
         let mut properties = Vec::new();
         let mut expiry_seconds = None;
         if !publish.properties.is_empty() {
@@ -118,10 +120,11 @@ impl Core {
             publisher_id: &publisher_id,
             kept: OnceCell::new(),
         };
-        let reach = self.fan_out(&source);
+        let reach = if permitted { self.fan_out(&source) } else { Reach::default() };
         let reason = match reach.here || reach.beyond.is_some() {
             true => ReasonCode::SUCCESS,
-            false => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+            false if permitted => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+            false => self.deny(version),
         };
         let mut token = 0;
         if publish.qos == QoS::AtLeastOnce
@@ -145,6 +148,13 @@ impl Core {
             let connection = self.id_of(slot);
             self.to_cluster.push(ToCluster::Publish { connection, token, message, targets });
         }
+    }
+
+    /// Counts a message that its client may not publish; gives what it is told. Before 5.0 nothing can be said: it is
+    /// acknowledged and dropped, as by Mosquitto.
+    fn deny(&mut self, version: Version) -> ReasonCode {
+        self.table.counters.dropped_not_authorized += 1;
+        if version == Version::V5 { ReasonCode::NOT_AUTHORIZED } else { ReasonCode::SUCCESS }
     }
 
     /// A client that cannot be told a Receive Maximum is not read while it has so many unacknowledged.
