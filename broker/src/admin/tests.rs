@@ -10,7 +10,8 @@ use super::*;
 use crate::cluster::control::MemberState;
 use crate::cluster::handle;
 use crate::cluster::status::{MemberStatus, Status};
-use crate::worker::Counters;
+use crate::node::Report;
+use crate::worker::{Ask, ClientSubscription, ConnectedClient, Counters};
 
 /// A server over a node whose status is `status`, and whose requests are answered as the cluster would.
 async fn start(status: Status, token: Option<&str>) -> std::net::SocketAddr {
@@ -36,13 +37,92 @@ async fn start_beating(
             }
         }
     });
-    let counters = Arc::new(PublishedCounters::default());
-    counters.publish(&Counters { messages_received: 7, dropped_too_large: 3, ..Counters::default() });
+    let counted = Counters { messages_received: 7, dropped_too_large: 3, ..Counters::default() };
+    let workers = workers(2, counted);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let node = AdminState { cluster, counters: vec![counters.clone(), counters] };
-    tokio::spawn(serve(listener, token.map(str::to_owned), node));
+    tokio::spawn(serve(listener, state(cluster, workers, token)));
     (address, heartbeat)
+}
+
+fn state(cluster: ClusterHandle, workers: Vec<WorkerHandle>, token: Option<&str>) -> AdminState {
+    let (reload, mut asked) = mpsc::channel::<ReloadRequest>(1);
+    tokio::spawn(async move {
+        while let Some(answer) = asked.recv().await {
+            let restart_needed = vec!["data_dir".to_owned()];
+            let _ = answer.send(Report { reloaded: vec!["limits".to_owned()], restart_needed, failed: Vec::new() });
+        }
+    });
+    let token = Arc::new(ArcSwapOption::from_pointee(token.map(str::to_owned)));
+    AdminState { cluster, workers, entrances: vec![Entrance::plain(true)], token, reload }
+}
+
+/// Workers that answer as if each had one client, `client-0`, `client-1`, …
+fn workers(count: u16, counted: Counters) -> Vec<WorkerHandle> {
+    let (to_cluster, _) = mpsc::unbounded_channel();
+    let handles = crate::worker::doors(count, &to_cluster, &Default::default()).into_iter().map(|(_, handle)| handle);
+    let answering = handles.enumerate().map(|(number, mut handle)| {
+        handle.counters.publish(&counted);
+        let (asks, mut asked) = mpsc::channel(8);
+        handle.asks = asks;
+        tokio::spawn(async move {
+            let own = format!("client-{number}");
+            while let Some(ask) = asked.recv().await {
+                match ask {
+                    Ask::Clients { after, answer, .. } => {
+                        let client = ConnectedClient {
+                            client_id: own.clone(),
+                            user: None,
+                            address: None,
+                            listener: String::new(),
+                            protocol: 5,
+                            persistent: false,
+                            session_expiry_seconds: 0,
+                            subscriptions: 0,
+                            waiting: 0,
+                        };
+                        let _ = answer.send(Some(client).into_iter().filter(|_| own > after).collect());
+                    }
+                    Ask::Disconnect { client_id, answer } => drop(answer.send(client_id == own)),
+                    Ask::Subscriptions { client_id, answer } => {
+                        let one = ClientSubscription { filter: "a/#".to_owned(), qos: 1 };
+                        let _ = answer.send((client_id == own).then(|| vec![one]));
+                    }
+                    Ask::Report(_) => {}
+                }
+            }
+        });
+        handle
+    });
+    answering.collect()
+}
+
+#[tokio::test]
+async fn clients_are_listed_page_by_page_and_disconnected() {
+    let address = start(healthy(), None).await;
+    let page = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let (code, body) = ask(address, "GET /api/v1/clients?limit=1", "").await;
+    assert_eq!((code, &page(&body)["next"]), (200, &serde_json::json!("client-0")), "{body}");
+    let (_, body) = ask(address, "GET /api/v1/clients?limit=1&after=client-0", "").await;
+    assert_eq!(page(&body)["clients"][0]["client_id"], "client-1", "{body}");
+    assert_eq!(page(&body)["next"], serde_json::Value::Null, "{body}");
+    for wrong in ["limit=0", "limit=1001", "limit=x"] {
+        let (code, body) = ask(address, &format!("GET /api/v1/clients?{wrong}"), "").await;
+        assert!(code == 400 && body.contains("from 1 to 1000"), "{wrong}: {code} {body}");
+    }
+    let (_, body) = ask(address, "GET /api/v1/clients/client-1/subscriptions", "").await;
+    assert_eq!(page(&body)["subscriptions"][0]["filter"], "a/#");
+    assert_eq!(ask(address, "DELETE /api/v1/clients/client-1", "").await.0, 204);
+    assert_eq!(ask(address, "DELETE /api/v1/clients/nobody", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_reload_says_what_is_in_force_and_what_waits() {
+    let address = start(healthy(), None).await;
+    let (code, body) = ask(address, "POST /api/v1/reload", "").await;
+    assert_eq!(code, 200);
+    let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(json, serde_json::json!({"reloaded": ["limits"], "restart_needed": ["data_dir"], "failed": []}));
 }
 
 async fn ask(address: std::net::SocketAddr, what: &str, headers: &str) -> (u16, String) {
@@ -293,7 +373,7 @@ async fn a_request_that_the_cluster_never_answers_is_answered_in_time() {
     let (mut doors, cluster) = handle::doors();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, None, AdminState { cluster, counters: Vec::new() }));
+    tokio::spawn(serve(listener, state(cluster, Vec::new(), None)));
     let asked = tokio::spawn(async move { ask(address, "POST /api/v1/cluster/members/mqtt-1/leave", "").await });
     let held = tokio::time::timeout(Duration::from_secs(5), doors.next_request()).await.unwrap();
     pass(limits::ADMIN_REQUEST_WAIT).await;

@@ -61,7 +61,7 @@ fn pieces() -> impl Strategy<Value = Vec<Piece>> {
 proptest! {
     #[test]
     fn what_is_sent_in_frames_comes_out_whatever_the_cuts(pieces in pieces(), cut in 1_usize..400, room in 1_usize..64, mask: [u8; 4]) {
-        let (mut wire, mut expected) = (Vec::new(), Vec::new());
+        let (mut wire, mut expected) = (Vec::new(), Vec::<u8>::new());
         for piece in pieces {
             match piece {
                 Piece::Data(bytes, parts) => {
@@ -122,7 +122,7 @@ proptest! {
         }
         drop(socket);
         block_on(client.read_to_end(&mut wire)).unwrap();
-        let (mut at, mut received) = (0, Vec::new());
+        let (mut at, mut received) = (0, Vec::<u8>::new());
         while at < wire.len() {
             prop_assert_eq!(wire[at], FIN | BINARY);
             let (length, header) = match wire[at + 1] {
