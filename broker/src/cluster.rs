@@ -22,6 +22,7 @@ pub mod tasks;
 
 mod delivery;
 mod room;
+mod relays;
 mod shard_client;
 mod shard_frames;
 mod shard_leader;

@@ -142,7 +142,7 @@ impl Inner {
                 }
                 let mut acks = Vec::new();
                 for delivery in deliveries {
-                    let Some(packet_id) = client.window.send_numbered(delivery.seq) else { continue };
+                    let Some(packet_id) = client.window.send_numbered(delivery.seq, delivery.message.qos) else { continue };
                     assert!(client.window.in_flight() <= u32::from(RECEIVE_MAXIMUM), "more than the client takes");
                     let payload = String::from_utf8(delivery.message.payload.to_vec()).unwrap();
                     client.received.push((payload, delivery.dup));
@@ -152,7 +152,7 @@ impl Inner {
                 }
                 if !acks.is_empty() {
                     let client_id = client.client_id.clone();
-                    node.rooms.worker(ToCluster::Acknowledge { client_id, epoch, acks });
+                    node.rooms.worker(ToCluster::Acknowledge { connection, client_id, epoch, acks });
                 }
             }
             ToWorker::Attach { connection, client_id, epoch } => {
