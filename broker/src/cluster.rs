@@ -21,8 +21,8 @@ pub mod status;
 pub mod tasks;
 
 mod delivery;
-mod room;
 mod relays;
+mod room;
 mod shard_client;
 mod shard_frames;
 mod shard_leader;

@@ -100,8 +100,8 @@ pub enum ToCluster {
         /// Where to.
         targets: Targets,
     },
-    /// PUBREL of a persistent session. Answered by [`ToWorker::Released`].
-    Release {
+    /// PUBREL of a persistent session. Answered by [`ToWorker::ExchangeEnded`].
+    EndExchange {
         /// Whose.
         connection: ConnectionId,
         /// The session.
@@ -156,6 +156,13 @@ pub enum ToCluster {
         /// The highest queue number sent to the client by this connection; 0 for none.
         sent_to: u64,
     },
+    /// The answer to [`ToWorker::Evict`]: no connection of this worker holds the client id in this epoch, nor will.
+    Released {
+        /// The client id.
+        client_id: ClientId,
+        /// The epoch that was held.
+        epoch: u64,
+    },
     /// The answer to [`ToWorker::Originate`].
     Originated {
         /// As asked.
@@ -202,8 +209,8 @@ pub enum ToWorker {
         /// [`Outcome::Stored`] with the number of queues and nodes reached, or [`Outcome::Refused`].
         outcome: Outcome,
     },
-    /// The answer to [`ToCluster::Release`]: [`Outcome::Done`], `NotFound`, `Stale` or `Refused`.
-    Released {
+    /// The answer to [`ToCluster::EndExchange`]: [`Outcome::Done`], `NotFound`, `Stale` or `Refused`.
+    ExchangeEnded {
         /// Whose.
         connection: ConnectionId,
         /// Of the PUBREL.
@@ -263,10 +270,12 @@ pub enum ToWorker {
         /// In order.
         changes: Vec<RouteChange>,
     },
-    /// The connection has lost its client id.
+    /// The connection has lost its client id. Answered by [`ToCluster::Released`].
     Evict {
         /// Which.
         connection: ConnectionId,
+        /// What it held.
+        client_id: ClientId,
         /// The epoch it held.
         epoch: u64,
         /// Why.

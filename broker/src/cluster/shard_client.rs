@@ -26,7 +26,7 @@ pub(super) enum Waiter {
     /// A PUBLISH of QoS 2 in a persistent session.
     PublishOnce { connection: ConnectionId, token: u64 },
     /// A PUBREL of a persistent session.
-    Release { connection: ConnectionId, packet_id: u16 },
+    EndExchange { connection: ConnectionId, packet_id: u16 },
     /// Acknowledgements with PUBRECs among them.
     Acknowledge(ConnectionId),
     /// The outbox of a shard that this node leads, or led.
@@ -167,7 +167,9 @@ pub(super) fn command_bytes(command: &Command) -> usize {
         }
         Command::Acknowledge { client_id, acks, .. } => 32 + client_id.len() + acks.len() * 8,
         Command::Close(close) => 48 + close.client_id.len(),
-        Command::WillFired { client_id, .. } | Command::Release { client_id, .. } => 32 + client_id.len(),
+        Command::WillFired { client_id, .. }
+        | Command::Released { client_id, .. }
+        | Command::EndExchange { client_id, .. } => 32 + client_id.len(),
         Command::NodeGone(_) | Command::Tick => 32,
     }
 }

@@ -44,6 +44,8 @@ pub struct ShardRooms {
     firing: RefCell<BTreeSet<(ShardId, ClientId, u64)>>,
     /// Against K1, to see that tests notice.
     acknowledges_early: bool,
+    /// Against K4, likewise.
+    lets_two_hold: bool,
     /// The runs of other nodes that are linked, or were last.
     runs: RefCell<BTreeMap<NodeId, Incarnation>>,
     /// The last number that this run has taken from the outbox of each shard.
@@ -95,6 +97,7 @@ impl ShardRooms {
             next_key: Cell::new(1),
             firing: RefCell::default(),
             acknowledges_early: faults::breaks_k1(),
+            lets_two_hold: faults::breaks_k4(),
             runs: RefCell::default(),
             taken: RefCell::default(),
             arrived: RefCell::default(),
@@ -238,8 +241,11 @@ impl ShardRooms {
             ShardFrame::Deliver { connection, epoch, deliveries } => {
                 self.to_worker(connection, ToWorker::Deliver { connection, epoch, deliveries });
             }
-            ShardFrame::Evict { connection, epoch, why } => {
-                self.to_worker(connection, ToWorker::Evict { connection, epoch, why });
+            ShardFrame::Evict { client_id, epoch, .. } if self.lets_two_hold => {
+                Shards::worker(self, ToCluster::Released { client_id, epoch });
+            }
+            ShardFrame::Evict { connection, client_id, epoch, why } => {
+                self.to_worker(connection, ToWorker::Evict { connection, client_id, epoch, why });
             }
             ShardFrame::Attach { shard, term, connection, client_id, epoch } => {
                 // The answer goes to whoever is known to lead.
@@ -285,8 +291,8 @@ impl ShardRooms {
             Waiter::PublishOnce { connection, token } => {
                 self.to_worker(connection, ToWorker::Published { connection, token, outcome });
             }
-            Waiter::Release { connection, packet_id } => {
-                self.to_worker(connection, ToWorker::Released { connection, packet_id, outcome });
+            Waiter::EndExchange { connection, packet_id } => {
+                self.to_worker(connection, ToWorker::ExchangeEnded { connection, packet_id, outcome });
             }
             Waiter::Acknowledge(connection) => {
                 if let (Command::Acknowledge { epoch, acks, .. }, Outcome::Done) = (command, outcome) {
@@ -389,8 +395,8 @@ impl ShardRooms {
             Waiter::PublishOnce { connection, token } => {
                 self.to_worker(connection, ToWorker::Published { connection, token, outcome });
             }
-            Waiter::Release { connection, packet_id } => {
-                self.to_worker(connection, ToWorker::Released { connection, packet_id, outcome });
+            Waiter::EndExchange { connection, packet_id } => {
+                self.to_worker(connection, ToWorker::ExchangeEnded { connection, packet_id, outcome });
             }
             Waiter::Relay { from, to, number } => self.relay_answered(from, to, number, &outcome),
             Waiter::Open(connection) => self.to_worker(connection, ToWorker::Opened { connection, outcome }),
@@ -516,7 +522,7 @@ impl ShardRooms {
             match effect {
                 Effect::Evict { client_id, holder, epoch, why } => {
                     self.with_led(shard, |_, leader| leader.deliveries.evicted(&client_id, epoch));
-                    let frame = ShardFrame::Evict { connection: holder.connection, epoch, why };
+                    let frame = ShardFrame::Evict { connection: holder.connection, client_id, epoch, why };
                     self.send_to_run(holder.origin, frame);
                 }
                 Effect::Will { client_id, epoch, message } => self.originate(shard, client_id, epoch, message),
@@ -698,10 +704,10 @@ impl Shards for ShardRooms {
                 let publish = PublishOnce { client_id, epoch, packet_id, message, here, destinations };
                 self.publish_once(connection, token, publish, &targets);
             }
-            ToCluster::Release { connection, client_id, epoch, packet_id } => {
-                let waiter = Waiter::Release { connection, packet_id };
+            ToCluster::EndExchange { connection, client_id, epoch, packet_id } => {
+                let waiter = Waiter::EndExchange { connection, packet_id };
                 match self.shard_of(&client_id) {
-                    Some(shard) => self.push(shard, Command::Release { client_id, epoch, packet_id }, waiter),
+                    Some(shard) => self.push(shard, Command::EndExchange { client_id, epoch, packet_id }, waiter),
                     None => self.refuse(waiter),
                 }
             }
@@ -710,6 +716,11 @@ impl Shards for ShardRooms {
                 let waiter = if received { Waiter::Acknowledge(connection) } else { Waiter::Nobody };
                 if let Some(shard) = self.shard_of(&client_id) {
                     self.push(shard, Command::Acknowledge { client_id, epoch, acks }, waiter);
+                }
+            }
+            ToCluster::Released { client_id, epoch } => {
+                if let Some(shard) = self.shard_of(&client_id) {
+                    self.push(shard, Command::Released { client_id, epoch }, Waiter::Nobody);
                 }
             }
             ToCluster::Attached { client_id, epoch, sent_to } => {

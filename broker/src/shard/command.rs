@@ -79,11 +79,18 @@ pub enum Command {
     },
     /// Nothing but the passing of time: expiries and wills that fall due.
     Tick,
+    /// The connection that held the client id in this epoch, and was to go, has let go of it (K4).
+    Released {
+        /// The client id.
+        client_id: ClientId,
+        /// The epoch that was held.
+        epoch: u64,
+    },
     /// A message of QoS 2 from a persistent session. Its shard records the packet id and sees to it that the message goes
     /// everywhere once. Answered when it is there; with the same packet id again, without going anywhere again.
     PublishOnce(PublishOnce),
     /// PUBREL of a persistent session: the packet id is free. Answered [`Outcome::NotFound`] if it was.
-    Release {
+    EndExchange {
         /// The session.
         client_id: ClientId,
         /// The epoch that [`Outcome::Opened`] gave.
@@ -239,7 +246,7 @@ pub enum Effect {
     Opened(ClientId),
     /// The queue of a session that is connected has something new to send.
     Deliverable(ClientId),
-    /// A connection has lost its client id and must go.
+    /// A connection has lost its client id and must go. Its node says [`Command::Released`].
     Evict {
         /// The session.
         client_id: ClientId,

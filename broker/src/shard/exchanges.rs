@@ -116,9 +116,7 @@ impl Traffic {
 
     /// The runs of a node up to this one are over: what was on its way there has nobody to go to.
     pub(super) fn forget(&mut self, gone: Origin) -> Vec<Leaving> {
-        let is_over = |to: &Destination| {
-            matches!(to, Destination::Node(run) if run.node == gone.node && run.incarnation <= gone.incarnation)
-        };
+        let is_over = |to: &Destination| matches!(to, Destination::Node(run) if run.node == gone.node && run.incarnation <= gone.incarnation);
         let over: Vec<Destination> = self.outboxes.keys().copied().filter(is_over).collect();
         let mut lost = Vec::new();
         for to in over {

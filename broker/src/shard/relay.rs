@@ -76,7 +76,7 @@ impl Shard {
     }
 
     /// PUBREL.
-    pub(super) fn release(
+    pub(super) fn end_exchange(
         &mut self,
         client_id: &ClientId,
         epoch: u64,
@@ -90,13 +90,7 @@ impl Shard {
     }
 
     /// A message from the outbox of another shard.
-    pub(super) fn relay(
-        &mut self,
-        from: ShardId,
-        number: u64,
-        message: Message,
-        effects: &mut Vec<Effect>,
-    ) -> Outcome {
+    pub(super) fn relay(&mut self, from: ShardId, number: u64, message: Message, effects: &mut Vec<Effect>) -> Outcome {
         let last = self.traffic.taken.get(&from).map_or(0, |stream| stream.last);
         if number <= last {
             return self.relayed_before(from, number);

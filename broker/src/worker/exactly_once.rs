@@ -50,13 +50,13 @@ impl Core {
         // An id that is not known here may be from an earlier connection.
         if session.exchanges.begin_release(packet_id) {
             let (client_id, epoch) = (session.terms.client_id.clone(), session.terms.epoch);
-            self.tell(ToCluster::Release { connection, client_id, epoch, packet_id });
+            self.tell(ToCluster::EndExchange { connection, client_id, epoch, packet_id });
             self.pause_at_bound(timed);
         }
     }
 
     /// The shard has released it, or cannot.
-    pub(super) fn released(&mut self, timed: Timed, packet_id: u16, outcome: &Outcome) {
+    pub(super) fn exchange_ended(&mut self, timed: Timed, packet_id: u16, outcome: &Outcome) {
         let (slot, _) = timed;
         let receive_maximum = usize::from(self.table.limits.receive_maximum);
         let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {

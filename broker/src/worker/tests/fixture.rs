@@ -186,7 +186,8 @@ impl Cluster {
                     let new = (open.connection, epoch);
                     if let Some((connection, epoch)) = self.holders.insert(open.client_id.clone(), new) {
                         let why = Evicted::TakenOver;
-                        tell(connection.worker, ToWorker::Evict { connection, epoch, why });
+                        let client_id = open.client_id.clone();
+                        tell(connection.worker, ToWorker::Evict { connection, client_id, epoch, why });
                     }
                 }
                 tell(open.connection.worker, ToWorker::Opened { connection: open.connection, outcome });
