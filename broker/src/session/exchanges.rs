@@ -35,7 +35,7 @@ pub enum Begun {
     Owed,
     /// The same message again: PUBREC again ([MQTT-4.3.3-10]).
     Received,
-    /// Its packet id is being released: it must not be used before PUBCOMP ([MQTT-2.2.1-4]).
+    /// Its packet id is being released: it must not be used before PUBCOMP ([MQTT-2.2.1-3]).
     Releasing,
 }
 

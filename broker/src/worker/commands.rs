@@ -156,7 +156,7 @@ impl Core {
                 continue;
             }
             let message = &delivery.message;
-            // A client that may have it under this packet id must be brought to the end of the exchange.
+            // A client that may have it under this packet id is brought to the end of the exchange ([MQTT-4.3.3-7]).
             let begun = delivery.dup && message.qos == QoS::ExactlyOnce;
             let content = content_of(message, now_ms).or_else(|| begun.then(|| expired_content_of(message)));
             let Some(content) = content else {
