@@ -98,7 +98,8 @@ impl Core {
             return self.refuse_publish(slot, &publish);
         }
         let (persistent, publisher_id) = (session.terms.persistent, session.terms.client_id.clone());
-        let once = publish.qos == QoS::ExactlyOnce && persistent && !self.forgets_exchanges;
+        // Outboxes know of no shard that keeps the message for its topic.
+        let once = publish.qos == QoS::ExactlyOnce && persistent && !publish.retain && !self.forgets_exchanges;
         let mut properties = Vec::new();
         let mut expiry_seconds = None;
         if !publish.properties.is_empty() {
