@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::delivery::Say;
 use super::mesh::{LocalFuture, Shards, Surroundings};
+use super::relays::Relays;
 use super::replica::{Replica, replica_of};
 use super::shard_client::{ShardClient, Waiter};
 use super::shard_frames::ShardFrame;
@@ -842,6 +843,8 @@ impl Shards for ShardRooms {
             }
         }
         for shard in self.led() {
+            // The news of what had arrived may be among what was let go.
+            self.with_led(shard, |_, leader| leader.relays = Relays::default());
             self.end_runs(shard, &self.around.directory.ended());
         }
     }
