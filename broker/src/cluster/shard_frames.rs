@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{ClientId, ConnectionId, NodeId, ShardId};
+use crate::identity::{ClientId, ConnectionId, Incarnation, NodeId, ShardId};
+use crate::message::Message;
 use crate::shard::{Command, Delivery, Evicted, Outcome};
 
 /// One frame. New variants go to the end.
@@ -25,6 +26,10 @@ pub(super) enum ShardFrame {
     Attach { shard: ShardId, term: u64, connection: ConnectionId, client_id: ClientId, epoch: u64 },
     /// The answer; epoch 0 when the connection does not hold the session.
     Attached { shard: ShardId, client_id: ClientId, epoch: u64, sent_to: u64 },
+    /// From a leader to a run of a node: a message from the shard's outbox for its connected subscribers.
+    Relay { shard: ShardId, to: Incarnation, number: u64, message: Message },
+    /// The answer: that run has everything up to this number.
+    Relayed { shard: ShardId, to: Incarnation, number: u64 },
 }
 
 impl ShardFrame {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::identity::ClientId;
 use crate::limits::CLIENT_ID_BYTES_MAX;
-use crate::message::{Message, QoS};
+use crate::message::Message;
 use crate::protocol::{Connect, PropertyId, ReasonCode, Version};
 use crate::shard::Will;
 
@@ -38,8 +38,6 @@ pub fn check(connect: &Connect<'_>) -> Result<(), ReasonCode> {
         return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
     }
     match connect.will {
-        // [MQTT-3.2.2-12]
-        Some(will) if will.qos == QoS::ExactlyOnce => Err(ReasonCode::QOS_NOT_SUPPORTED),
         // [MQTT-3.2.2-13]
         Some(will) if will.retain => Err(ReasonCode::RETAIN_NOT_SUPPORTED),
         _ => Ok(()),

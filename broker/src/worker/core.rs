@@ -18,6 +18,7 @@ use super::{WorkerConfig, wheel::Timed};
 use crate::auth::{Guard, Policy};
 use crate::connection::{Connection, State};
 use crate::door::ToCluster;
+use crate::faults;
 use crate::identity::{ConnectionId, NodeId};
 use crate::limits::{SCRATCH_BYTES, TICK_MS};
 use crate::listener::Arrival;
@@ -46,6 +47,8 @@ pub(super) struct Core {
     started_ms: u64,
     next_generation: u32,
     next_token: u32,
+    /// Against K2, to see that tests notice.
+    pub(super) forgets_exchanges: bool,
 
     pub(super) serving: bool,
     /// While this node may not serve: the tick at which its clients are closed.
@@ -122,6 +125,7 @@ impl Core {
             started_ms: config.now_ms,
             next_generation: 0,
             next_token: 0,
+            forgets_exchanges: faults::breaks_k2(),
             serving: false,
             cut_off_at: None,
             draining: None,
