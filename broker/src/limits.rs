@@ -164,5 +164,7 @@ pub const ADMIN_REQUEST_WAIT: std::time::Duration = std::time::Duration::from_se
 pub const HEARTBEAT_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 /// Clients a second that each worker asks to go when the node drains.
 pub const DRAIN_RATE: u32 = 500;
+/// How long clients that knock while a node starts may wait for it before they are refused.
+pub const START_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 /// The longest that a drain may take.
 pub const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);

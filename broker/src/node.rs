@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
+use tokio::time::timeout;
 
 use crate::admin::{self, AdminState};
 use crate::auth::{Checker, Guard, Policy};
@@ -112,7 +113,13 @@ pub async fn start(config: Config, run: Run, set_log_filter: Option<SetLogFilter
     let entrances: Vec<Arc<Entrance>> = listeners.iter().map(|(_, entrance)| entrance.clone()).collect();
     for (bound, entrance) in listeners {
         let accepted = handles.iter().map(|handle| handle.accepted.clone()).collect();
-        tokio::spawn(listener::run(bound, entrance, accepted));
+        let mut status = cluster.status.clone();
+        tokio::spawn(async move {
+            // Who knocks while the node starts waits in the backlog instead of being refused; not for ever, since a node
+            // that finds no majority must say so (K3).
+            let _ = timeout(limits::START_PATIENCE, status.wait_for(|status| status.serving)).await;
+            listener::run(bound, entrance, accepted).await;
+        });
     }
     if let Some(seconds) = config.sys_interval_seconds {
         tokio::spawn(sys::report(Duration::from_secs(seconds), handles.clone()));
