@@ -123,6 +123,22 @@ pub const EVICTION_MS: u64 = 60_000;
 /// exceeded.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
+/// Retained messages of one shard. At the bound a new one is refused: 0x97 Quota exceeded.
+pub const SHARD_RETAINED_ITEMS_MAX: usize = 250_000;
+/// Bytes of topics, properties and payloads of the retained messages of one shard; policy as above.
+pub const SHARD_RETAINED_BYTES_MAX: usize = 64 << 20;
+/// Retained messages that a subscriber is handed at once.
+pub const RETAINED_PAGE_ITEMS_MAX: usize = 256;
+/// Bytes of them, the last one not counted.
+pub const RETAINED_PAGE_BYTES_MAX: usize = 64 << 10;
+/// Topics that a shard looks at before others have their turn.
+pub const RETAINED_PAGE_STEPS_MAX: usize = 1024;
+/// Ticks until retained messages are read again for a session whose queue had no room for them.
+pub const RETAINED_RETRY_TICKS: u32 = 5;
+/// Topics whose retained message changed while a session was being sent those of before. At the bound the first is
+/// forgotten: its older message may follow the newer.
+pub const RETAINED_SEEN_MAX: usize = 10_000;
+
 /// Bytes of the body of an admin request.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 << 10;
 /// Clients a second that each worker asks to go when the node drains.

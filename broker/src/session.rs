@@ -5,6 +5,7 @@
 //! sockets, clocks, encodings, and the fan-out.
 
 mod backlog;
+mod readings;
 mod receipts;
 pub mod request;
 mod subscriptions;
@@ -16,6 +17,7 @@ use crate::protocol::Version;
 use crate::shard::{Ack, Delivery};
 
 pub use backlog::{Backlog, BacklogBounds, Identifiers, Waiting};
+pub use readings::{Reading, Readings};
 pub use receipts::Receipts;
 pub use request::Opening;
 pub use subscriptions::{Awaited, AwaitedKind, Subscriptions};
@@ -55,6 +57,8 @@ pub struct Session {
     pub held: bool,
     /// Deliveries that came while `held`.
     pub held_deliveries: Vec<Delivery>,
+    /// Retained messages that it is still to be sent.
+    pub readings: Option<Box<Readings>>,
     window: Window,
     backlog: Option<Box<Backlog>>,
     acks: Vec<Ack>,
@@ -79,6 +83,7 @@ impl Session {
             awaited: Vec::new(),
             held: false,
             held_deliveries: Vec::new(),
+            readings: None,
             window: Window::default(),
             backlog: None,
             acks: Vec::new(),

@@ -1,4 +1,5 @@
-//! The replicated state machine of one shard: persistent sessions and their queues, who holds a client id, wills.
+//! The replicated state machine of one shard: persistent sessions and their queues, retained
+//! messages, who holds a client id, wills.
 //!
 //! Commands in, effects out. Deliberately absent: sockets, files, clocks, randomness, async. Time comes with each
 //! entry, stamped by the shard's leader.
@@ -6,7 +7,9 @@
 mod command;
 mod evictions;
 mod machine;
+mod owed;
 mod queue;
+mod retained;
 mod session;
 mod snapshot;
 mod streams;
@@ -16,8 +19,9 @@ mod wills;
 mod tests;
 
 pub use command::{
-    Ack, Close, CloseCause, Command, Delivery, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome, Refusal, Will,
+    Ack, Close, CloseCause, Command, Delivery, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome, Place, Refusal, Will,
 };
 pub use machine::{Shard, Totals};
+pub use retained::Page;
 pub use session::Attached;
 pub use streams::Expected;

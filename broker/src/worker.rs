@@ -14,6 +14,7 @@ mod flush;
 mod lifetime;
 mod packets;
 mod reading;
+mod retained;
 mod subscribe;
 mod table;
 mod wheel;

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use crate::identity::{ConnectionId, NodeId};
 use crate::limits;
+use crate::message::Message;
 use crate::shard::Command;
 
 /// Bytes of commands in one frame, about.
@@ -22,6 +23,8 @@ pub(super) enum Waiter {
     Subscribe { connection: ConnectionId, token: u32 },
     /// A publish, by its key.
     Publish(u64),
+    /// A connection that puts retained messages into its session's queue.
+    Enqueue { connection: ConnectionId, token: u32 },
 }
 
 #[derive(Debug)]
@@ -140,7 +143,7 @@ impl ShardClient {
 /// About what a command takes in an entry.
 pub(super) fn command_bytes(command: &Command) -> usize {
     match command {
-        Command::Publish(message) => 64 + message.topic.len() + message.payload.len() + message.properties.len(),
+        Command::Publish(message) | Command::Retain(message) => message_bytes(message),
         Command::Open(open) => {
             let will = open.will.as_ref().map_or(0, |will| will.message.payload.len() + will.message.topic.len());
             96 + open.client_id.len() + will
@@ -155,8 +158,16 @@ pub(super) fn command_bytes(command: &Command) -> usize {
         Command::Acknowledge { client_id, acks, .. } => 32 + client_id.len() + acks.len() * 8,
         Command::Close(close) => 48 + close.client_id.len(),
         Command::WillFired { client_id, .. } => 32 + client_id.len(),
+        Command::Enqueue { client_id, filter, messages, .. } => {
+            let messages: usize = messages.iter().map(message_bytes).sum();
+            64 + client_id.len() + filter.len() + messages
+        }
         Command::NodeGone(_) | Command::Tick => 32,
     }
+}
+
+fn message_bytes(message: &Message) -> usize {
+    64 + message.topic.len() + message.payload.len() + message.properties.len()
 }
 
 #[cfg(test)]

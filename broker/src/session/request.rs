@@ -43,8 +43,6 @@ pub fn check(connect: &Connect<'_>) -> Result<(), ReasonCode> {
     match connect.will {
         // [MQTT-3.2.2-12]
         Some(will) if will.qos == QoS::ExactlyOnce => Err(ReasonCode::QOS_NOT_SUPPORTED),
-        // [MQTT-3.2.2-13]
-        Some(will) if will.retain => Err(ReasonCode::RETAIN_NOT_SUPPORTED),
         _ => Ok(()),
     }
 }

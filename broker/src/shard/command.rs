@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{ClientId, ConnectionId, Origin};
+use crate::identity::{ClientId, ConnectionId, Origin, ShardId};
 use crate::message::{Message, Subscription};
 
 /// One entry of a shard's log: a batch.
@@ -79,6 +79,31 @@ pub enum Command {
     },
     /// Nothing but the passing of time: expiries and wills that fall due.
     Tick,
+    /// A message published with RETAIN: it becomes its topic's retained message, or without a payload ends it. Whoever
+    /// subscribes to the topic gets it by [`Command::Publish`].
+    Retain(Message),
+    /// Retained messages that a persistent session has subscribed to: to its queue. Answered by [`Outcome::Owes`].
+    Enqueue {
+        /// The session.
+        client_id: ClientId,
+        /// The epoch that [`Outcome::Opened`] gave.
+        epoch: u64,
+        /// The subscription's.
+        filter: Arc<str>,
+        /// What was read from the place where the session stood.
+        messages: Vec<Message>,
+        /// Where to go on; `None` when that was all.
+        next: Option<Place>,
+    },
+}
+
+/// How far the retained messages of a filter have been read: shard by shard, in the order of their topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The shard to read.
+    pub shard: ShardId,
+    /// The topic there to go on after.
+    pub after: Option<Arc<str>>,
 }
 
 /// What CONNECT says that the shard must know.
@@ -214,6 +239,8 @@ pub enum Outcome {
         session_present: bool,
         /// Its subscriptions; empty for a new one.
         subscriptions: Vec<Subscription>,
+        /// Of those, the ones whose retained messages are not all in its queue, and where to go on reading them.
+        owed: Vec<(Arc<str>, Place)>,
     },
     /// Done: closed, acknowledged, fired, ticked.
     Done,
@@ -225,6 +252,9 @@ pub enum Outcome {
     Stale,
     /// A limit refused it.
     Refused(Refusal),
+    /// Where to go on reading the retained messages of a filter for a session; `None` when nothing is owed. The place of
+    /// before, when its queue has no room for them now.
+    Owes(Option<Place>),
 }
 
 /// Which limit refused a command.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::command::{Holder, Will};
+use super::owed::Owed;
 use super::queue::Queue;
 use crate::identity::ClientId;
 use crate::limits;
@@ -28,6 +29,8 @@ pub(super) struct Session {
     pub queue: Queue,
     /// The highest queue number that may have been sent in an earlier connection.
     pub sent_to: u64,
+    /// Retained messages that are still to come into the queue.
+    pub owed: Owed,
 }
 
 /// A session whose client is connected.

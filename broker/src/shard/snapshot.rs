@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::command::{Effect, Entry, Holder, Will};
 use super::evictions::Evictions;
 use super::machine::Shard;
+use super::owed::Owed;
 use super::queue::{Queue, Queued};
+use super::retained::Retained;
 use super::session::Session;
 use super::streams::Streams;
 use super::wills::Wills;
@@ -19,7 +21,7 @@ use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::replication::StateMachine;
 
 /// In front of a snapshot.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -32,6 +34,7 @@ struct State {
     /// Each message once, however many queues it stands in.
     messages: Vec<Message>,
     sessions: Vec<SessionRecord>,
+    retained: Vec<Message>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,6 +51,7 @@ struct SessionRecord {
     first: u64,
     queue: Vec<Option<QueuedRecord>>,
     sent_to: u64,
+    owed: Owed,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -84,6 +88,7 @@ impl StateMachine for Shard {
             evictions: self.evictions.clone(),
             messages: messages.all,
             sessions,
+            retained: self.retained.all(),
         };
         let mut bytes = vec![VERSION];
         // Serialising plain data to memory has no way to fail.
@@ -108,6 +113,7 @@ impl StateMachine for Shard {
         shard.dropped_queue_full = state.dropped_queue_full;
         shard.wills = state.wills;
         shard.evictions = state.evictions;
+        shard.retained = Retained::restored(state.retained);
         for record in state.sessions {
             let session = session(record, &messages).ok_or_else(|| invalid("a message is missing".into()))?;
             shard.sessions.insert(session.client_id.clone(), session);
@@ -154,6 +160,7 @@ fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
         first: session.queue.first(),
         queue: session.queue.items().iter().map(|item| item.as_ref().map(&mut queued)).collect(),
         sent_to: session.sent_to,
+        owed: session.owed.clone(),
     }
 }
 
@@ -183,5 +190,6 @@ fn session(record: SessionRecord, messages: &[Rc<Message>]) -> Option<Session> {
         subscriptions: record.subscriptions,
         queue: Queue::restored(record.first, items.collect::<Option<_>>()?),
         sent_to: record.sent_to,
+        owed: record.owed,
     })
 }

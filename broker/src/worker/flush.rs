@@ -72,10 +72,12 @@ impl Core {
             return;
         };
         let empty = connection.output.is_empty();
-        let mut drained = false;
+        let timed = (slot, connection.generation);
+        let (mut drained, mut reading) = (false, false);
         match &mut connection.state {
             State::Open(session) => {
                 drained = session.nothing_waits();
+                reading = drained && session.readings.is_some();
                 if let Some(acknowledge) = acknowledge(session) {
                     self.to_cluster.push(acknowledge);
                 }
@@ -98,6 +100,9 @@ impl Core {
             && let Some(mut congestion) = connection.congestion.take()
         {
             self.table.release(&mut congestion);
+        }
+        if reading {
+            self.read_retained(timed);
         }
     }
 

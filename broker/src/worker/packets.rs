@@ -238,9 +238,6 @@ fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> R
     if publish.qos == QoS::ExactlyOnce {
         return Err(ReasonCode::QOS_NOT_SUPPORTED);
     }
-    if publish.retain {
-        return Err(ReasonCode::RETAIN_NOT_SUPPORTED);
-    }
     // [MQTT-3.3.4-9]
     if publish.qos > QoS::AtMostOnce
         && session.terms.version == Version::V5

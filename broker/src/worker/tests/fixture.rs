@@ -181,6 +181,7 @@ impl Cluster {
                     epoch: self.epoch,
                     session_present: false,
                     subscriptions: Vec::new(),
+                    owed: Vec::new(),
                 });
                 if let Outcome::Opened { epoch, .. } = outcome {
                     let new = (open.connection, epoch);
