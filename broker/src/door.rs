@@ -124,6 +124,13 @@ pub enum ToCluster {
         /// The highest queue number sent to the client by this connection; 0 for none.
         sent_to: u64,
     },
+    /// The answer to [`ToWorker::Evict`]: no connection of this worker holds the client id in this epoch, nor will.
+    Released {
+        /// The client id.
+        client_id: ClientId,
+        /// The epoch that was held.
+        epoch: u64,
+    },
     /// The answer to [`ToWorker::Originate`].
     Originated {
         /// As asked.
@@ -261,10 +268,12 @@ pub enum ToWorker {
         /// In order.
         changes: Vec<RouteChange>,
     },
-    /// The connection has lost its client id.
+    /// The connection has lost its client id. Answered by [`ToCluster::Released`].
     Evict {
         /// Which.
         connection: ConnectionId,
+        /// What it held.
+        client_id: ClientId,
         /// The epoch it held.
         epoch: u64,
         /// Why.

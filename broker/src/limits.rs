@@ -114,11 +114,9 @@ pub const SESSION_SPAN_MAX: u64 = 65_000;
 /// Refused publishes that a shard remembers of one node. Of older ones it no longer knows whether they were stored, and
 /// calls them refused if it is asked again.
 pub const STREAM_REFUSALS_MAX: usize = 1024;
-/// Connections that lost their client id and that a shard remembers, to tell them again. At the bound the oldest is
-/// forgotten.
+/// Connections of one shard that lost their client id and have not let go of it yet. At the bound a CONNECT that would
+/// take another one over is refused: 0x97 Quota exceeded.
 pub const SHARD_EVICTIONS_MAX: usize = 65_536;
-/// Milliseconds that they are remembered: longer than a node lives that cannot be reached.
-pub const EVICTION_MS: u64 = 60_000;
 /// Bytes of commands of one node to one shard that are not answered. At the bound publishes are refused: 0x97 Quota
 /// exceeded.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;

@@ -19,7 +19,8 @@ mod wills;
 mod tests;
 
 pub use command::{
-    Ack, Close, CloseCause, Command, Delivery, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome, Place, Refusal, Will,
+    Ack, Close, CloseCause, Command, Delivery, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome, Place, Refusal,
+    Will,
 };
 pub use machine::{Shard, Totals};
 pub use retained::Page;

@@ -85,9 +85,10 @@ impl Reads {
 
     /// Called at intervals: the questions that were not answered since before the last call.
     pub(super) fn ask_again(&mut self) -> Vec<Question> {
-        let unanswered = self.waiting.iter_mut().filter_map(|(number, read)| {
-            std::mem::replace(&mut read.quiet, true).then(|| read.question(*number))
-        });
+        let unanswered = self
+            .waiting
+            .iter_mut()
+            .filter_map(|(number, read)| std::mem::replace(&mut read.quiet, true).then(|| read.question(*number)));
         unanswered.collect()
     }
 

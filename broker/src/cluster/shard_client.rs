@@ -157,11 +157,11 @@ pub(super) fn command_bytes(command: &Command) -> usize {
         }
         Command::Acknowledge { client_id, acks, .. } => 32 + client_id.len() + acks.len() * 8,
         Command::Close(close) => 48 + close.client_id.len(),
-        Command::WillFired { client_id, .. } => 32 + client_id.len(),
         Command::Enqueue { client_id, filter, messages, .. } => {
             let messages: usize = messages.iter().map(message_bytes).sum();
             64 + client_id.len() + filter.len() + messages
         }
+        Command::WillFired { client_id, .. } | Command::Released { client_id, .. } => 32 + client_id.len(),
         Command::NodeGone(_) | Command::Tick => 32,
     }
 }

@@ -23,7 +23,7 @@ pub(super) enum ShardFrame {
     /// From a leader to the node that a session's client is connected to.
     Deliver { connection: ConnectionId, epoch: u64, deliveries: Vec<Delivery> },
     /// From a leader to the node of a connection that lost its client id.
-    Evict { connection: ConnectionId, epoch: u64, why: Evicted },
+    Evict { connection: ConnectionId, client_id: ClientId, epoch: u64, why: Evicted },
     /// From the leader of this term to the node of a connection: what have you sent?
     Attach { shard: ShardId, term: u64, connection: ConnectionId, client_id: ClientId, epoch: u64 },
     /// The answer; epoch 0 when the connection does not hold the session.

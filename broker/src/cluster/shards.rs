@@ -45,6 +45,8 @@ pub struct ShardRooms {
     firing: RefCell<BTreeSet<(ShardId, ClientId, u64)>>,
     /// Against K1, to see that tests notice.
     acknowledges_early: bool,
+    /// Against K4, likewise.
+    lets_two_hold: bool,
     /// Frames of this node to itself, until the end of the turn.
     inbox: RefCell<VecDeque<ShardFrame>>,
     work: Notify,
@@ -92,6 +94,7 @@ impl ShardRooms {
             next_key: Cell::new(1),
             firing: RefCell::default(),
             acknowledges_early: faults::breaks_k1(),
+            lets_two_hold: faults::breaks_k4(),
             inbox: RefCell::default(),
             work: Notify::new(),
         });
@@ -228,8 +231,11 @@ impl ShardRooms {
             ShardFrame::Deliver { connection, epoch, deliveries } => {
                 self.to_worker(connection, ToWorker::Deliver { connection, epoch, deliveries });
             }
-            ShardFrame::Evict { connection, epoch, why } => {
-                self.to_worker(connection, ToWorker::Evict { connection, epoch, why });
+            ShardFrame::Evict { client_id, epoch, .. } if self.lets_two_hold => {
+                Shards::worker(self, ToCluster::Released { client_id, epoch });
+            }
+            ShardFrame::Evict { connection, client_id, epoch, why } => {
+                self.to_worker(connection, ToWorker::Evict { connection, client_id, epoch, why });
             }
             ShardFrame::Attach { shard, term, connection, client_id, epoch } => {
                 // The answer goes to whoever is known to lead.
@@ -559,7 +565,7 @@ impl ShardRooms {
             match effect {
                 Effect::Evict { client_id, holder, epoch, why } => {
                     self.with_led(shard, |_, leader| leader.deliveries.evicted(&client_id, epoch));
-                    let frame = ShardFrame::Evict { connection: holder.connection, epoch, why };
+                    let frame = ShardFrame::Evict { connection: holder.connection, client_id, epoch, why };
                     self.send_to_run(holder.origin, frame);
                 }
                 Effect::Will { client_id, epoch, message } => self.originate(shard, client_id, epoch, message),
@@ -735,6 +741,11 @@ impl Shards for ShardRooms {
             ToCluster::Acknowledge { client_id, epoch, acks } => {
                 if let Some(shard) = self.shard_of(&client_id) {
                     self.push(shard, Command::Acknowledge { client_id, epoch, acks }, Waiter::Nobody);
+                }
+            }
+            ToCluster::Released { client_id, epoch } => {
+                if let Some(shard) = self.shard_of(&client_id) {
+                    self.push(shard, Command::Released { client_id, epoch }, Waiter::Nobody);
                 }
             }
             ToCluster::ReadRetained { connection, token, filter, place } => {

@@ -79,6 +79,13 @@ pub enum Command {
     },
     /// Nothing but the passing of time: expiries and wills that fall due.
     Tick,
+    /// The connection that held the client id in this epoch, and was to go, has let go of it (K4).
+    Released {
+        /// The client id.
+        client_id: ClientId,
+        /// The epoch that was held.
+        epoch: u64,
+    },
     /// A message published with RETAIN: it becomes its topic's retained message, or without a payload ends it. Whoever
     /// subscribes to the topic gets it by [`Command::Publish`].
     Retain(Message),
@@ -193,7 +200,7 @@ pub enum Effect {
     Opened(ClientId),
     /// The queue of a session that is connected has something new to send.
     Deliverable(ClientId),
-    /// A connection has lost its client id and must go.
+    /// A connection has lost its client id and must go. Its node says [`Command::Released`].
     Evict {
         /// The session.
         client_id: ClientId,

@@ -75,7 +75,7 @@ impl Shard {
 
     fn numbered(&mut self, Numbered { origin, seq, command }: Numbered, effects: &mut Vec<Effect>) {
         let outcome = match self.streams.expected(origin) {
-            Expected::Nothing => Outcome::Refused(Refusal::Unavailable),
+            Expected::Nothing => Some(Outcome::Refused(Refusal::Unavailable)),
             Expected::Next(next) if seq < next => self.answer_again(origin, seq, &command, effects),
             // A gap: the leader should have refused it. Not applied, not answered: its origin sends it again in order.
             Expected::Next(next) if seq > next => return,
@@ -84,22 +84,25 @@ impl Shard {
                     self.end_run(earlier, effects);
                 }
                 let is_publish = matches!(command, Command::Publish(_) | Command::Retain(_));
-                let outcome = self.command(origin, command, effects);
-                if is_publish && matches!(outcome, Outcome::Refused(_)) {
+                let outcome = self.command(origin, seq, command, effects);
+                if is_publish && matches!(outcome, Some(Outcome::Refused(_))) {
                     self.streams.refuse(origin, seq);
                 }
                 outcome
             }
         };
-        effects.push(Effect::Reply { origin, seq, outcome });
+        if let Some(outcome) = outcome {
+            effects.push(Effect::Reply { origin, seq, outcome });
+        }
     }
 
-    fn command(&mut self, origin: Origin, command: Command, effects: &mut Vec<Effect>) -> Outcome {
-        match command {
-            Command::Open(open) => self.open(origin, open, effects),
+    /// `None`: it is answered later.
+    fn command(&mut self, origin: Origin, seq: u64, command: Command, effects: &mut Vec<Effect>) -> Option<Outcome> {
+        Some(match command {
+            Command::Open(open) => return self.open(origin, seq, open, effects),
             Command::Close(close) => self.close(close, effects),
             Command::Subscribe { client_id, epoch, subscriptions } => {
-                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Outcome::Stale };
+                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
                 let mut codes = Vec::with_capacity(subscriptions.len());
                 for subscription in subscriptions {
                     let known = session.subscriptions.contains_key(&subscription.filter);
@@ -123,7 +126,7 @@ impl Shard {
                 Outcome::Codes(codes)
             }
             Command::Unsubscribe { client_id, epoch, filters } => {
-                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Outcome::Stale };
+                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
                 let mut codes = Vec::with_capacity(filters.len());
                 for filter in filters {
                     let existed = session.subscriptions.remove(&filter).is_some();
@@ -135,7 +138,7 @@ impl Shard {
             }
             Command::Publish(message) => self.publish(message, effects),
             Command::Acknowledge { client_id, epoch, acks } => {
-                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Outcome::Stale };
+                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
                 for ack in acks {
                     if let Some(queued) = session.queue.acknowledge(ack) {
                         self.queued_items -= 1;
@@ -163,15 +166,23 @@ impl Shard {
             Command::Enqueue { client_id, epoch, filter, messages, next } => {
                 self.enqueue(&client_id, epoch, &filter, messages, next, effects)
             }
-        }
+            Command::Released { client_id, epoch } => {
+                self.released(&client_id, epoch, effects);
+                Outcome::Done
+            }
+        })
     }
 
-    /// What a command that was applied before is answered. The state is as it left it, or newer.
-    fn answer_again(&self, origin: Origin, seq: u64, command: &Command, effects: &mut Vec<Effect>) -> Outcome {
+    /// What a command that was applied before is answered. The state is as it left it, or newer. `None`: it is answered
+    /// later.
+    fn answer_again(&self, origin: Origin, seq: u64, command: &Command, effects: &mut Vec<Effect>) -> Option<Outcome> {
         let session = |client_id: &ClientId| self.sessions.get(client_id);
-        match command {
+        Some(match command {
             Command::Open(open) => match session(&open.client_id) {
                 Some(session) if session.holder == Some(Holder { origin, connection: open.connection }) => {
+                    if self.evictions.is_waiting(&open.client_id) {
+                        return None;
+                    }
                     // It never heard that it was opened, so it was sent nothing.
                     effects.push(Effect::Opened(open.client_id.clone()));
                     effects.push(Effect::Deliverable(open.client_id.clone()));
@@ -191,20 +202,26 @@ impl Shard {
                 }
             }
             Command::Unsubscribe { filters, .. } => Outcome::Codes(vec![SUCCESS; filters.len()]),
-            Command::Publish(_) | Command::Retain(_) if self.streams.may_have_refused(origin, seq) => Outcome::Refused(Refusal::Quota),
+            Command::Publish(_) | Command::Retain(_) if self.streams.may_have_refused(origin, seq) => {
+                Outcome::Refused(Refusal::Quota)
+            }
             Command::Publish(_) | Command::Retain(_) => Outcome::Stored(1),
             Command::Enqueue { client_id, epoch, filter, .. } => {
                 let session = session(client_id).filter(|session| session.epoch == *epoch);
                 session.map_or(Outcome::Stale, |session| Outcome::Owes(session.owed.place(filter).cloned()))
             }
             _ => Outcome::Done,
-        }
+        })
     }
 
-    fn open(&mut self, origin: Origin, open: Open, effects: &mut Vec<Effect>) -> Outcome {
+    fn open(&mut self, origin: Origin, seq: u64, open: Open, effects: &mut Vec<Effect>) -> Option<Outcome> {
         let client_id = open.client_id.clone();
-        if !self.sessions.contains_key(&client_id) && self.sessions.len() >= limits::SHARD_SESSIONS_MAX {
-            return Outcome::Refused(Refusal::Quota);
+        let full = match self.sessions.get(&client_id) {
+            None => self.sessions.len() >= limits::SHARD_SESSIONS_MAX,
+            Some(session) => session.holder.is_some() && self.evictions.is_full(),
+        };
+        if full {
+            return Some(Outcome::Refused(Refusal::Quota));
         }
         self.evict(&client_id, effects);
         if open.clean_start {
@@ -239,25 +256,45 @@ impl Shard {
         session.was_present = was_present;
         session.will = open.will;
         self.persistent += usize::from(session.expiry_seconds > 0);
-        let outcome = opened(session);
+        if self.evictions.wait(&client_id, (origin, seq)) {
+            return None;
+        }
+        Some(self.begun(&client_id, effects))
+    }
+
+    /// The connection that holds a client id hears so from now on, and is sent what waits.
+    fn begun(&self, client_id: &ClientId, effects: &mut Vec<Effect>) -> Outcome {
+        let Some(session) = self.sessions.get(client_id) else { return Outcome::Stale };
         effects.push(Effect::Opened(client_id.clone()));
         if session.queue.next() > session.queue.first() {
-            effects.push(Effect::Deliverable(client_id));
+            effects.push(Effect::Deliverable(client_id.clone()));
         }
-        outcome
+        opened(session)
     }
 
     /// Ends the present connection of a client id in favour of a newer one ([MQTT-3.1.4-3]).
     fn evict(&mut self, client_id: &ClientId, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get(client_id) else { return };
         let Some(holder) = session.holder else { return };
-        let epoch = session.epoch;
-        effects.push(self.evictions.put(self.now_ms, client_id.clone(), holder, epoch, Evicted::TakenOver));
-        let sent_to = presumed_sent(session);
+        let (epoch, sent_to) = (session.epoch, presumed_sent(session));
+        match self.evictions.stop_waiting(client_id) {
+            // It was never told that it holds the client id.
+            Some((origin, seq)) => effects.push(Effect::Reply { origin, seq, outcome: Outcome::Stale }),
+            None => effects.push(self.evictions.put(client_id.clone(), holder, epoch, Evicted::TakenOver)),
+        }
         self.detach(client_id, CloseCause::WithWill, sent_to, effects);
     }
 
+    /// The connection of this epoch has let go of the client id: a newer one that waited for it holds it alone now (K4).
+    fn released(&mut self, client_id: &ClientId, epoch: u64, effects: &mut Vec<Effect>) {
+        if let Some((origin, seq)) = self.evictions.release(client_id, epoch) {
+            let outcome = self.begun(client_id, effects);
+            effects.push(Effect::Reply { origin, seq, outcome });
+        }
+    }
+
     fn close(&mut self, close: Close, effects: &mut Vec<Effect>) -> Outcome {
+        self.released(&close.client_id, close.epoch, effects);
         let Some(session) = held(&mut self.sessions, &close.client_id, close.epoch) else { return Outcome::Stale };
         if let Some(expiry) = close.session_expiry_seconds {
             self.persistent -= usize::from(session.expiry_seconds > 0);
@@ -273,6 +310,7 @@ impl Shard {
     fn detach(&mut self, client_id: &ClientId, cause: CloseCause, sent_to: u64, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get_mut(client_id) else { return };
         session.holder = None;
+        self.evictions.stop_waiting(client_id);
         session.sent_to = session.sent_to.max(sent_to);
         let will = session.will.take().filter(|_| cause == CloseCause::WithWill);
         if let Some(Will { message, delay_seconds }) = will {
@@ -310,7 +348,7 @@ impl Shard {
     /// All connections of a run of a node are over, and of those before it.
     fn end_run(&mut self, gone: Origin, effects: &mut Vec<Effect>) {
         let is_over = |origin: Origin| origin.node == gone.node && origin.incarnation <= gone.incarnation;
-        self.evictions.forget(is_over);
+        let free = self.evictions.forget(is_over);
         let is_held = |session: &&Session| session.holder.is_some_and(|holder| is_over(holder.origin));
         let mut lost: Vec<(ClientId, u64)> = self
             .sessions
@@ -322,6 +360,10 @@ impl Shard {
         lost.sort();
         for (client_id, sent_to) in lost {
             self.detach(&client_id, CloseCause::WithWill, sent_to, effects);
+        }
+        for (client_id, (origin, seq)) in free.into_iter().filter(|(_, (origin, _))| !is_over(*origin)) {
+            let outcome = self.begun(&client_id, effects);
+            effects.push(Effect::Reply { origin, seq, outcome });
         }
     }
 
@@ -375,7 +417,6 @@ impl Shard {
             self.delete(&client_id, effects);
         }
         self.wills.fall_due(self.now_ms, effects);
-        self.evictions.pass_time(self.now_ms);
         self.retained.pass_time(self.now_ms);
     }
 
@@ -410,14 +451,17 @@ impl Shard {
         self.streams.expected(origin) != Expected::Nothing
     }
 
-    /// A session whose client is connected.
+    /// A session whose client is connected, and holds its client id alone.
     pub fn attached(&self, client_id: &str) -> Option<Attached> {
-        self.sessions.get(client_id)?.attached()
+        self.sessions.get(client_id).filter(|_| !self.evictions.is_waiting(client_id))?.attached()
     }
 
     /// All sessions whose clients are connected and that have subscriptions or a queue.
     pub fn all_attached(&self) -> Vec<Attached> {
-        let worth = |session: &&Session| !session.subscriptions.is_empty() || session.queue.next() > 1;
+        let worth = |session: &&Session| {
+            (!session.subscriptions.is_empty() || session.queue.next() > 1)
+                && !self.evictions.is_waiting(&session.client_id)
+        };
         self.sessions.values().filter(worth).filter_map(Session::attached).collect()
     }
 
@@ -447,7 +491,7 @@ impl Shard {
         self.sessions.get(client_id).is_some_and(|session| session.queue.contains(number))
     }
 
-    /// Connections that lost their client id of late: a new leader's to tell.
+    /// Connections that lost their client id and have not let go: a new leader's to tell.
     pub fn evictions(&self) -> Vec<Effect> {
         self.evictions.all()
     }
@@ -493,7 +537,11 @@ const SUCCESS: u8 = 0x00;
 const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
 const QUOTA_EXCEEDED: u8 = 0x97;
 
-pub(super) fn held<'s>(sessions: &'s mut Map<ClientId, Session>, client_id: &str, epoch: u64) -> Option<&'s mut Session> {
+pub(super) fn held<'s>(
+    sessions: &'s mut Map<ClientId, Session>,
+    client_id: &str,
+    epoch: u64,
+) -> Option<&'s mut Session> {
     sessions.get_mut(client_id).filter(|session| session.epoch == epoch && session.holder.is_some())
 }
 

@@ -78,7 +78,8 @@ impl Retained {
         page.next = self.messages.search(filter, after, limits::RETAINED_PAGE_STEPS_MAX, |message| {
             bytes += size(message);
             page.messages.push(message.clone());
-            let full = page.messages.len() >= limits::RETAINED_PAGE_ITEMS_MAX || bytes >= limits::RETAINED_PAGE_BYTES_MAX;
+            let full =
+                page.messages.len() >= limits::RETAINED_PAGE_ITEMS_MAX || bytes >= limits::RETAINED_PAGE_BYTES_MAX;
             if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         page

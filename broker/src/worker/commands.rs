@@ -44,14 +44,8 @@ impl Core {
                 }
                 ToWorker::Forward(messages) => self.forward(messages),
                 ToWorker::Routes { number, changes } => self.apply_routes(number, &changes),
-                ToWorker::Evict { connection, epoch, why } => {
-                    if self.holds(timed(connection), epoch) {
-                        let reason = match why {
-                            Evicted::TakenOver => ReasonCode::SESSION_TAKEN_OVER,
-                            Evicted::Administrative => ReasonCode::ADMINISTRATIVE_ACTION,
-                        };
-                        self.close(connection.slot, Some(reason), Ending::Evicted);
-                    }
+                ToWorker::Evict { connection, client_id, epoch, why } => {
+                    self.evict(timed(connection), client_id, epoch, why);
                 }
                 ToWorker::Originate { token, message } => self.originate(token, message),
                 ToWorker::Serving(serving) => self.serve(serving),
@@ -72,6 +66,21 @@ impl Core {
             (false, Some(tick)) => Some(tick),
             (false, None) => Some(self.wheel.now() + ticks(CUT_OFF_MS)),
         };
+    }
+
+    /// A connection has lost its client id. Once it is gone, the newer one is let in (K4).
+    fn evict(&mut self, timed: Timed, client_id: ClientId, epoch: u64, why: Evicted) {
+        if self.holds(timed, epoch) {
+            let reason = match why {
+                Evicted::TakenOver => ReasonCode::SESSION_TAKEN_OVER,
+                Evicted::Administrative => ReasonCode::ADMINISTRATIVE_ACTION,
+            };
+            self.close(timed.0, Some(reason), Ending::Evicted);
+        } else {
+            // The answer to its CONNECT may be on its way still: it comes too late.
+            self.lose_opening(timed, &client_id);
+        }
+        self.tell(ToCluster::Released { client_id, epoch });
     }
 
     /// Publishes a message of the broker's own to the subscribers of this node.

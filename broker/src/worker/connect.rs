@@ -203,6 +203,16 @@ impl Core {
         OwnedConnAck { session_present, properties }
     }
 
+    /// Refuses a CONNECT whose client id was taken over before it was answered.
+    pub(super) fn lose_opening(&mut self, timed: Timed, client_id: &str) {
+        let opening = match self.table.get(timed).map(|connection| &connection.state) {
+            Some(State::Opening(opening)) if *opening.client_id == *client_id => opening,
+            _ => return,
+        };
+        let version = opening.version;
+        self.refuse(timed.0, version, ReasonCode::SERVER_UNAVAILABLE);
+    }
+
     /// Refuses a CONNECT and ends the connection.
     fn refuse(&mut self, slot: u32, version: Version, reason: ReasonCode) {
         self.table.counters.connects_refused += 1;

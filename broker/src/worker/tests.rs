@@ -4,5 +4,6 @@ mod delivery;
 mod fixture;
 mod hostile;
 mod persistent;
+mod retained;
 mod sessions;
 mod sockets;

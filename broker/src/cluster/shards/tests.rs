@@ -70,30 +70,35 @@ fn a_command_takes_effect_once_whatever_links_are_lost() {
 }
 
 #[test]
-fn a_connection_hears_that_it_was_taken_over_when_its_link_is_back() {
+fn a_newer_connection_is_let_in_when_the_older_has_heard_that_it_was_taken_over() {
     simulate(3, async |world: &World| {
         let leader = world.leader().await;
         let (cut_off, other) = world.others(leader);
         let older = world.open("c", cut_off).await;
         world.cut(cut_off, leader);
-        world.open("c", other).await;
+        let newer = world.connect("c", other);
+        tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!world.is_evicted(older), "nobody could tell it");
+        assert_eq!(world.opened(newer), None, "two would hold the client id");
         world.heal(cut_off, leader);
-        world.within(5, || world.is_evicted(older).then_some(())).await;
+        world.within(5, || world.opened(newer)).await;
+        assert!(world.is_evicted(older));
     });
 }
 
 #[test]
-fn a_connection_hears_of_its_end_from_a_new_leader_if_the_old_one_could_not_tell() {
+fn a_new_leader_lets_the_newer_connection_in_if_the_old_one_could_not() {
     simulate(4, async |world: &World| {
         let leader = world.leader().await;
         let (cut_off, other) = world.others(leader);
         let older = world.open("c", cut_off).await;
         world.cut(cut_off, leader);
-        let newer = world.open("c", other).await;
+        let newer = world.connect("c", other);
+        tokio::time::sleep(Duration::from_secs(1)).await;
         // From now on the old leader reaches nobody.
         world.cut(other, leader);
-        world.within(10, || world.is_evicted(older).then_some(())).await;
+        world.within(10, || world.opened(newer)).await;
+        assert!(world.is_evicted(older));
         assert!(!world.is_evicted(newer));
     });
 }

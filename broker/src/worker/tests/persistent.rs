@@ -187,12 +187,8 @@ fn a_session_that_goes_on_gets_connack_once_routed_and_then_what_waited() {
 fn a_session_without_expiry_that_was_found_is_the_shards_too() {
     run_test(async {
         let node = Node::start(1);
-        node.cluster.borrow_mut().next_opened = Some(Outcome::Opened {
-            epoch: 3,
-            session_present: true,
-            subscriptions: Vec::new(),
-            owed: Vec::new(),
-        });
+        node.cluster.borrow_mut().next_opened =
+            Some(Outcome::Opened { epoch: 3, session_present: true, subscriptions: Vec::new(), owed: Vec::new() });
         let mut client = node.open(0).await;
         client.connect_with(Version::V5, "client", false, &PropertiesBuilder::new()).await;
         client.receive().await;

@@ -161,9 +161,10 @@ impl Inner {
                 let (epoch, sent_to) = if holds { (epoch, client.window.sent_to()) } else { (0, 0) };
                 node.rooms.worker(ToCluster::Attached { client_id, epoch, sent_to });
             }
-            ToWorker::Evict { connection, epoch, .. } => {
+            ToWorker::Evict { connection, client_id, epoch, .. } => {
                 let client = clients.get_mut(&connection.slot).unwrap();
                 client.evicted |= client.epoch == epoch;
+                node.rooms.worker(ToCluster::Released { client_id, epoch });
             }
             ToWorker::Subscribed { token, outcome, .. } => {
                 self.subscribed.borrow_mut().insert(token, outcome);
@@ -279,7 +280,8 @@ impl World {
         self.within(10, || self.0.leader.get().filter(|(_, now)| *now > term)).await;
     }
 
-    pub(super) async fn open(&self, client_id: &str, at: NodeId) -> u32 {
+    /// Sends a CONNECT and does not wait.
+    pub(super) fn connect(&self, client_id: &str, at: NodeId) -> u32 {
         let slot = self.0.clients.borrow().len() as u32 + 1;
         let client = Client {
             client_id: client_id.into(),
@@ -300,6 +302,11 @@ impl World {
             receive_maximum: RECEIVE_MAXIMUM,
             will: None,
         }));
+        slot
+    }
+
+    pub(super) async fn open(&self, client_id: &str, at: NodeId) -> u32 {
+        let slot = self.connect(client_id, at);
         self.within(10, || self.opened(slot)).await;
         slot
     }
