@@ -174,7 +174,7 @@ mod tests {
         let mut reads = Reads::default();
         let question = begin(&mut reads, "a", Place::default());
         assert!(reads.ask_again().is_empty());
-        assert_eq!(reads.ask_again(), [question.clone()]);
+        assert_eq!(reads.ask_again(), std::slice::from_ref(&question));
         assert!(reads.answered(question.read, page(&["a"], None)).0.is_some());
         assert!(reads.answered(question.read, page(&["a"], None)).0.is_none());
         assert!(reads.ask_again().is_empty());

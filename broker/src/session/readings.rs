@@ -54,7 +54,7 @@ impl Readings {
     }
 
     /// The subscription to ask for, unless an answer is awaited or its SUBACK has still to be sent.
-    pub fn next(&mut self) -> Option<&mut Reading> {
+    pub fn to_ask(&mut self) -> Option<&mut Reading> {
         self.due.front_mut().filter(|reading| reading.after.is_none() && reading.asked.is_none())
     }
 
@@ -107,17 +107,17 @@ mod tests {
         let mut readings = Readings::default();
         readings.push(reading("a", Some(1)));
         readings.push(reading("b", None));
-        assert_eq!(readings.next(), None);
+        assert_eq!(readings.to_ask(), None);
         readings.subscribed(1);
-        readings.next().unwrap().asked = Some(5);
-        assert_eq!(readings.next(), None, "one question at a time");
+        readings.to_ask().unwrap().asked = Some(5);
+        assert_eq!(readings.to_ask(), None, "one question at a time");
         let place = Place { shard: ShardId(3), after: None };
         readings.go_on(4, None);
         readings.go_on(5, Some(place.clone()));
-        assert_eq!(readings.next().unwrap().place, place);
-        readings.next().unwrap().asked = Some(6);
+        assert_eq!(readings.to_ask().unwrap().place, place);
+        readings.to_ask().unwrap().asked = Some(6);
         readings.go_on(6, None);
-        assert_eq!(&*readings.next().unwrap().filter, "b");
+        assert_eq!(&*readings.to_ask().unwrap().filter, "b");
         readings.remove("b");
         assert!(readings.is_empty());
     }

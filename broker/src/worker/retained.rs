@@ -38,14 +38,14 @@ impl Core {
             session.readings = None;
             return;
         }
-        if !idle || readings.next().is_none() {
+        if !idle || readings.to_ask().is_none() {
             return;
         }
         let token = self.token();
         let connection = self.id_of(slot);
         let session = self.table.get(timed).and_then(|connection| connection.session());
         let readings = session.and_then(|session| session.readings.as_mut());
-        if let Some(reading) = readings.and_then(|readings| readings.next()) {
+        if let Some(reading) = readings.and_then(|readings| readings.to_ask()) {
             reading.asked = Some(token);
             let (filter, place) = (reading.filter.clone(), reading.place.clone());
             self.tell(ToCluster::ReadRetained { connection, token, filter, place });

@@ -103,7 +103,8 @@ fn what_a_subscription_is_owed_comes_into_the_queue_piece_by_piece() {
     given.subscribe("c", epoch, "#", QoS::AtLeastOnce);
     assert_eq!(given.enqueue(epoch, vec![retained("a", "1")], place("a")), Outcome::Owes(place("a")));
     let qos_0 = Message { qos: QoS::AtMostOnce, ..retained("b", "2") };
-    // The node dies; its client goes on elsewhere.
+    // The client goes on elsewhere.
+    given.say(NODE_A, close("c", epoch, CloseCause::WithWill));
     let Outcome::Opened { epoch, owed, .. } = given.say(NODE_B, Command::Open(durable("c", 2))) else { panic!() };
     assert_eq!(owed, [("#".into(), place("a").unwrap())]);
     assert_eq!(given.enqueue(epoch - 1, vec![retained("a", "1")], None), Outcome::Stale);

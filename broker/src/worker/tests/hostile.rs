@@ -45,7 +45,7 @@ fn a_broken_rule_ends_that_connection_with_its_code_and_nothing_else() {
             client.expect_end().await;
         }
         bystander.expect_nothing().await;
-        assert_eq!(node.counters(0).await.protocol_errors, 16);
+        assert_eq!(node.counters(0).await.protocol_errors, 14);
     });
 }
 

@@ -170,7 +170,7 @@ fn a_client_that_does_not_acknowledge_is_not_handed_more() {
         for number in 0..8 {
             let (topic, _, _, packet_id) = receive_publish(&mut client).await;
             assert_eq!(topic, number.to_string());
-            assert_eq!(questions(&node).len(), if number < 4 { 1 } else { 2 }, "at {number}");
+            assert_eq!(questions(&node).len(), if number < 3 { 1 } else { 2 }, "at {number}");
             if number < 1 {
                 continue;
             }
