@@ -29,6 +29,8 @@ use crate::shard::{Command, Effect, Outcome, Page, Refusal, Shard};
 
 /// How often expiries are looked for and silent streams sent again.
 const TICK: Duration = Duration::from_millis(500);
+/// How long a leader waits to hear from a majority that it leads; whoever reads asks again.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The rooms. Made by [`ShardRooms::build`], held by the cluster's room as [`Shards`].
 pub struct ShardRooms {
@@ -509,8 +511,10 @@ impl ShardRooms {
     /// Answers from what was committed when this was called, or later. Says nothing if this node leads no longer.
     async fn answer_retained(&self, shard: ShardId, questions: Vec<(Origin, Question)>) {
         let Some(group) = self.with_led(shard, |group, _| group.clone()) else { return };
-        if let Err(error) = group.linearizable().await {
-            return tracing::debug!(shard = shard.0, %error, "retained messages cannot be read");
+        match tokio::time::timeout(CONFIRM_TIMEOUT, group.linearizable()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return tracing::debug!(shard = shard.0, %error, "retained messages cannot be read"),
+            Err(_) => return tracing::debug!(shard = shard.0, "no majority confirms that this node leads"),
         }
         for (from, Question { read, filter, after, .. }) in questions {
             let Page { messages, next } = group.with(|state| state.retained(&filter, after.as_deref()));
