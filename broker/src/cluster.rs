@@ -21,6 +21,7 @@ pub mod status;
 pub mod tasks;
 
 mod delivery;
+mod relays;
 mod retained_reads;
 mod room;
 mod shard_client;

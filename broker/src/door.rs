@@ -82,8 +82,41 @@ pub enum ToCluster {
         /// Where to.
         targets: Targets,
     },
-    /// What the client of a persistent session acknowledged.
+    /// A message of QoS 2 from a persistent session, for whoever `targets` names, this node's workers included (as
+    /// [`RouteOwner::Node`]). Answered by [`ToWorker::Published`] when its shard has the packet id and everybody the
+    /// message.
+    PublishOnce {
+        /// Who published.
+        connection: ConnectionId,
+        /// Comes back with the answer.
+        token: u64,
+        /// The session.
+        client_id: ClientId,
+        /// Its epoch.
+        epoch: u64,
+        /// Of the PUBLISH.
+        packet_id: u16,
+        /// What.
+        message: Message,
+        /// Where to.
+        targets: Targets,
+    },
+    /// PUBREL of a persistent session. Answered by [`ToWorker::ExchangeEnded`].
+    EndExchange {
+        /// Whose.
+        connection: ConnectionId,
+        /// The session.
+        client_id: ClientId,
+        /// Its epoch.
+        epoch: u64,
+        /// Of the PUBREL.
+        packet_id: u16,
+    },
+    /// What the client of a persistent session acknowledged. Answered by [`ToWorker::Acknowledged`] if PUBRECs are among
+    /// it.
     Acknowledge {
+        /// Whose.
+        connection: ConnectionId,
         /// The session.
         client_id: ClientId,
         /// Its epoch.
@@ -204,6 +237,24 @@ pub enum ToWorker {
         token: u64,
         /// [`Outcome::Stored`] with the number of queues and nodes reached, or [`Outcome::Refused`].
         outcome: Outcome,
+    },
+    /// The answer to [`ToCluster::EndExchange`]: [`Outcome::Done`], `NotFound`, `Stale` or `Refused`.
+    ExchangeEnded {
+        /// Whose.
+        connection: ConnectionId,
+        /// Of the PUBREL.
+        packet_id: u16,
+        /// The result.
+        outcome: Outcome,
+    },
+    /// The answer to [`ToCluster::Acknowledge`]: it is stored that the client has received these.
+    Acknowledged {
+        /// Whose.
+        connection: ConnectionId,
+        /// The epoch it must hold; else the worker drops this.
+        epoch: u64,
+        /// By queue number.
+        received: Vec<u64>,
     },
     /// The answer to [`ToCluster::Settle`].
     Settled {

@@ -47,7 +47,8 @@ pub const LARGE_PACKET_BYTES_MIN: usize = 16 * 1024;
 pub struct ClientLimits {
     /// Largest packet a client may send (5.0: told as Maximum Packet Size; 0x95).
     pub packet_bytes_max: u32,
-    /// Publishes above QoS 0 that a client may have unacknowledged (5.0: told as Receive Maximum). More are not read.
+    /// Publishes above QoS 0 that a client may have unacknowledged (5.0: told as Receive Maximum; 0x93). Of older versions
+    /// more are not read. An exchange of QoS 2 counts until its PUBCOMP.
     pub receive_maximum: u16,
     /// Messages above QoS 0 that are sent to a client before it acknowledges, if it allows more or cannot say.
     pub in_flight_max: u16,
@@ -109,6 +110,11 @@ pub const SESSION_SUBSCRIPTIONS_MAX: usize = 10_000;
 /// Messages above the client's receive maximum that it is sent while its acknowledgements are on their way into the log.
 /// At the bound the client waits for the log.
 pub const SESSION_ACKS_AHEAD_MAX: u64 = 1024;
+/// Exchanges of QoS 2 that one client may have open, over all its connections. More are refused: 0x97 Quota exceeded.
+pub const SESSION_EXCHANGES_MAX: usize = 16_384;
+/// Bytes of messages of QoS 2 that one shard has on their way to others. At the bound publishes are refused: 0x97 Quota
+/// exceeded.
+pub const SHARD_OUTBOX_BYTES_MAX: usize = 64 << 20;
 /// From the oldest message in flight to the newest; less than there are packet ids. At the bound the client waits.
 pub const SESSION_SPAN_MAX: u64 = 65_000;
 /// Refused publishes that a shard remembers of one node. Of older ones it no longer knows whether they were stored, and

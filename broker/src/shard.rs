@@ -1,14 +1,16 @@
-//! The replicated state machine of one shard: persistent sessions and their queues, retained
-//! messages, who holds a client id, wills.
+//! The replicated state machine of one shard: persistent sessions, their queues and exchanges, retained messages, who holds
+//! a client id, wills.
 //!
 //! Commands in, effects out. Deliberately absent: sockets, files, clocks, randomness, async. Time comes with each
 //! entry, stamped by the shard's leader.
 
 mod command;
 mod evictions;
+mod exchanges;
 mod machine;
 mod owed;
 mod queue;
+mod relay;
 mod retained;
 mod session;
 mod snapshot;
@@ -19,8 +21,8 @@ mod wills;
 mod tests;
 
 pub use command::{
-    Ack, Close, CloseCause, Command, Delivery, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome, Place, Refusal,
-    Will,
+    Ack, Close, CloseCause, Command, Delivery, Destination, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome,
+    Place, PublishOnce, Refusal, Relayed, Will,
 };
 pub use machine::{Shard, Totals};
 pub use retained::Page;

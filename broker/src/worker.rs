@@ -9,6 +9,7 @@ mod commands;
 mod connect;
 mod core;
 mod counters;
+mod exactly_once;
 mod fanout;
 mod flush;
 mod lifetime;

@@ -4,6 +4,8 @@
 //! another node, is gathered into an entry (`shard_leader`) and proposed; applied, its effects come back to be carried
 //! out. What to send is decided at once; sending waits for the end of the turn, so that it goes in batches.
 
+mod relaying;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -15,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::delivery::Say;
 use super::mesh::{LocalFuture, Shards, Surroundings};
+use super::relays::Relays;
 use super::replica::{Replica, replica_of};
 use super::retained_reads::{Asked, Question, Reads};
 use super::shard_client::{ShardClient, Waiter};
@@ -22,10 +25,10 @@ use super::shard_frames::ShardFrame;
 use super::shard_leader::{ShardLeader, Taken};
 use crate::door::{RouteOwner, Targets, ToCluster, ToWorker};
 use crate::faults;
-use crate::identity::{ClientId, ConnectionId, GroupId, NodeId, Origin, ShardId};
+use crate::identity::{ClientId, ConnectionId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS};
 use crate::replication::{Group, Position};
-use crate::shard::{Command, Effect, Outcome, Page, Refusal, Shard};
+use crate::shard::{Ack, Command, Destination, Effect, Outcome, Page, PublishOnce, Refusal, Relayed, Shard};
 
 /// How often expiries are looked for and silent streams sent again.
 const TICK: Duration = Duration::from_millis(500);
@@ -49,6 +52,12 @@ pub struct ShardRooms {
     acknowledges_early: bool,
     /// Against K4, likewise.
     lets_two_hold: bool,
+    /// The runs of other nodes that are linked, or were last.
+    runs: RefCell<BTreeMap<NodeId, Incarnation>>,
+    /// The last number that this run has taken from the outbox of each shard.
+    taken: RefCell<BTreeMap<ShardId, u64>>,
+    /// What has arrived from the outboxes of shards that this node leads, until the end of the turn.
+    arrived: RefCell<BTreeMap<ShardId, Vec<Relayed>>>,
     /// Frames of this node to itself, until the end of the turn.
     inbox: RefCell<VecDeque<ShardFrame>>,
     work: Notify,
@@ -97,6 +106,9 @@ impl ShardRooms {
             firing: RefCell::default(),
             acknowledges_early: faults::breaks_k1(),
             lets_two_hold: faults::breaks_k4(),
+            runs: RefCell::default(),
+            taken: RefCell::default(),
+            arrived: RefCell::default(),
             inbox: RefCell::default(),
             work: Notify::new(),
         });
@@ -156,6 +168,10 @@ impl ShardRooms {
             let Some(frame) = frame else { break };
             self.handle(me, frame);
         }
+        let arrived = self.arrived.take();
+        for (shard, relayed) in arrived {
+            self.push(shard, Command::Relayed(relayed), Waiter::Nobody);
+        }
         let mut frames = Vec::new();
         for (shard, client) in self.clients.borrow_mut().iter_mut() {
             while client.has_unsent() {
@@ -211,6 +227,10 @@ impl ShardRooms {
             }
             // Those that could not be published when they fell due.
             self.carry_out(shard, wills);
+            let relays = self.with_led(shard, |group, leader| group.with(|state| leader.relays.tick(state)));
+            for to in relays.into_iter().flatten() {
+                self.relay(shard, to);
+            }
         }
         self.work.notify_one();
     }
@@ -250,6 +270,11 @@ impl ShardRooms {
                 });
                 self.deliver(shard, &client_id);
             }
+            ShardFrame::Relay { shard, to, number, message } => self.relayed_here(from, shard, to, number, message),
+            ShardFrame::Relayed { shard, to, number } => {
+                let to = Destination::Node(Origin { node: from.node, incarnation: to });
+                self.has_arrived(shard, Relayed { to, number, refused: None });
+            }
             ShardFrame::ReadRetained { shard, read, filter, after } => {
                 self.asked_retained(from, Question { shard, read, filter, after });
             }
@@ -287,6 +312,19 @@ impl ShardRooms {
             Waiter::Subscribe { connection, token } => {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
             }
+            Waiter::PublishOnce { connection, token } => {
+                self.to_worker(connection, ToWorker::Published { connection, token, outcome });
+            }
+            Waiter::EndExchange { connection, packet_id } => {
+                self.to_worker(connection, ToWorker::ExchangeEnded { connection, packet_id, outcome });
+            }
+            Waiter::Acknowledge(connection) => {
+                if let (Command::Acknowledge { epoch, acks, .. }, Outcome::Done) = (command, outcome) {
+                    let received = acks.iter().filter_map(Ack::received).collect();
+                    self.to_worker(connection, ToWorker::Acknowledged { connection, epoch, received });
+                }
+            }
+            Waiter::Relay { from, to, number } => self.relay_answered(from, to, number, &outcome),
             Waiter::Publish(key) => match outcome {
                 Outcome::Stored(count) => self.publish_part(key, count, None),
                 Outcome::Refused(refusal) => self.publish_part(key, 0, Some(refusal)),
@@ -403,7 +441,14 @@ impl ShardRooms {
     fn refuse(&self, waiter: Waiter) {
         let outcome = Outcome::Refused(Refusal::Unavailable);
         match waiter {
-            Waiter::Nobody => {}
+            Waiter::Nobody | Waiter::Acknowledge(_) => {}
+            Waiter::PublishOnce { connection, token } => {
+                self.to_worker(connection, ToWorker::Published { connection, token, outcome });
+            }
+            Waiter::EndExchange { connection, packet_id } => {
+                self.to_worker(connection, ToWorker::ExchangeEnded { connection, packet_id, outcome });
+            }
+            Waiter::Relay { from, to, number } => self.relay_answered(from, to, number, &outcome),
             Waiter::Open(connection) => self.to_worker(connection, ToWorker::Opened { connection, outcome }),
             Waiter::Subscribe { connection, token } => {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
@@ -529,7 +574,7 @@ impl ShardRooms {
         let led = self.with_led(shard, |_, leader| leader.term == position.term);
         let Some(effects) = effects.filter(|_| led == Some(true)) else { return };
         let mut replies: BTreeMap<Origin, Vec<(u64, Outcome)>> = BTreeMap::new();
-        let mut deliverable = BTreeSet::new();
+        let (mut deliverable, mut relayable) = (BTreeSet::new(), BTreeSet::new());
         for effect in effects {
             match effect {
                 Effect::Reply { origin, seq, outcome: outcome @ Outcome::Codes(_) } => {
@@ -549,6 +594,9 @@ impl ShardRooms {
                     });
                 }
                 evict @ Effect::Evict { .. } => self.carry_out(shard, [evict]),
+                Effect::Relayable(to) => {
+                    relayable.insert(to);
+                }
                 Effect::RouteAdded(filter) => self.around.announcer.change(shard, position.term, filter, true),
                 Effect::RouteRemoved(filter) => self.around.announcer.change(shard, position.term, filter, false),
                 will @ Effect::Will { .. } => self.carry_out(shard, [will]),
@@ -560,6 +608,9 @@ impl ShardRooms {
         }
         for client_id in deliverable {
             self.deliver(shard, &client_id);
+        }
+        for to in relayable {
+            self.relay(shard, to);
         }
     }
 
@@ -654,6 +705,10 @@ impl ShardRooms {
             self.say(shard, ask);
         }
         self.carry_out(shard, effects);
+        let destinations = self.with_led(shard, |group, _| group.with(Shard::destinations)).unwrap_or_default();
+        for to in destinations {
+            self.relay(shard, to);
+        }
         self.end_runs(shard, &self.around.directory.ended());
     }
 
@@ -742,9 +797,23 @@ impl Shards for ShardRooms {
                     self.publish(Some(will.origin), message, &targets);
                 }
             }
-            ToCluster::Acknowledge { client_id, epoch, acks } => {
+            ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets } => {
+                let (here, destinations) = Default::default();
+                let publish = PublishOnce { client_id, epoch, packet_id, message, here, destinations };
+                self.publish_once(connection, token, publish, &targets);
+            }
+            ToCluster::EndExchange { connection, client_id, epoch, packet_id } => {
+                let waiter = Waiter::EndExchange { connection, packet_id };
+                match self.shard_of(&client_id) {
+                    Some(shard) => self.push(shard, Command::EndExchange { client_id, epoch, packet_id }, waiter),
+                    None => self.refuse(waiter),
+                }
+            }
+            ToCluster::Acknowledge { connection, client_id, epoch, acks } => {
+                let received = acks.iter().any(|ack| ack.received().is_some());
+                let waiter = if received { Waiter::Acknowledge(connection) } else { Waiter::Nobody };
                 if let Some(shard) = self.shard_of(&client_id) {
-                    self.push(shard, Command::Acknowledge { client_id, epoch, acks }, Waiter::Nobody);
+                    self.push(shard, Command::Acknowledge { client_id, epoch, acks }, waiter);
                 }
             }
             ToCluster::Released { client_id, epoch } => {
@@ -824,6 +893,7 @@ impl Shards for ShardRooms {
     }
 
     fn link_up(&self, peer: Origin) {
+        self.runs.borrow_mut().insert(peer.node, peer.incarnation);
         for client in self.clients.borrow_mut().values_mut() {
             if client.leader.is_some_and(|(leader, _)| leader == peer.node) {
                 client.rewind();
@@ -842,6 +912,8 @@ impl Shards for ShardRooms {
             let evictions = self.with_led(shard, |group, _| group.with(Shard::evictions)).unwrap_or_default();
             let theirs = |effect: &Effect| matches!(effect, Effect::Evict { holder, .. } if holder.origin == peer);
             self.carry_out(shard, evictions.into_iter().filter(theirs));
+            self.with_led(shard, |_, leader| leader.relays.rewind_node(peer.node));
+            self.relay(shard, Destination::Node(peer));
         }
         self.work.notify_one();
     }
@@ -871,6 +943,7 @@ impl Shards for ShardRooms {
     }
 
     fn begin_run(&self) {
+        self.taken.borrow_mut().clear();
         let mut unanswered = Vec::new();
         self.reads.borrow_mut().clear();
         for (shard, client) in self.clients.borrow_mut().iter_mut() {
@@ -884,6 +957,8 @@ impl Shards for ShardRooms {
             }
         }
         for shard in self.led() {
+            // The news of what had arrived may be among what was let go.
+            self.with_led(shard, |_, leader| leader.relays = Relays::default());
             self.end_runs(shard, &self.around.directory.ended());
         }
     }

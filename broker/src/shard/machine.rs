@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use super::command::*;
 use super::evictions::Evictions;
+use super::exchanges::Traffic;
 use super::owed::Owed;
 use super::queue::{Queued, size};
+use super::relay::abandon;
 use super::retained::{Page, Retained};
 use super::session::{Attached, Session};
 use super::streams::{Expected, Streams};
 use super::wills::Wills;
-use crate::identity::{ClientId, Map, Origin};
+use crate::identity::{ClientId, Incarnation, Map, Origin};
 use crate::limits;
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::router::Trie;
@@ -31,6 +33,7 @@ pub struct Shard {
     pub(super) wills: Wills,
     pub(super) evictions: Evictions,
     pub(super) dropped_queue_full: u64,
+    pub(super) traffic: Traffic,
     pub(super) retained: Retained,
     pub(super) refused_retained_full: u64,
     /// Persistent subscriptions with QoS above 0: who, and how.
@@ -82,6 +85,9 @@ impl Shard {
             Expected::Next(_) => {
                 if let Some(earlier) = self.streams.advance(origin, seq) {
                     self.end_run(earlier, effects);
+                }
+                if let (1, Some(before)) = (seq, origin.incarnation.0.checked_sub(1)) {
+                    self.forget_destinations(Origin { incarnation: Incarnation(before), ..origin }, effects);
                 }
                 let is_publish = matches!(command, Command::Publish(_) | Command::Retain(_));
                 let outcome = self.command(origin, seq, command, effects);
@@ -155,6 +161,7 @@ impl Shard {
                 if self.streams.end(gone) {
                     self.end_run(gone, effects);
                 }
+                self.forget_destinations(gone, effects);
                 Outcome::Done
             }
             Command::WillFired { client_id, epoch } => {
@@ -168,6 +175,17 @@ impl Shard {
             }
             Command::Released { client_id, epoch } => {
                 self.released(&client_id, epoch, effects);
+                Outcome::Done
+            }
+            Command::PublishOnce(publish) => return self.publish_once((origin, seq), publish, effects),
+            Command::EndExchange { client_id, epoch, packet_id } => {
+                self.end_exchange(&client_id, epoch, packet_id, effects)
+            }
+            Command::Relay { from, number, message } => self.relay(from, number, message, effects),
+            Command::Relayed(relayed) => {
+                for relayed in relayed {
+                    self.relayed(relayed, effects);
+                }
                 Outcome::Done
             }
         })
@@ -210,6 +228,13 @@ impl Shard {
                 let session = session(client_id).filter(|session| session.epoch == *epoch);
                 session.map_or(Outcome::Stale, |session| Outcome::Owes(session.owed.place(filter).cloned()))
             }
+            Command::Acknowledge { client_id, epoch, .. } | Command::EndExchange { client_id, epoch, .. }
+                if session(client_id).is_none_or(|session| session.epoch != *epoch) =>
+            {
+                Outcome::Stale
+            }
+            Command::PublishOnce(publish) => return self.once_again((origin, seq), publish),
+            Command::Relay { from, number, .. } => self.relayed_before(*from, *number),
             _ => Outcome::Done,
         })
     }
@@ -243,6 +268,7 @@ impl Shard {
             subscriptions: BTreeMap::new(),
             queue: Default::default(),
             sent_to: 0,
+            exchanges: BTreeMap::new(),
             owed: Owed::default(),
         });
         if let Some(at) = session.expires_at_ms.take() {
@@ -334,6 +360,7 @@ impl Shard {
         self.wills.hasten(client_id, self.now_ms);
         self.wills.fall_due(self.now_ms, effects);
         let Some(session) = self.sessions.remove(client_id) else { return };
+        abandon(session.exchanges.values(), effects);
         for filter in session.subscriptions.keys() {
             set_matching(&mut self.matching, filter, client_id, None, effects);
         }
@@ -347,6 +374,7 @@ impl Shard {
 
     /// All connections of a run of a node are over, and of those before it.
     fn end_run(&mut self, gone: Origin, effects: &mut Vec<Effect>) {
+        self.forget_destinations(gone, effects);
         let is_over = |origin: Origin| origin.node == gone.node && origin.incarnation <= gone.incarnation;
         let free = self.evictions.forget(is_over);
         let is_held = |session: &&Session| session.holder.is_some_and(|holder| is_over(holder.origin));
@@ -367,7 +395,7 @@ impl Shard {
         }
     }
 
-    fn publish(&mut self, message: Message, effects: &mut Vec<Effect>) -> Outcome {
+    pub(super) fn publish(&mut self, message: Message, effects: &mut Vec<Effect>) -> Outcome {
         if self.queued_bytes + size(&message) > limits::SHARD_QUEUE_BYTES_MAX {
             return Outcome::Refused(Refusal::Quota);
         }

@@ -1,22 +1,23 @@
 //! A shard's state as bytes: the same state gives the same bytes on every replica.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{Effect, Entry, Holder, Will};
+use super::command::{Destination, Effect, Entry, Holder, Will};
 use super::evictions::Evictions;
+use super::exchanges::{Exchange, Leaving, Outbox, Traffic};
 use super::machine::Shard;
 use super::owed::Owed;
 use super::queue::{Queue, Queued};
 use super::retained::Retained;
 use super::session::Session;
-use super::streams::Streams;
+use super::streams::{Stream, Streams};
 use super::wills::Wills;
-use crate::identity::ClientId;
+use crate::identity::{ClientId, ShardId};
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::replication::StateMachine;
 
@@ -34,6 +35,9 @@ struct State {
     /// Each message once, however many queues it stands in.
     messages: Vec<Message>,
     sessions: Vec<SessionRecord>,
+    exchanges: u64,
+    outboxes: Vec<(Destination, u64, Vec<LeavingRecord>)>,
+    taken: BTreeMap<ShardId, Stream>,
     retained: Vec<Message>,
 }
 
@@ -51,7 +55,16 @@ struct SessionRecord {
     first: u64,
     queue: Vec<Option<QueuedRecord>>,
     sent_to: u64,
+    exchanges: BTreeMap<u16, Exchange>,
     owed: Owed,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LeavingRecord {
+    message: usize,
+    client_id: ClientId,
+    packet_id: u16,
+    exchange: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,6 +92,16 @@ impl StateMachine for Shard {
         sessions.sort_by(|a, b| a.client_id.cmp(&b.client_id));
         let mut messages = Messages::default();
         let sessions = sessions.into_iter().map(|session| record(session, &mut messages)).collect();
+        let mut leaving = |leaving: &Leaving| LeavingRecord {
+            message: messages.place(&leaving.message),
+            client_id: leaving.client_id.clone(),
+            packet_id: leaving.packet_id,
+            exchange: leaving.exchange,
+        };
+        let outboxes = self.traffic.outboxes.iter();
+        let outboxes =
+            outboxes.map(|(to, outbox)| (*to, outbox.first, outbox.leaving.iter().map(&mut leaving).collect()));
+        let outboxes = outboxes.collect();
         let state = State {
             now_ms: self.now_ms,
             streams: self.streams.clone(),
@@ -88,6 +111,9 @@ impl StateMachine for Shard {
             evictions: self.evictions.clone(),
             messages: messages.all,
             sessions,
+            exchanges: self.traffic.exchanges,
+            outboxes,
+            taken: self.traffic.taken.clone(),
             retained: self.retained.all(),
         };
         let mut bytes = vec![VERSION];
@@ -118,6 +144,18 @@ impl StateMachine for Shard {
             let session = session(record, &messages).ok_or_else(|| invalid("a message is missing".into()))?;
             shard.sessions.insert(session.client_id.clone(), session);
         }
+        let missing = || invalid("a message is missing".into());
+        let leaving = |record: LeavingRecord| {
+            let message = messages.get(record.message).cloned();
+            let LeavingRecord { client_id, packet_id, exchange, .. } = record;
+            message.map(|message| Leaving { message, client_id, packet_id, exchange })
+        };
+        let mut outboxes = BTreeMap::new();
+        for (to, first, records) in state.outboxes {
+            let leaving: Option<VecDeque<_>> = records.into_iter().map(leaving).collect();
+            outboxes.insert(to, Outbox { first, leaving: leaving.ok_or_else(missing)? });
+        }
+        shard.traffic = Traffic::restored(state.exchanges, outboxes, state.taken);
         shard.rebuild();
         *self = shard;
         Ok(())
@@ -160,6 +198,7 @@ fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
         first: session.queue.first(),
         queue: session.queue.items().iter().map(|item| item.as_ref().map(&mut queued)).collect(),
         sent_to: session.sent_to,
+        exchanges: session.exchanges.clone(),
         owed: session.owed.clone(),
     }
 }
@@ -190,6 +229,7 @@ fn session(record: SessionRecord, messages: &[Rc<Message>]) -> Option<Session> {
         subscriptions: record.subscriptions,
         queue: Queue::restored(record.first, items.collect::<Option<_>>()?),
         sent_to: record.sent_to,
+        exchanges: record.exchanges,
         owed: record.owed,
     })
 }

@@ -193,7 +193,6 @@ impl Core {
         if opening.version == Version::V5 {
             properties = properties
                 .int(PropertyId::ReceiveMaximum, u32::from(limits.receive_maximum))
-                .int(PropertyId::MaximumQoS, 1)
                 .int(PropertyId::MaximumPacketSize, limits.packet_bytes_max)
                 .int(PropertyId::SharedSubscriptionAvailable, 0);
             if opening.assigned {

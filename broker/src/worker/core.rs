@@ -18,6 +18,7 @@ use super::wheel::{Wheel, ticks};
 use super::{WorkerConfig, wheel::Timed};
 use crate::connection::{Connection, State, Stream};
 use crate::door::ToCluster;
+use crate::faults;
 use crate::identity::{ConnectionId, NodeId};
 use crate::limits::{SCRATCH_BYTES, TICK_MS};
 use crate::message::Message;
@@ -40,6 +41,8 @@ pub(super) struct Core {
     started_ms: u64,
     next_generation: u32,
     next_token: u32,
+    /// Against K2, to see that tests notice.
+    pub(super) forgets_exchanges: bool,
 
     pub(super) serving: bool,
     /// While this node may not serve: the tick at which its clients are closed.
@@ -113,6 +116,7 @@ impl Core {
             started_ms: config.now_ms,
             next_generation: 0,
             next_token: 0,
+            forgets_exchanges: faults::breaks_k2(),
             serving: false,
             cut_off_at: None,
             draining: None,

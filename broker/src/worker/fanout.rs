@@ -64,6 +64,26 @@ impl Core {
         reach
     }
 
+    /// Who must have a message that its publisher's shard hands out: shards, nodes, this one among them. Delivers
+    /// nothing.
+    pub(super) fn reach(&mut self, source: &Source<'_>) -> (Message, Targets) {
+        let Core { router, node, .. } = self;
+        let found = router.find(source.content.topic);
+        let served_here = |subscriber: &Subscriber| !subscriber.persistent || subscriber.qos == QoS::AtMostOnce;
+        let mut here = found.local().flatten().any(served_here);
+        let mut targets = Targets::new();
+        for owner in found.targets() {
+            match owner {
+                RouteOwner::Worker(_) => here = true,
+                RouteOwner::Node(_) | RouteOwner::Shard(_) => targets.push(*owner),
+            }
+        }
+        if here {
+            targets.push(RouteOwner::Node(*node));
+        }
+        (Message::clone(source.keep(found.topic())), targets)
+    }
+
     /// Messages from other workers and nodes, for this worker's subscribers.
     pub(super) fn forward(&mut self, messages: Vec<Message>) {
         let now_ms = self.now_ms();

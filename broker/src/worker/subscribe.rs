@@ -7,7 +7,7 @@ use super::core::Core;
 use super::wheel::Timed;
 use crate::connection::Pauses;
 use crate::door::ToCluster;
-use crate::message::{QoS, Subscription};
+use crate::message::Subscription;
 use crate::protocol::{Packet, Properties, PropertyId, ReasonCode, SubAck, Subscribe, Unsubscribe, parse_filter};
 use crate::router::Subscriber;
 use crate::session::{Awaited, AwaitedKind, Reading};
@@ -23,7 +23,6 @@ impl Core {
         let mut filters = Vec::new();
         let mut owed = Vec::new();
         for (filter, mut options) in subscribe.filters.iter() {
-            options.qos = options.qos.min(QoS::AtLeastOnce);
             options.identifier = identifier;
             match self.permit_filter(timed, filter) {
                 Err(reason) => codes.push(reason.0),

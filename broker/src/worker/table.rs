@@ -273,12 +273,21 @@ pub(super) fn content_of(message: &Message, now_ms: u64) -> Option<Content<'_>> 
             Some(u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX))
         }
     };
-    Some(Content {
+    Some(content(message, expiry_seconds))
+}
+
+/// What is sent of a message that has expired since it was first sent.
+pub(super) fn expired_content_of(message: &Message) -> Content<'_> {
+    content(message, message.expires_at_ms.map(|_| 0))
+}
+
+fn content(message: &Message, expiry_seconds: Option<u32>) -> Content<'_> {
+    Content {
         topic: &message.topic,
         properties: &message.properties,
         expiry_seconds,
         payload: Payload::of(&message.payload),
-    })
+    }
 }
 
 /// Writes in the middle of a turn, so that a burst to a client that keeps up needs no more memory than one turn's output.

@@ -1,6 +1,7 @@
 //! Workers, whole, with raw bytes on one side and a scripted cluster on the other.
 
 mod delivery;
+mod exactly_once;
 mod fixture;
 mod hostile;
 mod persistent;

@@ -1,4 +1,4 @@
-//! Real `mqtt-broker` processes on loopback under QoS 1 load while they are killed; a ledger of every publish, acknowledgement and
+//! Real `mqtt-broker` processes on loopback under QoS 1 and 2 load while they are killed; a ledger of every publish, acknowledgement and
 //! delivery is checked against the contract (K1, K2, K4, K5, K6, K8).
 //!
 //! `LEDGER_SEED` repeats the choices of a run (which node, when), `LEDGER_KILLS` sets how many nodes are killed.
@@ -31,6 +31,9 @@ const BREAK_K1: (&str, &str) = ("MQTT_BROKER_BREAK_K1", "acknowledge-before-comm
 
 /// Tells a broker to leave a connection alone whose client id was taken over.
 const BREAK_K4: (&str, &str) = ("MQTT_BROKER_BREAK_K4", "let-the-older-be");
+
+/// Tells a broker to forget the packet ids of QoS 2 with their connection, likewise.
+const BREAK_K2: (&str, &str) = ("MQTT_BROKER_BREAK_K2", "forget-packet-ids");
 
 /// One cluster at a time: they would look for the same free ports, and take each other's time.
 static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -235,4 +238,20 @@ fn the_ledger_finds_a_broker_that_lets_two_connections_hold_a_client_id() {
     let found =
         |violation: &Violation| matches!(violation, Violation::TwoHolders { .. } | Violation::NotEvicted { .. });
     assert!(violations.iter().any(found), "the ledger does not see that K4 is broken");
+}
+
+#[test]
+fn the_ledger_finds_a_broker_that_forgets_packet_ids() {
+    let seed = seed();
+    // Chance decides whether a node dies between the message and its acknowledgement.
+    for round in 0..5 {
+        let history = run(power_cut(&[BREAK_K2], seed + round));
+        let violations = history.violations();
+        let doubled = violations.iter().filter(|violation| matches!(violation, Violation::Doubled { .. })).count();
+        println!("round {round}: {}; {doubled} doubled", summary(&history));
+        if doubled > 0 {
+            return;
+        }
+    }
+    panic!("the ledger does not see that K2 is broken");
 }

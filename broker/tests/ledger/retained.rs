@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use mqtt_broker::message::QoS;
 use mqtt_broker::protocol::Version;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -128,7 +129,7 @@ async fn keep_at(
 async fn read(node: &Dial, topics: usize) -> Result<BTreeMap<String, u64>> {
     let identity = Identity { client_id: "reader".to_owned(), version: Version::V5, persistent: false };
     let (mut sender, mut receiver, _) = connect(node, &identity).await?;
-    sender.subscribe(1, &["kept/+"]).await?;
+    sender.subscribe(1, QoS::AtLeastOnce, &["kept/+"]).await?;
     let suback = timeout(ANSWER_TIMEOUT, receiver.next()).await??;
     ensure!(matches!(suback, Event::SubAck { .. }), "{suback:?} instead of a SUBACK");
     let mut found = BTreeMap::new();

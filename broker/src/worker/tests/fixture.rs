@@ -253,6 +253,10 @@ impl Cluster {
                 let (connection, token, outcome) = (*connection, *token, Outcome::Stored(1));
                 tell(connection.worker, ToWorker::Published { connection, token, outcome });
             }
+            ToCluster::PublishOnce { connection, token, .. } if self.answers_publishes => {
+                let (connection, token, outcome) = (*connection, *token, Outcome::Stored(1));
+                tell(connection.worker, ToWorker::Published { connection, token, outcome });
+            }
             _ => {}
         }
     }
