@@ -162,6 +162,22 @@ pub const ADMIN_EXCHANGE: std::time::Duration = std::time::Duration::from_secs(1
 pub const ADMIN_REQUEST_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 /// A node whose cluster thread has not moved for so long is not healthy.
 pub const HEARTBEAT_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+/// Retained messages of one shard. At the bound a new one is refused: 0x97 Quota exceeded.
+pub const SHARD_RETAINED_ITEMS_MAX: usize = 250_000;
+/// Bytes of topics, properties and payloads of the retained messages of one shard; policy as above.
+pub const SHARD_RETAINED_BYTES_MAX: usize = 64 << 20;
+/// Retained messages that a subscriber is handed at once.
+pub const RETAINED_PAGE_ITEMS_MAX: usize = 256;
+/// Bytes of them, the last one not counted.
+pub const RETAINED_PAGE_BYTES_MAX: usize = 64 << 10;
+/// Topics that a shard looks at before others have their turn.
+pub const RETAINED_PAGE_STEPS_MAX: usize = 1024;
+/// Ticks until retained messages are read again for a session whose queue had no room for them.
+pub const RETAINED_RETRY_TICKS: u32 = 5;
+/// Topics whose retained message changed while a session was being sent those of before. At the bound the first is
+/// forgotten: its older message may follow the newer.
+pub const RETAINED_SEEN_MAX: usize = 10_000;
+
 /// Clients a second that each worker asks to go when the node drains.
 pub const DRAIN_RATE: u32 = 500;
 /// How long clients that knock while a node starts may wait for it before they are refused.

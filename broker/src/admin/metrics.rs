@@ -89,6 +89,9 @@ impl Snapshot {
     }
 }
 
+/// Which of a listener's counters.
+type CountOf = fn(&Listener) -> u64;
+
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         for (name, (help, value)) in &self.workers {
@@ -127,7 +130,7 @@ impl Collector for Snapshot {
             let labels = [("listener", listener.url.as_str())];
             ConstGauge::new(listener.connections as i64).encode(open.encode_family(&labels)?)?;
         }
-        let counted: [(&str, &str, fn(&Listener) -> u64); 3] = [
+        let counted: [(&str, &str, CountOf); 3] = [
             ("listener_accepted", "Connections accepted, by listener", |listener| listener.accepted),
             (
                 "listener_refused_full",
