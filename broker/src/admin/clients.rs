@@ -89,7 +89,10 @@ async fn ask_all<T>(shared: &Shared, ask: impl Fn(oneshot::Sender<T>) -> Ask) ->
         }
         Ok(answers)
     };
-    timeout(ADMIN_REQUEST_WAIT, answered).await.unwrap_or_else(|_| Err(no_answer()))
+    match timeout(ADMIN_REQUEST_WAIT, answered).await {
+        Ok(answers) => answers,
+        Err(_) => Err(no_answer()),
+    }
 }
 
 fn not_connected() -> Response {

@@ -38,6 +38,9 @@ struct Snapshot {
     listeners: Vec<Listener>,
 }
 
+/// A figure of each listener: name, help, and where it stands.
+struct Counted(&'static str, &'static str, fn(&Listener) -> u64);
+
 /// The figures of one listener.
 #[derive(Debug)]
 struct Listener {
@@ -127,18 +130,16 @@ impl Collector for Snapshot {
             let labels = [("listener", listener.url.as_str())];
             ConstGauge::new(listener.connections as i64).encode(open.encode_family(&labels)?)?;
         }
-        let counted: [(&str, &str, fn(&Listener) -> u64); 3] = [
-            ("listener_accepted", "Connections accepted, by listener", |listener| listener.accepted),
-            (
-                "listener_refused_full",
-                "Connections closed because there were connections_max, by listener",
-                |listener| listener.refused_full,
-            ),
-            ("listener_handshakes_failed", "Connections that ended before MQTT began, by listener", |listener| {
+        let counted = [
+            Counted("listener_accepted", "Connections accepted, by listener", |listener| listener.accepted),
+            Counted("listener_refused_full", "Connections closed because there were connections_max", |listener| {
+                listener.refused_full
+            }),
+            Counted("listener_handshakes_failed", "Connections that ended before MQTT began", |listener| {
                 listener.handshakes_failed
             }),
         ];
-        for (name, help, value) in counted {
+        for Counted(name, help, value) in counted {
             let mut family = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
             for listener in &self.listeners {
                 let labels = [("listener", listener.url.as_str())];

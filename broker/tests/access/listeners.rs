@@ -96,7 +96,7 @@ fn mqtt_over_websocket_comes_in_any_cut_of_frames() {
     assert_eq!(answers, b"\x8a\x01p\x82\x04\x20\x02\x00\x00");
     // Two packets in one frame.
     client.write_all(&frame(0x82, &[SUBSCRIBE, b"\xc0\x00"].concat())).unwrap();
-    let mut bytes = Vec::new();
+    let mut bytes: Vec<u8> = Vec::new();
     while bytes.iter().filter(|byte| **byte == 0xd0).count() == 0 || !bytes.windows(2).any(|pair| pair == b"\x90\x03") {
         let mut chunk = [0; 64];
         let count = client.read(&mut chunk).unwrap();
@@ -104,7 +104,7 @@ fn mqtt_over_websocket_comes_in_any_cut_of_frames() {
         bytes.extend(&chunk[..count]);
     }
     assert!(end(mosquitto("pub", &broker, plain, "-t a -m over-the-web -q 1")).0);
-    let mut bytes = Vec::new();
+    let mut bytes: Vec<u8> = Vec::new();
     while !bytes.windows(12).any(|part| part == b"over-the-web") {
         let mut chunk = [0; 64];
         let count = client.read(&mut chunk).unwrap();

@@ -79,7 +79,7 @@ proptest! {
             }
         }
         let (mut client, mut socket) = pair(1 << 20);
-        let (mut received, mut buffer) = (Vec::new(), vec![0; room]);
+        let (mut received, mut buffer) = (Vec::<u8>::new(), vec![0; room]);
         for chunk in wire.chunks(cut) {
             block_on(client.write_all(chunk)).unwrap();
             while let Poll::Ready(count) = read(&mut socket, &mut buffer) {
