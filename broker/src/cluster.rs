@@ -22,6 +22,7 @@ pub mod tasks;
 
 mod delivery;
 mod relays;
+mod retained_reads;
 mod room;
 mod shard_client;
 mod shard_frames;

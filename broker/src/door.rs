@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::identity::{ClientId, ConnectionId, NodeId, ShardId};
 use crate::message::{Message, Subscription};
-use crate::shard::{Ack, Close, Delivery, Evicted, Open, Outcome};
+use crate::shard::{Ack, Close, Delivery, Evicted, Open, Outcome, Place};
 
 /// Where a message must go beyond the worker that read it.
 pub type Targets = SmallVec<[RouteOwner; 4]>;
@@ -70,7 +70,8 @@ pub enum ToCluster {
         filters: Vec<Arc<str>>,
     },
     /// A message for shards and other nodes (`targets` never names workers here). At QoS 0 not answered; above, answered
-    /// by [`ToWorker::Published`] when every shard has stored it and every node has it (K1).
+    /// by [`ToWorker::Published`] when every shard has stored it and every node has it (K1). With RETAIN it also goes to
+    /// the shard of its topic, to be kept.
     Publish {
         /// Who published.
         connection: ConnectionId,
@@ -172,6 +173,34 @@ pub enum ToCluster {
         /// Where it must go beyond this node's workers.
         targets: Targets,
     },
+    /// A subscriber reads the retained messages that match its filter. Answered by [`ToWorker::Retained`], a piece at a time.
+    ReadRetained {
+        /// Who asks.
+        connection: ConnectionId,
+        /// Comes back with the answer.
+        token: u32,
+        /// The subscription's.
+        filter: Arc<str>,
+        /// Where to begin.
+        place: Place,
+    },
+    /// What was read for a persistent session, to its queue. Answered by [`ToWorker::Enqueued`].
+    Enqueue {
+        /// Who asks.
+        connection: ConnectionId,
+        /// Comes back with the answer.
+        token: u32,
+        /// The session.
+        client_id: ClientId,
+        /// Its epoch.
+        epoch: u64,
+        /// The subscription's.
+        filter: Arc<str>,
+        /// Those above QoS 0.
+        messages: Vec<Message>,
+        /// Where to go on; `None` when that was all.
+        next: Option<Place>,
+    },
     /// How many connections this worker has now.
     Connections {
         /// The worker.
@@ -252,6 +281,26 @@ pub enum ToWorker {
         client_id: ClientId,
         /// The epoch it should hold.
         epoch: u64,
+    },
+    /// The answer to [`ToCluster::ReadRetained`].
+    Retained {
+        /// Whose.
+        connection: ConnectionId,
+        /// As asked.
+        token: u32,
+        /// In order; few enough to be sent at once.
+        messages: Vec<Message>,
+        /// Where to go on; `None` when that was all.
+        next: Option<Place>,
+    },
+    /// The answer to [`ToCluster::Enqueue`]: [`Outcome::Owes`], `Stale` or `Refused`.
+    Enqueued {
+        /// Whose.
+        connection: ConnectionId,
+        /// As asked.
+        token: u32,
+        /// The result.
+        outcome: Outcome,
     },
     /// Messages from another worker or node for this worker's connected subscribers.
     Forward(Vec<Message>),

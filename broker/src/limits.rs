@@ -135,6 +135,22 @@ pub const SHARD_EVICTIONS_MAX: usize = 65_536;
 /// exceeded.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
+/// Retained messages of one shard. At the bound a new one is refused: 0x97 Quota exceeded.
+pub const SHARD_RETAINED_ITEMS_MAX: usize = 250_000;
+/// Bytes of topics, properties and payloads of the retained messages of one shard; policy as above.
+pub const SHARD_RETAINED_BYTES_MAX: usize = 64 << 20;
+/// Retained messages that a subscriber is handed at once.
+pub const RETAINED_PAGE_ITEMS_MAX: usize = 256;
+/// Bytes of them, the last one not counted.
+pub const RETAINED_PAGE_BYTES_MAX: usize = 64 << 10;
+/// Topics that a shard looks at before others have their turn.
+pub const RETAINED_PAGE_STEPS_MAX: usize = 1024;
+/// Ticks until retained messages are read again for a session whose queue had no room for them.
+pub const RETAINED_RETRY_TICKS: u32 = 5;
+/// Topics whose retained message changed while a session was being sent those of before. At the bound the first is
+/// forgotten: its older message may follow the newer.
+pub const RETAINED_SEEN_MAX: usize = 10_000;
+
 /// Passwords that wait to be checked. At the bound CONNECT is refused: 0x89 Server busy.
 pub const CHECK_QUEUE_MAX: usize = 256;
 /// Of those, how many may be of one address (of IPv6: one /64 network).

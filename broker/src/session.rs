@@ -6,6 +6,7 @@
 
 mod backlog;
 mod exchanges;
+mod readings;
 mod receipts;
 pub mod request;
 mod subscriptions;
@@ -18,6 +19,7 @@ use crate::shard::{Ack, Delivery};
 
 pub use backlog::{Backlog, BacklogBounds, Identifiers, Waiting};
 pub use exchanges::{Begun, Exchanges};
+pub use readings::{Reading, Readings};
 pub use receipts::Receipts;
 pub use request::Opening;
 pub use subscriptions::{Awaited, AwaitedKind, Subscriptions};
@@ -59,6 +61,8 @@ pub struct Session {
     pub held: bool,
     /// Deliveries that came while `held`.
     pub held_deliveries: Vec<Delivery>,
+    /// Retained messages that it is still to be sent.
+    pub readings: Option<Box<Readings>>,
     window: Window,
     backlog: Option<Box<Backlog>>,
     acks: Vec<Ack>,
@@ -84,6 +88,7 @@ impl Session {
             awaited: Vec::new(),
             held: false,
             held_deliveries: Vec::new(),
+            readings: None,
             window: Window::default(),
             backlog: None,
             acks: Vec::new(),

@@ -17,6 +17,7 @@ mod flush;
 mod lifetime;
 mod packets;
 mod reading;
+mod retained;
 mod subscribe;
 mod table;
 mod wheel;

@@ -31,6 +31,8 @@ pub(super) enum Waiter {
     Acknowledge(ConnectionId),
     /// The outbox of a shard that this node leads, or led.
     Relay { from: ShardId, to: ShardId, number: u64 },
+    /// A connection that puts retained messages into its session's queue.
+    Enqueue { connection: ConnectionId, token: u32 },
 }
 
 #[derive(Debug)]
@@ -149,7 +151,9 @@ impl ShardClient {
 /// About what a command takes in an entry.
 pub(super) fn command_bytes(command: &Command) -> usize {
     match command {
-        Command::Publish(message) | Command::Relay { message, .. } => 64 + message_bytes(message),
+        Command::Publish(message) | Command::Retain(message) | Command::Relay { message, .. } => {
+            64 + message_bytes(message)
+        }
         Command::PublishOnce(publish) => {
             64 + publish.client_id.len() + message_bytes(&publish.message) + publish.destinations.len() * 16
         }
@@ -167,6 +171,10 @@ pub(super) fn command_bytes(command: &Command) -> usize {
         }
         Command::Acknowledge { client_id, acks, .. } => 32 + client_id.len() + acks.len() * 8,
         Command::Close(close) => 48 + close.client_id.len(),
+        Command::Enqueue { client_id, filter, messages, .. } => {
+            let messages: usize = messages.iter().map(|message| 64 + message_bytes(message)).sum();
+            64 + client_id.len() + filter.len() + messages
+        }
         Command::WillFired { client_id, .. }
         | Command::Released { client_id, .. }
         | Command::EndExchange { client_id, .. } => 32 + client_id.len(),

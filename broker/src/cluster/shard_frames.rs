@@ -1,5 +1,7 @@
 //! What the shards' rooms of two nodes say to each other. The mesh carries it without looking.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,10 @@ pub(super) enum ShardFrame {
     Relay { shard: ShardId, to: Incarnation, number: u64, message: Message },
     /// The answer: that run has everything up to this number.
     Relayed { shard: ShardId, to: Incarnation, number: u64 },
+    /// To a leader: what retained messages match, after this topic? `read` comes back with the answer.
+    ReadRetained { shard: ShardId, read: u64, filter: Arc<str>, after: Option<Arc<str>> },
+    /// The answer: some of them, and after which topic to go on.
+    Retained { read: u64, messages: Vec<Message>, next: Option<Arc<str>> },
 }
 
 impl ShardFrame {

@@ -19,6 +19,7 @@ use super::delivery::Say;
 use super::mesh::{LocalFuture, Shards, Surroundings};
 use super::relays::Relays;
 use super::replica::{Replica, replica_of};
+use super::retained_reads::{Asked, Question, Reads};
 use super::shard_client::{ShardClient, Waiter};
 use super::shard_frames::ShardFrame;
 use super::shard_leader::{ShardLeader, Taken};
@@ -27,10 +28,12 @@ use crate::faults;
 use crate::identity::{ClientId, ConnectionId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS};
 use crate::replication::{Group, Position};
-use crate::shard::{Ack, Command, Destination, Effect, Outcome, PublishOnce, Refusal, Relayed, Shard};
+use crate::shard::{Ack, Command, Destination, Effect, Outcome, Page, PublishOnce, Refusal, Relayed, Shard};
 
 /// How often expiries are looked for and silent streams sent again.
 const TICK: Duration = Duration::from_millis(500);
+/// How long a leader waits to hear from a majority that it leads; whoever reads asks again.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The rooms. Made by [`ShardRooms::build`], held by the cluster's room as [`Shards`].
 pub struct ShardRooms {
@@ -40,6 +43,8 @@ pub struct ShardRooms {
     clients: RefCell<BTreeMap<ShardId, ShardClient>>,
     hosted: RefCell<BTreeMap<ShardId, Hosted>>,
     publishes: RefCell<BTreeMap<u64, PendingPublish>>,
+    reads: RefCell<Reads>,
+    asked: RefCell<BTreeMap<ShardId, Asked>>,
     next_key: Cell<u64>,
     /// Wills of led shards that are being published, until their shard knows.
     firing: RefCell<BTreeSet<(ShardId, ClientId, u64)>>,
@@ -95,6 +100,8 @@ impl ShardRooms {
             clients: RefCell::default(),
             hosted: RefCell::default(),
             publishes: RefCell::default(),
+            reads: RefCell::default(),
+            asked: RefCell::default(),
             next_key: Cell::new(1),
             firing: RefCell::default(),
             acknowledges_early: faults::breaks_k1(),
@@ -196,6 +203,10 @@ impl ShardRooms {
         for client in self.clients.borrow_mut().values_mut() {
             client.tick();
         }
+        let questions = self.reads.borrow_mut().ask_again();
+        for question in questions {
+            self.ask_retained(question);
+        }
         let mut due = Vec::new();
         for (shard, hosted) in self.hosted.borrow().iter() {
             if let Some(group) = hosted.group.as_ref().filter(|_| hosted.leader.is_some())
@@ -264,6 +275,18 @@ impl ShardRooms {
                 let to = Destination::Node(Origin { node: from.node, incarnation: to });
                 self.has_arrived(shard, Relayed { to, number, refused: None });
             }
+            ShardFrame::ReadRetained { shard, read, filter, after } => {
+                self.asked_retained(from, Question { shard, read, filter, after });
+            }
+            ShardFrame::Retained { read, messages, next } => {
+                let (answer, more) = self.reads.borrow_mut().answered(read, Page { messages, next });
+                if let Some((connection, answer)) = answer {
+                    self.to_worker(connection, answer);
+                }
+                if let Some(question) = more {
+                    self.ask_retained(question);
+                }
+            }
         }
     }
 
@@ -307,6 +330,9 @@ impl ShardRooms {
                 Outcome::Refused(refusal) => self.publish_part(key, 0, Some(refusal)),
                 _ => self.publish_part(key, 0, Some(Refusal::Unavailable)),
             },
+            Waiter::Enqueue { connection, token } => {
+                self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
+            }
         }
     }
 
@@ -330,11 +356,15 @@ impl ShardRooms {
     fn publish(&self, origin: Option<PublishOrigin>, message: Message, targets: &Targets) {
         let key = self.next_key.get();
         self.next_key.set(key + 1);
-        let outstanding = targets.iter().filter(|target| !matches!(target, RouteOwner::Worker(_))).count() as u32;
+        let mut outstanding = targets.iter().filter(|target| !matches!(target, RouteOwner::Worker(_))).count() as u32;
         let counted = origin.is_some();
+        outstanding += u32::from(message.retain);
         if let Some(origin) = origin {
             let pending = PendingPublish { origin, outstanding: outstanding + 1, stored: 0, refused: None };
             self.publishes.borrow_mut().insert(key, pending);
+        }
+        if message.retain {
+            self.retain(message.clone(), counted.then_some(key));
         }
         for target in targets {
             match target {
@@ -354,6 +384,25 @@ impl ShardRooms {
         }
         if counted {
             self.publish_part(key, 0, None);
+        }
+    }
+
+    /// Gives a message to the shard that keeps its topic's ([MQTT-3.3.1-5]); `key` is that of the publish.
+    fn retain(&self, message: Message, key: Option<u64>) {
+        let shard = match self.around.directory.shards() {
+            0 => None,
+            shards => Some(ShardId::of_topic(&message.topic, shards)),
+        };
+        match (shard.filter(|shard| !self.is_full(*shard)), key) {
+            (Some(shard), key) => {
+                let waiter = key.map_or(Waiter::Nobody, Waiter::Publish);
+                self.push(shard, Command::Retain(message), waiter);
+            }
+            (None, Some(key)) => {
+                let refusal = if shard.is_some() { Refusal::Quota } else { Refusal::Unavailable };
+                self.publish_part(key, 0, Some(refusal));
+            }
+            (None, None) => tracing::debug!(topic = %message.topic, "a retained message of QoS 0 was dropped"),
         }
     }
 
@@ -405,6 +454,18 @@ impl ShardRooms {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
             }
             Waiter::Publish(key) => self.publish_part(key, 0, Some(Refusal::Unavailable)),
+            Waiter::Enqueue { connection, token } => {
+                self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
+            }
+        }
+    }
+
+    /// Asks the leader of a shard. Without one, or a link to it, the question is asked again at the pace of `tick`.
+    fn ask_retained(&self, question: Question) {
+        let Question { shard, read, filter, after } = question;
+        let known = self.clients.borrow().get(&shard).and_then(|client| client.leader);
+        if let Some((leader, _)) = known.or_else(|| self.around.directory.leader(shard)) {
+            self.send(leader, ShardFrame::ReadRetained { shard, read, filter, after });
         }
     }
 }
@@ -469,6 +530,42 @@ impl ShardRooms {
                 });
                 rooms.work.notify_one();
             });
+        }
+    }
+
+    /// A node asks for retained messages.
+    fn asked_retained(&self, from: Origin, question: Question) {
+        let shard = question.shard;
+        if self.with_led(shard, |_, _| ()).is_none() {
+            let leader = self.around.directory.leader(shard).map(|(leader, _)| leader);
+            return self.send(from.node, ShardFrame::NotLeader { shard, leader });
+        }
+        let begins = self.asked.borrow_mut().entry(shard).or_default().ask(from, question);
+        let (true, Some(rooms)) = (begins, self.me.upgrade()) else { return };
+        self.around.tasks.spawn(async move {
+            loop {
+                let questions = rooms.asked.borrow_mut().entry(shard).or_default().round();
+                if questions.is_empty() {
+                    return;
+                }
+                rooms.answer_retained(shard, questions).await;
+            }
+        });
+    }
+
+    /// Answers from what was committed when this was called, or later. Says nothing if this node leads no longer.
+    async fn answer_retained(&self, shard: ShardId, questions: Vec<(Origin, Question)>) {
+        let Some(group) = self.with_led(shard, |group, _| group.clone()) else { return };
+        match tokio::time::timeout(CONFIRM_TIMEOUT, group.linearizable()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return tracing::debug!(shard = shard.0, %error, "retained messages cannot be read"),
+            Err(_) => return tracing::debug!(shard = shard.0, "no majority confirms that this node leads"),
+        }
+        for (from, Question { read, filter, after, .. }) in questions {
+            let Page { messages, next } = group.with(|state| state.retained(&filter, after.as_deref()));
+            self.send_to_run(from, ShardFrame::Retained { read, messages, next });
+            // A page is some work: others have their turn.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -724,6 +821,22 @@ impl Shards for ShardRooms {
                     self.push(shard, Command::Released { client_id, epoch }, Waiter::Nobody);
                 }
             }
+            ToCluster::ReadRetained { connection, token, filter, place } => {
+                let shards = self.around.directory.shards();
+                let question = self.reads.borrow_mut().begin(connection, token, filter, place, shards);
+                if let Some(question) = question {
+                    self.ask_retained(question);
+                }
+            }
+            ToCluster::Enqueue { connection, token, client_id, epoch, filter, messages, next } => {
+                let waiter = Waiter::Enqueue { connection, token };
+                match self.shard_of(&client_id) {
+                    Some(shard) => {
+                        self.push(shard, Command::Enqueue { client_id, epoch, filter, messages, next }, waiter);
+                    }
+                    None => self.refuse(waiter),
+                }
+            }
             ToCluster::Attached { client_id, epoch, sent_to } => {
                 let Some(shard) = self.shard_of(&client_id) else { return };
                 let leader = self.clients.borrow().get(&shard).and_then(|client| client.leader);
@@ -832,6 +945,7 @@ impl Shards for ShardRooms {
     fn begin_run(&self) {
         self.taken.borrow_mut().clear();
         let mut unanswered = Vec::new();
+        self.reads.borrow_mut().clear();
         for (shard, client) in self.clients.borrow_mut().iter_mut() {
             unanswered.extend(client.reset().into_iter().map(|(command, waiter)| (*shard, command, waiter)));
         }

@@ -37,11 +37,7 @@ pub fn check(connect: &Connect<'_>) -> Result<(), ReasonCode> {
     if nameless || connect.client_id.len() > CLIENT_ID_BYTES_MAX {
         return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
     }
-    match connect.will {
-        // [MQTT-3.2.2-13]
-        Some(will) if will.retain => Err(ReasonCode::RETAIN_NOT_SUPPORTED),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// What is remembered of a CONNECT that was not refused. `in_flight_max` bounds what the client may allow.

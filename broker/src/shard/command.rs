@@ -110,6 +110,31 @@ pub enum Command {
     },
     /// Destinations have what was on its way to them.
     Relayed(Vec<Relayed>),
+    /// A message published with RETAIN: it becomes its topic's retained message, or without a payload ends it. Whoever
+    /// subscribes to the topic gets it by [`Command::Publish`].
+    Retain(Message),
+    /// Retained messages that a persistent session has subscribed to: to its queue. Answered by [`Outcome::Owes`].
+    Enqueue {
+        /// The session.
+        client_id: ClientId,
+        /// The epoch that [`Outcome::Opened`] gave.
+        epoch: u64,
+        /// The subscription's.
+        filter: Arc<str>,
+        /// What was read from the place where the session stood.
+        messages: Vec<Message>,
+        /// Where to go on; `None` when that was all.
+        next: Option<Place>,
+    },
+}
+
+/// How far the retained messages of a filter have been read: shard by shard, in the order of their topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The shard to read.
+    pub shard: ShardId,
+    /// The topic there to go on after.
+    pub after: Option<Arc<str>>,
 }
 
 /// A PUBLISH of QoS 2 in a persistent session.
@@ -294,6 +319,8 @@ pub enum Outcome {
         session_present: bool,
         /// Its subscriptions; empty for a new one.
         subscriptions: Vec<Subscription>,
+        /// Of those, the ones whose retained messages are not all in its queue, and where to go on reading them.
+        owed: Vec<(Arc<str>, Place)>,
     },
     /// Done: closed, acknowledged, fired, ticked.
     Done,
@@ -307,6 +334,9 @@ pub enum Outcome {
     Refused(Refusal),
     /// No exchange of this packet id is open.
     NotFound,
+    /// Where to go on reading the retained messages of a filter for a session; `None` when nothing is owed. The place of
+    /// before, when its queue has no room for them now.
+    Owes(Option<Place>),
 }
 
 /// Which limit refused a command.

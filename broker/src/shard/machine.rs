@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::command::*;
 use super::evictions::Evictions;
 use super::exchanges::Traffic;
+use super::owed::Owed;
 use super::queue::{Queued, size};
 use super::relay::abandon;
+use super::retained::{Page, Retained};
 use super::session::{Attached, Session};
 use super::streams::{Expected, Streams};
 use super::wills::Wills;
@@ -32,11 +34,13 @@ pub struct Shard {
     pub(super) evictions: Evictions,
     pub(super) dropped_queue_full: u64,
     pub(super) traffic: Traffic,
+    pub(super) retained: Retained,
+    pub(super) refused_retained_full: u64,
     /// Persistent subscriptions with QoS above 0: who, and how.
     matching: Trie<BTreeMap<ClientId, SubscriptionOptions>>,
     /// Sessions to delete, by time.
     expiries: BTreeSet<(u64, ClientId)>,
-    queued_items: usize,
+    pub(super) queued_items: usize,
     pub(super) queued_bytes: usize,
     persistent: usize,
 }
@@ -54,6 +58,12 @@ pub struct Totals {
     pub queued_bytes: usize,
     /// Messages that were not queued because a queue was full.
     pub dropped_queue_full: u64,
+    /// Retained messages.
+    pub retained_items: usize,
+    /// Bytes of them.
+    pub retained_bytes: usize,
+    /// Retained messages that were refused for want of room, since this replica started.
+    pub refused_retained_full: u64,
 }
 
 impl Shard {
@@ -79,7 +89,7 @@ impl Shard {
                 if let (1, Some(before)) = (seq, origin.incarnation.0.checked_sub(1)) {
                     self.forget_destinations(Origin { incarnation: Incarnation(before), ..origin }, effects);
                 }
-                let is_publish = matches!(command, Command::Publish(_));
+                let is_publish = matches!(command, Command::Publish(_) | Command::Retain(_));
                 let outcome = self.command(origin, seq, command, effects);
                 if is_publish && matches!(outcome, Some(Outcome::Refused(_))) {
                     self.streams.refuse(origin, seq);
@@ -107,6 +117,9 @@ impl Shard {
                         continue;
                     }
                     codes.push(subscription.options.qos as u8);
+                    if subscription.options.qos > QoS::AtMostOnce && subscription.options.wants_retained(known) {
+                        session.owed.begin(subscription.filter.clone());
+                    }
                     session.subscriptions.insert(subscription.filter.clone(), subscription.options);
                     set_matching(
                         &mut self.matching,
@@ -123,6 +136,7 @@ impl Shard {
                 let mut codes = Vec::with_capacity(filters.len());
                 for filter in filters {
                     let existed = session.subscriptions.remove(&filter).is_some();
+                    session.owed.end(&filter);
                     codes.push(if existed { SUCCESS } else { NO_SUBSCRIPTION_EXISTED });
                     set_matching(&mut self.matching, &filter, &client_id, None, effects);
                 }
@@ -155,6 +169,10 @@ impl Shard {
                 Outcome::Done
             }
             Command::Tick => Outcome::Done,
+            Command::Retain(message) => self.retain(message),
+            Command::Enqueue { client_id, epoch, filter, messages, next } => {
+                self.enqueue(&client_id, epoch, &filter, messages, next, effects)
+            }
             Command::Released { client_id, epoch } => {
                 self.released(&client_id, epoch, effects);
                 Outcome::Done
@@ -202,8 +220,14 @@ impl Shard {
                 }
             }
             Command::Unsubscribe { filters, .. } => Outcome::Codes(vec![SUCCESS; filters.len()]),
-            Command::Publish(_) if self.streams.may_have_refused(origin, seq) => Outcome::Refused(Refusal::Quota),
-            Command::Publish(_) => Outcome::Stored(1),
+            Command::Publish(_) | Command::Retain(_) if self.streams.may_have_refused(origin, seq) => {
+                Outcome::Refused(Refusal::Quota)
+            }
+            Command::Publish(_) | Command::Retain(_) => Outcome::Stored(1),
+            Command::Enqueue { client_id, epoch, filter, .. } => {
+                let session = session(client_id).filter(|session| session.epoch == *epoch);
+                session.map_or(Outcome::Stale, |session| Outcome::Owes(session.owed.place(filter).cloned()))
+            }
             Command::Acknowledge { client_id, epoch, .. } | Command::EndExchange { client_id, epoch, .. }
                 if session(client_id).is_none_or(|session| session.epoch != *epoch) =>
             {
@@ -245,6 +269,7 @@ impl Shard {
             queue: Default::default(),
             sent_to: 0,
             exchanges: BTreeMap::new(),
+            owed: Owed::default(),
         });
         if let Some(at) = session.expires_at_ms.take() {
             self.expiries.remove(&(at, client_id.clone()));
@@ -390,6 +415,9 @@ impl Shard {
         let (mut stored, mut full) = (0, 0);
         for (client_id, (qos, retain, mut identifiers)) in matched {
             let Some(session) = self.sessions.get_mut(client_id) else { continue };
+            if message.retain {
+                session.owed.note(&message.topic);
+            }
             identifiers.sort_unstable();
             let queued = Queued { message: message.clone(), qos, retain, received: false, identifiers };
             if !session.queue.push(queued) {
@@ -417,6 +445,7 @@ impl Shard {
             self.delete(&client_id, effects);
         }
         self.wills.fall_due(self.now_ms, effects);
+        self.retained.pass_time(self.now_ms);
     }
 
     /// Fills what is derived from the sessions, after a snapshot gave them.
@@ -500,10 +529,15 @@ impl Shard {
         self.wills.due()
     }
 
+    /// The retained messages that match `filter`, from after a topic on.
+    pub fn retained(&self, filter: &str, after: Option<&str>) -> Page {
+        self.retained.page(filter, after)
+    }
+
     /// When a [`Command::Tick`] has something to do, in milliseconds of the shard's clock.
     pub fn next_due_ms(&self) -> Option<u64> {
         let expiry = self.expiries.first().map(|(at, _)| *at);
-        [expiry, self.wills.next_due_ms()].into_iter().flatten().min()
+        [expiry, self.wills.next_due_ms(), self.retained.next_due_ms()].into_iter().flatten().min()
     }
 
     /// The time of the last entry.
@@ -519,6 +553,9 @@ impl Shard {
             queued_items: self.queued_items,
             queued_bytes: self.queued_bytes,
             dropped_queue_full: self.dropped_queue_full,
+            retained_items: self.retained.items(),
+            retained_bytes: self.retained.bytes(),
+            refused_retained_full: self.refused_retained_full,
         }
     }
 }
@@ -545,6 +582,7 @@ fn opened(session: &Session) -> Outcome {
         epoch: session.epoch,
         session_present: session.was_present,
         subscriptions: session.subscriptions.iter().map(subscription).collect(),
+        owed: session.owed.all(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::command::{Holder, Will};
 use super::exchanges::Exchange;
+use super::owed::Owed;
 use super::queue::Queue;
 use crate::identity::ClientId;
 use crate::limits;
@@ -31,6 +32,8 @@ pub(super) struct Session {
     pub sent_to: u64,
     /// What the client published at QoS 2 and has not released, by packet id.
     pub exchanges: BTreeMap<u16, Exchange>,
+    /// Retained messages that are still to come into the queue.
+    pub owed: Owed,
 }
 
 /// A session whose client is connected.

@@ -11,7 +11,9 @@ use super::command::{Destination, Effect, Entry, Holder, Will};
 use super::evictions::Evictions;
 use super::exchanges::{Exchange, Leaving, Outbox, Traffic};
 use super::machine::Shard;
+use super::owed::Owed;
 use super::queue::{Queue, Queued};
+use super::retained::Retained;
 use super::session::Session;
 use super::streams::{Stream, Streams};
 use super::wills::Wills;
@@ -36,6 +38,7 @@ struct State {
     exchanges: u64,
     outboxes: Vec<(Destination, u64, Vec<LeavingRecord>)>,
     taken: BTreeMap<ShardId, Stream>,
+    retained: Vec<Message>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,6 +56,7 @@ struct SessionRecord {
     queue: Vec<Option<QueuedRecord>>,
     sent_to: u64,
     exchanges: BTreeMap<u16, Exchange>,
+    owed: Owed,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -110,6 +114,7 @@ impl StateMachine for Shard {
             exchanges: self.traffic.exchanges,
             outboxes,
             taken: self.traffic.taken.clone(),
+            retained: self.retained.all(),
         };
         let mut bytes = vec![VERSION];
         // Serialising plain data to memory has no way to fail.
@@ -134,6 +139,7 @@ impl StateMachine for Shard {
         shard.dropped_queue_full = state.dropped_queue_full;
         shard.wills = state.wills;
         shard.evictions = state.evictions;
+        shard.retained = Retained::restored(state.retained);
         for record in state.sessions {
             let session = session(record, &messages).ok_or_else(|| invalid("a message is missing".into()))?;
             shard.sessions.insert(session.client_id.clone(), session);
@@ -193,6 +199,7 @@ fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
         queue: session.queue.items().iter().map(|item| item.as_ref().map(&mut queued)).collect(),
         sent_to: session.sent_to,
         exchanges: session.exchanges.clone(),
+        owed: session.owed.clone(),
     }
 }
 
@@ -223,5 +230,6 @@ fn session(record: SessionRecord, messages: &[Rc<Message>]) -> Option<Session> {
         queue: Queue::restored(record.first, items.collect::<Option<_>>()?),
         sent_to: record.sent_to,
         exchanges: record.exchanges,
+        owed: record.owed,
     })
 }

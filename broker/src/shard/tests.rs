@@ -2,6 +2,7 @@
 
 mod exactly_once;
 mod model;
+mod retained;
 
 use std::sync::Arc;
 

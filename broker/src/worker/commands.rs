@@ -45,6 +45,12 @@ impl Core {
                 ToWorker::Attach { connection, client_id, epoch } => {
                     self.attach(timed(connection), client_id, epoch);
                 }
+                ToWorker::Retained { connection, token, messages, next } => {
+                    self.retained(timed(connection), token, messages, next);
+                }
+                ToWorker::Enqueued { connection, token, outcome } => {
+                    self.enqueued(timed(connection), token, outcome);
+                }
                 ToWorker::Forward(messages) => self.forward(messages),
                 ToWorker::Routes { number, changes } => self.apply_routes(number, &changes),
                 ToWorker::Evict { connection, client_id, epoch, why } => {

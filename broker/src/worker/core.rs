@@ -1,5 +1,6 @@
 //! The state of a worker.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -54,6 +55,8 @@ pub(super) struct Core {
     /// While this node may not serve: the tick at which its clients are closed.
     pub(super) cut_off_at: Option<u32>,
     pub(super) draining: Option<Drain>,
+    /// Sessions whose queue had no room for retained messages, and the tick at which to ask again.
+    pub(super) retained_later: VecDeque<(Timed, u32)>,
 
     /// For the cluster thread, at the end of this turn.
     pub(super) to_cluster: Vec<ToCluster>,
@@ -129,6 +132,7 @@ impl Core {
             serving: false,
             cut_off_at: None,
             draining: None,
+            retained_later: VecDeque::new(),
             to_cluster: Vec::new(),
             cluster,
             peers,
@@ -212,6 +216,7 @@ impl Core {
         }
         self.follow_policy();
         self.end_congestion();
+        self.retry_retained();
         self.drain_some();
         self.tell_connections();
         self.published.publish(&self.table.counters);

@@ -47,7 +47,8 @@ impl Core {
                 RouteOwner::Shard(_) => beyond.push(*owner),
             }
         }
-        if !beyond.is_empty() {
+        // Its topic's shard keeps it, whoever wants it now.
+        if !beyond.is_empty() || source.retain {
             table.counters.forwarded_to_cluster += 1;
             reach.beyond = Some((Message::clone(source.keep(found.topic())), beyond));
         }

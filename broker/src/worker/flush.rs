@@ -75,10 +75,12 @@ impl Core {
         };
         let id = ConnectionId { worker, slot, generation: connection.generation };
         let empty = connection.output.is_empty() && !connection.stream.unflushed();
-        let mut drained = false;
+        let timed = (slot, connection.generation);
+        let (mut drained, mut reading) = (false, false);
         match &mut connection.state {
             State::Open(session) => {
                 drained = session.nothing_waits();
+                reading = drained && session.readings.is_some();
                 if let Some(acknowledge) = acknowledge(id, session) {
                     self.to_cluster.push(acknowledge);
                 }
@@ -101,6 +103,9 @@ impl Core {
             && let Some(mut congestion) = connection.congestion.take()
         {
             self.table.release(&mut congestion);
+        }
+        if reading {
+            self.read_retained(timed);
         }
     }
 

@@ -129,6 +129,11 @@ impl Table {
         if subscriber.no_local && source.is_from(slot, &session.terms.client_id) {
             return false;
         }
+        if source.retain
+            && let Some(readings) = &mut session.readings
+        {
+            readings.note(topic);
+        }
         let retain = subscriber.retain_as_published && source.retain;
         let mut form = Form { version: session.terms.version, qos, packet_id: 0, retain, dup: false, identifiers };
         if session.terms.packet_bytes_max != u32::MAX

@@ -5,5 +5,6 @@ mod exactly_once;
 mod fixture;
 mod hostile;
 mod persistent;
+mod retained;
 mod sessions;
 mod sockets;

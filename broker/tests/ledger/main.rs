@@ -1,5 +1,5 @@
 //! Real `mqtt-broker` processes on loopback under QoS 1 and 2 load while they are killed; a ledger of every publish, acknowledgement and
-//! delivery is checked against the contract (K1, K2, K4, K5, K6).
+//! delivery is checked against the contract (K1, K2, K4, K5, K6, K8).
 //!
 //! `LEDGER_SEED` repeats the choices of a run (which node, when), `LEDGER_KILLS` sets how many nodes are killed.
 
@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod history;
 mod load;
+mod retained;
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,13 @@ use history::{History, Violation};
 use load::{Load, Shape};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use retained::Keepers;
 use tokio::time::sleep;
 
 const NODES: u16 = 3;
 const KILLS: u32 = 50;
+/// Publishers of retained messages.
+const KEEPERS: u32 = 4;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Tells a broker to acknowledge a message before it is stored, to see that the ledger finds out.
@@ -143,6 +147,7 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
         let load = Load::start(nodes.iter().map(Node::dial).collect(), shape, seed);
         load.until_subscribed(shape.persistent + shape.passing, SETTLE_TIMEOUT).await?;
         let mut rng = StdRng::seed_from_u64(seed);
+        let keepers = Keepers::start(nodes.iter().map(Node::dial).collect(), KEEPERS, || StdRng::from_rng(&mut rng));
         let mut leaderless = Leaderless::default();
         for kill in 1..=kills {
             let (victim, before) = (rng.random_range(0..nodes.len()), load.acknowledged());
@@ -164,6 +169,7 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
             leaderless.shard_time / (16 * kills.max(1)),
             leaderless.longest
         );
+        keepers.check().await?;
         let history = load.finish(SETTLE_TIMEOUT).await?;
         ensure!(history.published.len() > 20 * kills as usize, "hardly any load: {}", summary(&history));
         Ok(history)
