@@ -151,7 +151,7 @@ impl Core {
                 token = session.receipts.owe(publish.packet_id, publish.qos);
             } else if session.receipts.is_empty() {
                 let packet_type = if publish.qos == QoS::ExactlyOnce {
-                    session.exchanges.receive(publish.packet_id, false);
+                    session.exchanges.receive(publish.packet_id, reason.is_error());
                     PacketType::PubRec
                 } else {
                     PacketType::PubAck
