@@ -30,7 +30,11 @@ enum What {
     /// Measure brokers, each pinned to one core with the load on the other.
     Run(Run),
     /// Fetch and build the brokers that Debian doesn't have, into the user's cache.
-    Peers,
+    Peers {
+        /// Only these.
+        #[arg(value_enum, default_values_t = Peer::value_variants().to_vec())]
+        which: Vec<Peer>,
+    },
     /// Load on a broker that runs already.
     Load {
         /// Its address.
@@ -123,7 +127,7 @@ fn main() -> Result<()> {
     broker::allow_open_files()?;
     match Arguments::parse().command {
         What::Run(asked) => run(asked),
-        What::Peers => peers::build_all(),
+        What::Peers { which } => peers::build(&which),
         What::Load { address, scenario, seconds } => {
             let [Scenario { kind: Kind::Closed(load), .. }] =
                 choose(scenario::all(1), std::slice::from_ref(&scenario))?[..]

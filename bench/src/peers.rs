@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
 
 const RMQTTD_VERSION: &str = "0.24.0";
 /// `peers/` beside this crate's sources, where the two that need a program round them have it.
@@ -25,7 +26,7 @@ pub const HIVEMQ_JVM_ARGUMENTS: [&str; 8] = [
 ];
 
 /// A broker to be built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
     /// Of crates.io.
     Rmqttd,
@@ -36,9 +37,6 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// All of them.
-    pub const ALL: [Peer; 3] = [Peer::Rmqttd, Peer::Mochi, Peer::Hivemq];
-
     /// As the report names it.
     pub fn name(self) -> &'static str {
         match self {
@@ -107,10 +105,10 @@ impl Peer {
     }
 }
 
-/// Builds all of them; each that fails says why, and the others go on.
-pub fn build_all() -> Result<()> {
+/// Builds these; each that fails says why, and the others go on.
+pub fn build(peers: &[Peer]) -> Result<()> {
     let mut failed = Vec::new();
-    for peer in Peer::ALL {
+    for peer in peers {
         eprintln!("{}", peer.name());
         if let Err(why) = peer.build() {
             eprintln!("{}: {why:#}", peer.name());
