@@ -64,10 +64,20 @@ fn assert_kept(history: &History) {
         println!("{violation:?}");
     }
     if let Some(Violation::OutOfOrder { message, client, .. }) = violations.first() {
-        for delivered in history.delivered.iter().filter(|d| d.client == *client && d.message.publisher == message.publisher) {
-            println!("{} {} {}{}", delivered.connection, delivered.topic, delivered.message.sequence, if delivered.dup { " dup" } else { "" });
+        for delivered in
+            history.delivered.iter().filter(|d| d.client == *client && d.message.publisher == message.publisher)
+        {
+            println!(
+                "{} {} {}{}",
+                delivered.connection,
+                delivered.topic,
+                delivered.message.sequence,
+                if delivered.dup { " dup" } else { "" }
+            );
         }
-        for c in history.connected.iter().filter(|c| c.client == *client) { println!("{c:?}"); }
+        for c in history.connected.iter().filter(|c| c.client == *client) {
+            println!("{c:?}");
+        }
     }
     assert!(violations.is_empty(), "{} violations", violations.len());
 }
