@@ -85,11 +85,18 @@ pub(super) struct Room {
     lease_until: Cell<Option<Instant>>,
     serving: Cell<bool>,
     left: Cell<bool>,
+    /// It has said goodbye: it holds no lease and asks for none, until its process ends.
+    drained: Cell<bool>,
+    /// Groups whose log is damaged here.
+    damaged: RefCell<BTreeSet<GroupId>>,
     draining: Cell<bool>,
     overview: RefCell<Overview>,
     /// As the control leader: when each run last renewed, and what it reported.
     heard: RefCell<BTreeMap<Origin, (Instant, Report)>>,
-    /// The control term in which `heard` is kept.
+    /// As the control leader: runs that are granted nothing any more, since an end of theirs is on its way through the log,
+    /// and from when on. A grant now would outlive it.
+    dismissed: RefCell<BTreeMap<Origin, Instant>>,
+    /// The control term in which `heard` and `dismissed` are kept.
     heard_term: Cell<u64>,
     status: watch::Sender<Status>,
 }
@@ -144,9 +151,12 @@ impl Room {
                 lease_until: Cell::new(None),
                 serving: Cell::new(false),
                 left: Cell::new(false),
+                drained: Cell::new(false),
+                damaged: RefCell::default(),
                 draining: Cell::new(false),
                 overview: RefCell::default(),
                 heard: RefCell::default(),
+                dismissed: RefCell::default(),
                 heard_term: Cell::new(0),
                 status,
                 tasks,

@@ -64,7 +64,10 @@ impl Room {
     }
 
     fn start_replica(&self, group: GroupId) {
-        if self.replicas.borrow().contains_key(&group) || !self.busy.borrow_mut().insert(group) {
+        if self.replicas.borrow().contains_key(&group) || self.damaged.borrow().contains(&group) {
+            return;
+        }
+        if !self.busy.borrow_mut().insert(group) {
             return;
         }
         let Some(room) = self.me.upgrade() else { return };
@@ -73,11 +76,16 @@ impl Room {
                 None => room.start_control().await,
                 Some(shard) => room.start_shard(shard).await,
             };
-            if let Err(error) = started {
-                tracing::error!(%group, %error, "a replica could not be started; its log is erased to rebuild it");
-                // What it lost it gets from the others; it must not vote with less than it promised (K10).
-                if let Err(error) = room.log.group(group).erase().await {
-                    tracing::error!(%group, %error, "nor could its log be erased");
+            match started {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    // It stays stopped: begun anew under the same name it would vote with less than it promised (K10).
+                    tracing::error!(%group, %error, "a replica is damaged and stays stopped; to have it rebuilt, empty the data directory and start as a new member");
+                    room.damaged.borrow_mut().insert(group);
+                }
+                Err(error) => {
+                    tracing::error!(%group, %error, "a replica could not be started; trying again");
+                    tokio::time::sleep(RESTART_WAIT).await;
                 }
             }
             room.busy.borrow_mut().remove(&group);

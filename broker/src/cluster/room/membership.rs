@@ -16,7 +16,7 @@ use crate::door::ToWorker;
 use crate::identity::{GroupId, Incarnation, NodeId};
 
 /// From when a renewal was sent that was answered, a member may accept publishes for this long (K3, K6).
-const LEASE: Duration = Duration::from_millis(1_500);
+pub(super) const LEASE: Duration = Duration::from_millis(1_500);
 /// Between renewals.
 const RENEWAL: Duration = Duration::from_millis(300);
 /// How long a question may take.
@@ -36,7 +36,7 @@ impl Room {
             }
             let alone = matches!(self.config.founding, Founding::Alone);
             let looked_around = alone || began.elapsed() >= LOOK_AROUND;
-            if self.left.get() {
+            if self.left.get() || self.drained.get() {
                 // It stays outside until its process ends.
             } else if !known && looked_around && self.may_found() {
                 if let Err(error) = self.found().await {
@@ -164,9 +164,14 @@ impl Room {
 
     pub(super) async fn renew_for_ever(self: Rc<Self>) {
         loop {
-            if self.joined.get().is_some() {
-                let sent = Instant::now();
-                match self.ask(Ask::Renew(self.myself(), self.report())).await {
+            if self.joined.get().is_some() && !self.drained.get() {
+                let (sent, me) = (Instant::now(), self.myself());
+                let reply = self.ask(Ask::Renew(me, self.report())).await;
+                if self.drained.get() || self.myself() != me {
+                    // What was asked for is not wanted any more.
+                    continue;
+                }
+                match reply {
                     Some(Reply::Renewed(overview)) => {
                         *self.overview.borrow_mut() = overview;
                         self.lease_until.set(Some(sent + LEASE));
