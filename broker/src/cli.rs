@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -46,7 +45,7 @@ pub struct Run {
     pub advertise: Option<String>,
     /// Serve health, metrics and the API here.
     #[arg(long, value_name = "HOST:PORT")]
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<String>,
     /// How many worker threads; the default is one per core.
     #[arg(long, value_name = "N")]
     pub workers: Option<u16>,

@@ -1,13 +1,16 @@
 //! What was asked for becomes what is meant, once: [`file`] is what a person wrote, [`Config`] what the rooms are given.
 //!
-//! Every error names the place, the value and the remedy.
+//! Flags win over the environment, which wins over the file. Every error names the place, the value and the remedy.
+//! Absent: whether what is named (a host, a certificate, a directory) is there; that is seen when it is used.
 
+mod error;
 pub mod file;
 mod listen;
+mod place;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-pub use file::ConfigError;
+pub use error::ConfigError;
 pub use listen::Listen;
 
 use crate::cli::Run;
@@ -19,6 +22,10 @@ const SHARDS_DEFAULT: u16 = 16;
 const SHARDS_MAX: u16 = 256;
 /// More workers than this have no use.
 const WORKERS_MAX: u16 = 256;
+/// What a name in DNS may have.
+const NODE_NAME_BYTES_MAX: usize = 253;
+/// Where clients are served if nobody says otherwise.
+const LISTEN_DEFAULT: &str = "mqtt://127.0.0.1:1883";
 
 /// What a node is to be. Checked: whoever holds one need not check again.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,86 +86,131 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, with its place and remedy.
     pub fn load(run: &Run) -> Result<Config, ConfigError> {
-        let file = match &run.config {
-            Some(path) => file::read(path)?,
-            None => file::File::default(),
-        };
-        Config::new(file, run)
+        let Some(path) = &run.config else { return Config::new(file::File::default(), run) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { path: path.display().to_string(), error })?;
+        Config::read(path, &text, run)
+    }
+
+    fn read(path: &Path, text: &str, run: &Run) -> Result<Config, ConfigError> {
+        let file = file::parse(text).map_err(|error| ConfigError::malformed(path, text, &error))?;
+        Config::new(file, run).map_err(|error| error.at(path, text))
     }
 
     fn new(file: file::File, run: &Run) -> Result<Config, ConfigError> {
         let node = file.node.unwrap_or_default();
-        let listeners = listeners(file.listeners, &run.listen)?;
-        let workers = match run.workers.or(node.workers) {
-            None => {
-                std::thread::available_parallelism().map_or(1, |cores| cores.get().min(WORKERS_MAX as usize) as u16)
-            }
-            Some(workers @ 1..=WORKERS_MAX) => workers,
-            Some(workers) => return Err(ConfigError::value("node.workers", workers, "choose from 1 to 256")),
-        };
         let replication = file.replication.unwrap_or_default();
-        if let Some(factor) = replication.factor
-            && ![1, 3, 5].contains(&factor)
-        {
-            return Err(ConfigError::value("replication.factor", factor, "choose 1, 3 or 5, or leave it out"));
-        }
-        let shards = replication.shards.unwrap_or(SHARDS_DEFAULT);
-        if !(1..=SHARDS_MAX).contains(&shards) {
-            return Err(ConfigError::value("replication.shards", shards, "choose from 1 to 256"));
-        }
-        let node_name = run.node_name.clone().or(node.name).unwrap_or_else(host_name);
-        if node_name.is_empty() || node_name.len() > 253 {
-            return Err(ConfigError::value("node.name", &node_name, "choose from 1 to 253 characters"));
-        }
         Ok(Config {
-            workers,
-            data_dir: run.data_dir.clone().or(file.data_dir),
-            listeners,
-            admin: match (run.admin, file.admin) {
-                (Some(listen), admin) => Some(Admin { listen, token_file: admin.and_then(|admin| admin.token_file) }),
-                (None, Some(admin)) => Some(Admin {
-                    listen: listen::socket_address("admin.listen", &admin.listen)?,
-                    token_file: admin.token_file,
-                }),
-                (None, None) => None,
+            node_name: node_name(run.node_name.as_deref(), node.name)?,
+            workers: workers(run.workers, node.workers)?,
+            data_dir: data_dir(run.data_dir.clone(), file.data_dir)?,
+            listeners: listeners(&run.listen, file.listeners)?,
+            admin: admin(run.admin.as_deref(), file.admin)?,
+            cluster: file.cluster.map(|cluster| peers(run.advertise.clone(), cluster)).transpose()?,
+            replication_factor: match replication.factor {
+                None => None,
+                Some(factor @ (1 | 3 | 5)) => Some(factor as u8),
+                Some(factor) => {
+                    let remedy = "choose 1, 3 or 5, or leave it out";
+                    return Err(ConfigError::value("replication.factor", factor, remedy));
+                }
             },
-            cluster: file.cluster.map(|cluster| peers(cluster, run.advertise.clone())).transpose()?,
-            replication_factor: replication.factor,
-            shards,
+            shards: match replication.shards {
+                None => SHARDS_DEFAULT,
+                Some(shards) => within("replication.shards", shards, SHARDS_MAX)?,
+            },
             limits: file.limits.unwrap_or_default().over(ClientLimits::default())?,
-            node_name,
         })
     }
 }
 
-fn listeners(file: Option<Vec<file::Listener>>, flags: &[String]) -> Result<Vec<Listen>, ConfigError> {
-    let asked: Vec<file::Listener> = if flags.is_empty() {
-        file.unwrap_or_else(|| vec![file::Listener::of("mqtt://127.0.0.1:1883")])
-    } else {
-        flags.iter().map(|url| file::Listener::of(url)).collect()
-    };
-    if asked.is_empty() {
-        return Err(ConfigError::value("listeners", "[]", "give at least one, or leave the key out"));
+/// At least one.
+fn within(key: &str, value: u64, max: u16) -> Result<u16, ConfigError> {
+    match u16::try_from(value) {
+        Ok(value) if (1..=max).contains(&value) => Ok(value),
+        _ => Err(ConfigError::value(key, value, &format!("choose from 1 to {max}"))),
     }
-    asked.iter().map(Listen::new).collect()
 }
 
-fn peers(cluster: file::Cluster, advertise: Option<String>) -> Result<Peers, ConfigError> {
-    listen::socket_address("cluster.listen", &cluster.listen)?;
-    let advertise = advertise.or(cluster.advertise).unwrap_or_else(|| cluster.listen.clone());
-    listen::host_and_port("cluster.advertise", &advertise)?;
-    for peer in &cluster.peers {
-        listen::host_and_port("cluster.peers", peer.strip_prefix("dns://").unwrap_or(peer))?;
+fn node_name(flag: Option<&str>, file: Option<String>) -> Result<String, ConfigError> {
+    let (key, name) = match (flag, file) {
+        (Some(name), _) => ("--node-name (or MQTT_BROKER_NODE_NAME)", name.to_owned()),
+        (None, Some(name)) => ("node.name", name),
+        (None, None) => ("--node-name", host_name()),
+    };
+    let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+    if name.is_empty() || name.len() > NODE_NAME_BYTES_MAX || !is_plain {
+        let remedy = format!("choose from 1 to {NODE_NAME_BYTES_MAX} letters, digits, dots, dashes and underscores");
+        return Err(ConfigError::value(key, format!("{name:?}"), &remedy));
+    }
+    Ok(name)
+}
+
+fn workers(flag: Option<u16>, file: Option<u64>) -> Result<u16, ConfigError> {
+    match (flag, file) {
+        (Some(workers), _) => within("--workers", workers.into(), WORKERS_MAX),
+        (None, Some(workers)) => within("node.workers", workers, WORKERS_MAX),
+        (None, None) => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            Ok(cores.min(WORKERS_MAX.into()) as u16)
+        }
+    }
+}
+
+fn data_dir(flag: Option<PathBuf>, file: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
+    let key = if flag.is_some() { "--data-dir" } else { "data_dir" };
+    match flag.or(file) {
+        Some(path) if path.as_os_str().is_empty() => {
+            Err(ConfigError::value(key, "\"\"", "name a directory, or leave it out to keep everything in memory"))
+        }
+        path => Ok(path),
+    }
+}
+
+fn listeners(flags: &[String], file: Option<Vec<file::Listener>>) -> Result<Vec<Listen>, ConfigError> {
+    if !flags.is_empty() {
+        return flags.iter().map(|url| Listen::new("--listen", url, None)).collect();
+    }
+    match file {
+        None => Ok(vec![Listen::new("listeners", LISTEN_DEFAULT, None)?]),
+        Some(asked) if asked.is_empty() => {
+            Err(ConfigError::value("listeners", "[]", "give at least one, or leave the key out"))
+        }
+        Some(asked) => {
+            let each = asked.iter().enumerate();
+            each.map(|(index, one)| Listen::new(&format!("listeners[{index}].url"), &one.url, one.allow_anonymous))
+                .collect()
+        }
+    }
+}
+
+fn admin(flag: Option<&str>, file: Option<file::Admin>) -> Result<Option<Admin>, ConfigError> {
+    let (key, listen, token_file) = match (flag, file) {
+        (Some(listen), file) => ("--admin", listen.to_owned(), file.and_then(|file| file.token_file)),
+        (None, Some(file)) => ("admin.listen", file.listen, file.token_file),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Admin { listen: listen::socket_address(key, &listen)?, token_file }))
+}
+
+fn peers(flag: Option<String>, file: file::Cluster) -> Result<Peers, ConfigError> {
+    listen::socket_address("cluster.listen", &file.listen)?;
+    let key = if flag.is_some() { "--advertise (or MQTT_BROKER_ADVERTISE)" } else { "cluster.advertise" };
+    let advertise = flag.or(file.advertise).unwrap_or_else(|| file.listen.clone());
+    listen::reachable(key, &advertise)?;
+    for (index, peer) in file.peers.iter().enumerate() {
+        let address = peer.strip_prefix("dns://").unwrap_or(peer);
+        listen::reachable(&format!("cluster.peers[{index}]"), address)?;
     }
     Ok(Peers {
-        listen: cluster.listen,
+        listen: file.listen,
         advertise,
-        peers: cluster.peers,
-        bootstrap: cluster.bootstrap,
-        bootstrap_marker: cluster.bootstrap_marker,
-        ca_file: cluster.tls.ca_file,
-        cert_file: cluster.tls.cert_file,
-        key_file: cluster.tls.key_file,
+        peers: file.peers,
+        bootstrap: file.bootstrap,
+        bootstrap_marker: file.bootstrap_marker,
+        ca_file: file.tls.ca_file,
+        cert_file: file.tls.cert_file,
+        key_file: file.tls.key_file,
     })
 }
 

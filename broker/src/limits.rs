@@ -95,7 +95,8 @@ impl Default for ClientLimits {
 
 // The bounds of a shard are the same on every replica: they decide what is stored, so they are constants.
 
-/// Messages in the queue of one persistent session. At the bound the newest is not queued, and counted.
+/// Messages in the queue of one persistent session. At the bound the newest is not queued, and counted; if no other queue
+/// takes it either, the publish is refused: 0x97 Quota exceeded.
 pub const SESSION_QUEUE_ITEMS_MAX: usize = 100_000;
 /// Bytes of topics, properties and payloads in the queue of one persistent session; policy as above.
 pub const SESSION_QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -105,6 +106,22 @@ pub const SHARD_QUEUE_BYTES_MAX: usize = 256 << 20;
 pub const SHARD_SESSIONS_MAX: usize = 1_000_000;
 /// Subscriptions of one persistent session. More are refused one by one: 0x97 Quota exceeded.
 pub const SESSION_SUBSCRIPTIONS_MAX: usize = 10_000;
+/// Messages above the client's receive maximum that it is sent while its acknowledgements are on their way into the log.
+/// At the bound the client waits for the log.
+pub const SESSION_ACKS_AHEAD_MAX: u64 = 1024;
+/// From the oldest message in flight to the newest; less than there are packet ids. At the bound the client waits.
+pub const SESSION_SPAN_MAX: u64 = 65_000;
+/// Refused publishes that a shard remembers of one node. Of older ones it no longer knows whether they were stored, and
+/// calls them refused if it is asked again.
+pub const STREAM_REFUSALS_MAX: usize = 1024;
+/// Connections that lost their client id and that a shard remembers, to tell them again. At the bound the oldest is
+/// forgotten.
+pub const SHARD_EVICTIONS_MAX: usize = 65_536;
+/// Milliseconds that they are remembered: longer than a node lives that cannot be reached.
+pub const EVICTION_MS: u64 = 60_000;
+/// Bytes of commands of one node to one shard that are not answered. At the bound publishes are refused: 0x97 Quota
+/// exceeded.
+pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of the body of an admin request.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 << 10;

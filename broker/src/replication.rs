@@ -10,14 +10,19 @@ mod log;
 mod machine;
 mod network;
 mod raft;
+mod replica;
 mod runtime;
+mod settings;
+mod standing;
 
 #[cfg(test)]
 mod suite;
 #[cfg(test)]
 mod tests;
 
-pub use group::{ChangeError, Group, Leadership, ProposeError, Settings, Standing};
+pub use group::{ChangeError, Group, ProposeError};
 pub use machine::{EffectSink, Position, StateMachine};
 pub use network::{LocalFuture, Transport, TransportError};
 pub use runtime::seed;
+pub use settings::Settings;
+pub use standing::{Leadership, Standing};

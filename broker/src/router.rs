@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use crate::door::{RouteChange, RouteOwner, Targets};
 
-pub use routes::RouteTable;
 pub use subscribers::{Subscriber, Subscribers};
 pub use trie::{Trie, ValueId};
 
 use cache::{Matches, TopicCache};
+use routes::RouteTable;
 
 /// What one worker knows about topics: its own subscribers, everybody else's routes, and the answers it gave lately.
 #[derive(Default)]
@@ -68,11 +68,6 @@ impl Router {
             routes.targets(topic, &mut matches.targets);
         });
         Found { matches, subscribers }
-    }
-
-    /// How many filters this worker's subscribers have.
-    pub fn filters(&self) -> usize {
-        self.subscribers.len()
     }
 }
 

@@ -4,6 +4,7 @@
 //! entry, stamped by the shard's leader.
 
 mod command;
+mod evictions;
 mod machine;
 mod queue;
 mod session;

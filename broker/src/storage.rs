@@ -29,5 +29,5 @@ mod tests;
 
 pub use birth::register_start;
 pub use disk::{Crash, Disk, Faults, FileDisk, MemoryDisk, SimulatedDisk};
-pub use log::{Damage, GroupLog, Health, Limits, Log, Options, Recovered, Torn, Usage};
+pub use log::{Claim, Damage, GroupLog, Health, Limits, Log, Options, Recovered, Torn, Usage};
 pub use snapshot::{SnapshotReader, SnapshotWriter};

@@ -87,8 +87,6 @@ pub(super) struct Room {
     left: Cell<bool>,
     /// It has said goodbye: it holds no lease and asks for none, until its process ends.
     drained: Cell<bool>,
-    /// Groups whose log is damaged here.
-    damaged: RefCell<BTreeSet<GroupId>>,
     draining: Cell<bool>,
     overview: RefCell<Overview>,
     /// As the control leader: when each run last renewed, and what it reported.
@@ -152,7 +150,6 @@ impl Room {
                 serving: Cell::new(false),
                 left: Cell::new(false),
                 drained: Cell::new(false),
-                damaged: RefCell::default(),
                 draining: Cell::new(false),
                 overview: RefCell::default(),
                 heard: RefCell::default(),
@@ -182,11 +179,11 @@ impl Room {
         if self.shards.set(build(around)).is_err() {
             anyhow::bail!("a node starts once");
         }
-        if let Some(listen) = &self.config.listen {
-            self.links.start(listen).await?;
-        }
         if self.log.group(GroupId::CONTROL).next_index() > 0 || self.log.group(GroupId::CONTROL).load(1).is_some() {
             self.start_control().await?;
+        }
+        if let Some(listen) = &self.config.listen {
+            self.links.start(listen).await?;
         }
         self.every(Duration::from_millis(20), Room::membership_turn);
         self.every(Duration::from_millis(100), Room::hosting_turn);

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use crate::identity::{ConnectionId, NodeId};
+use crate::limits;
 use crate::shard::Command;
 
 /// Bytes of commands in one frame, about.
@@ -36,6 +37,8 @@ pub(super) struct ShardClient {
     answered: u64,
     /// In order. What was answered out of order is `None`.
     queue: VecDeque<Option<Waiting>>,
+    /// About what the commands in `queue` take.
+    bytes: usize,
     /// How many of `queue`, from the front, were sent to the present leader.
     sent: usize,
     /// Nothing was answered since the last [`ShardClient::tick`].
@@ -47,7 +50,13 @@ pub(super) struct ShardClient {
 impl ShardClient {
     /// Puts a command at the end of the stream.
     pub(super) fn push(&mut self, command: Command, waiter: Waiter) {
+        self.bytes += command_bytes(&command);
         self.queue.push_back(Some(Waiting { command, waiter }));
+    }
+
+    /// Whether so much is unanswered that no publish is taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= limits::STREAM_BYTES_MAX
     }
 
     /// The next commands that were not sent to the present leader; empty when all were.
@@ -72,6 +81,7 @@ impl ShardClient {
     pub(super) fn answer(&mut self, seq: u64) -> Option<(Command, Waiter)> {
         let place = usize::try_from(seq.checked_sub(self.answered + 1)?).ok()?;
         let Waiting { command, waiter } = self.queue.get_mut(place)?.take()?;
+        self.bytes -= command_bytes(&command);
         self.quiet = false;
         while let Some(None) = self.queue.front() {
             self.queue.pop_front();
@@ -84,6 +94,11 @@ impl ShardClient {
     /// Everything unanswered is to be sent again.
     pub(super) fn rewind(&mut self) {
         self.sent = 0;
+    }
+
+    /// Everything unanswered is to be sent again, but not at once.
+    pub(super) fn rewind_at_next_tick(&mut self) {
+        self.quiet = true;
     }
 
     /// The leader has nothing from `seq` on.
@@ -109,11 +124,11 @@ impl ShardClient {
         }
     }
 
-    /// Ends the stream, to begin anew at 1; gives who waited.
-    pub(super) fn reset(&mut self) -> Vec<Waiter> {
-        let waiters = self.queue.drain(..).flatten().map(|waiting| waiting.waiter).collect();
+    /// Ends the stream, to begin anew at 1; gives what was not answered, and who waited.
+    pub(super) fn reset(&mut self) -> Vec<(Command, Waiter)> {
+        let unanswered = self.queue.drain(..).flatten().map(|Waiting { command, waiter }| (command, waiter)).collect();
         *self = ShardClient { leader: self.leader, ..ShardClient::default() };
-        waiters
+        unanswered
     }
 
     /// Whether there is something to send, and somebody to send it to.
@@ -199,13 +214,26 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_is_full_until_what_it_holds_is_answered() {
+        let mut client = ShardClient::default();
+        let payload = vec![0; limits::STREAM_BYTES_MAX / 2];
+        let publish = Command::Publish(crate::message::Message { payload: payload.into(), ..Default::default() });
+        client.push(publish.clone(), Waiter::Nobody);
+        assert!(!client.is_full());
+        client.push(publish, Waiter::Nobody);
+        assert!(client.is_full());
+        client.answer(2);
+        assert!(!client.is_full());
+    }
+
+    #[test]
     fn a_new_run_begins_at_one_and_lets_everybody_go() {
         let mut client = ShardClient::default();
         client.leader_known(NodeId(1), 1);
         client.push(Command::Tick, Waiter::Publish(7));
         client.push(Command::Tick, Waiter::Nobody);
         client.answer(2);
-        assert_eq!(client.reset(), [Waiter::Publish(7)]);
+        assert_eq!(client.reset(), [(Command::Tick, Waiter::Publish(7))]);
         client.push(Command::Tick, Waiter::Nobody);
         assert_eq!(numbers(&client.take_unsent()), [1]);
     }

@@ -21,8 +21,8 @@ pub(super) enum ShardFrame {
     Deliver { connection: ConnectionId, epoch: u64, deliveries: Vec<Delivery> },
     /// From a leader to the node of a connection that lost its client id.
     Evict { connection: ConnectionId, epoch: u64, why: Evicted },
-    /// From a new leader to the node of a connection: what have you sent?
-    Attach { connection: ConnectionId, client_id: ClientId, epoch: u64 },
+    /// From the leader of this term to the node of a connection: what have you sent?
+    Attach { shard: ShardId, term: u64, connection: ConnectionId, client_id: ClientId, epoch: u64 },
     /// The answer; epoch 0 when the connection does not hold the session.
     Attached { shard: ShardId, client_id: ClientId, epoch: u64, sent_to: u64 },
 }

@@ -21,7 +21,7 @@ use super::shard_frames::ShardFrame;
 use super::shard_leader::{ShardLeader, Taken};
 use crate::door::{RouteOwner, Targets, ToCluster, ToWorker};
 use crate::faults;
-use crate::identity::{ConnectionId, GroupId, NodeId, Origin, ShardId};
+use crate::identity::{ClientId, ConnectionId, GroupId, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS};
 use crate::replication::{Group, Position};
 use crate::shard::{Command, Effect, Outcome, Refusal, Shard};
@@ -38,6 +38,8 @@ pub struct ShardRooms {
     hosted: RefCell<BTreeMap<ShardId, Hosted>>,
     publishes: RefCell<BTreeMap<u64, PendingPublish>>,
     next_key: Cell<u64>,
+    /// Wills of led shards that are being published, until their shard knows.
+    firing: RefCell<BTreeSet<(ShardId, ClientId, u64)>>,
     /// Against K1, to see that tests notice.
     acknowledges_early: bool,
     /// Frames of this node to itself, until the end of the turn.
@@ -68,7 +70,7 @@ enum PublishOrigin {
     /// A will, told to the shard that stored it.
     Will {
         shard: ShardId,
-        client_id: crate::identity::ClientId,
+        client_id: ClientId,
         epoch: u64,
     },
 }
@@ -83,6 +85,7 @@ impl ShardRooms {
             hosted: RefCell::default(),
             publishes: RefCell::default(),
             next_key: Cell::new(1),
+            firing: RefCell::default(),
             acknowledges_early: faults::breaks_k1(),
             inbox: RefCell::default(),
             work: Notify::new(),
@@ -185,6 +188,16 @@ impl ShardRooms {
         for shard in due {
             self.push(shard, Command::Tick, Waiter::Nobody);
         }
+        for shard in self.led() {
+            let state =
+                self.with_led(shard, |group, leader| (leader.deliveries.ask_again(), group.with(Shard::due_wills)));
+            let Some((asks, wills)) = state else { continue };
+            for ask in asks {
+                self.say(shard, ask);
+            }
+            // Those that could not be published when they fell due.
+            self.carry_out(shard, wills);
+        }
         self.work.notify_one();
     }
 
@@ -209,7 +222,9 @@ impl ShardRooms {
             ShardFrame::Evict { connection, epoch, why } => {
                 self.to_worker(connection, ToWorker::Evict { connection, epoch, why });
             }
-            ShardFrame::Attach { connection, client_id, epoch } => {
+            ShardFrame::Attach { shard, term, connection, client_id, epoch } => {
+                // The answer goes to whoever is known to lead.
+                self.leader_known(shard, from.node, term);
                 self.to_worker(connection, ToWorker::Attach { connection, client_id, epoch });
             }
             ShardFrame::Attached { shard, client_id, epoch, sent_to } => {
@@ -232,9 +247,13 @@ impl ShardRooms {
 impl ShardRooms {
     fn answered(&self, shard: ShardId, seq: u64, outcome: Outcome) {
         let answer = self.clients.borrow_mut().get_mut(&shard).and_then(|client| client.answer(seq));
-        let Some((_, waiter)) = answer else { return };
+        let Some((command, waiter)) = answer else { return };
         match waiter {
-            Waiter::Nobody => {}
+            Waiter::Nobody => {
+                if let Command::WillFired { client_id, epoch } = command {
+                    self.firing.borrow_mut().remove(&(shard, client_id, epoch));
+                }
+            }
             Waiter::Open(connection) => self.to_worker(connection, ToWorker::Opened { connection, outcome }),
             Waiter::Subscribe { connection, token } => {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
@@ -251,11 +270,12 @@ impl ShardRooms {
         let mut clients = self.clients.borrow_mut();
         let Some(client) = clients.get_mut(&shard) else { return };
         let Some((present, term)) = client.leader.filter(|(present, _)| *present == said) else { return };
-        // Whoever leads announces it. Until then the hint is tried, at the pace of `tick` at most.
-        match leader.filter(|leader| *leader != present) {
-            Some(leader) => client.leader = Some((leader, term)),
-            None => client.rewind(),
+        // Whoever leads announces it. Until then the hint is tried, or the same node again, at the pace of `tick`: sending at
+        // once would go round in circles while nobody leads.
+        if let Some(leader) = leader.filter(|leader| *leader != present) {
+            client.leader = Some((leader, term));
         }
+        client.rewind_at_next_tick();
         let known = self.around.directory.leader(shard);
         if let Some((leader, term)) = known {
             client.leader_known(leader, term);
@@ -276,6 +296,9 @@ impl ShardRooms {
             match target {
                 RouteOwner::Worker(_) => {}
                 RouteOwner::Node(node) => self.around.forwarder.forward(*node, message.clone(), counted.then_some(key)),
+                RouteOwner::Shard(shard) if counted && self.is_full(*shard) => {
+                    self.publish_part(key, 0, Some(Refusal::Quota));
+                }
                 RouteOwner::Shard(shard) => {
                     let waiter = if counted { Waiter::Publish(key) } else { Waiter::Nobody };
                     self.push(*shard, Command::Publish(message.clone()), waiter);
@@ -307,10 +330,18 @@ impl ShardRooms {
             PublishOrigin::Client { connection, token } => {
                 self.to_worker(connection, ToWorker::Published { connection, token, outcome });
             }
+            // Tried again at the next tick, by whoever leads the shard then (K7).
+            PublishOrigin::Will { shard, client_id, epoch } if refused == Some(Refusal::Unavailable) => {
+                self.firing.borrow_mut().remove(&(shard, client_id, epoch));
+            }
             PublishOrigin::Will { shard, client_id, epoch } => {
                 self.push(shard, Command::WillFired { client_id, epoch }, Waiter::Nobody);
             }
         }
+    }
+
+    fn is_full(&self, shard: ShardId) -> bool {
+        self.clients.borrow().get(&shard).is_some_and(ShardClient::is_full)
     }
 
     /// Lets somebody go whose command has no more hope.
@@ -414,14 +445,10 @@ impl ShardRooms {
                         }
                     });
                 }
-                Effect::Evict { client_id, holder, epoch, why } => {
-                    self.with_led(shard, |_, leader| leader.deliveries.evicted(&client_id, epoch));
-                    let frame = ShardFrame::Evict { connection: holder.connection, epoch, why };
-                    self.send_to_run(holder.origin, frame);
-                }
+                evict @ Effect::Evict { .. } => self.carry_out(shard, [evict]),
                 Effect::RouteAdded(filter) => self.around.announcer.change(shard, position.term, filter, true),
                 Effect::RouteRemoved(filter) => self.around.announcer.change(shard, position.term, filter, false),
-                Effect::Will { client_id, epoch, message } => self.originate(shard, client_id, epoch, message),
+                will @ Effect::Will { .. } => self.carry_out(shard, [will]),
             }
         }
         // First the answers, so that a client hears CONNACK before its queue.
@@ -430,6 +457,21 @@ impl ShardRooms {
         }
         for client_id in deliverable {
             self.deliver(shard, &client_id);
+        }
+    }
+
+    /// Carries out what may have been carried out before, by an earlier leader or over a link that was lost.
+    fn carry_out(&self, shard: ShardId, effects: impl IntoIterator<Item = Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Evict { client_id, holder, epoch, why } => {
+                    self.with_led(shard, |_, leader| leader.deliveries.evicted(&client_id, epoch));
+                    let frame = ShardFrame::Evict { connection: holder.connection, epoch, why };
+                    self.send_to_run(holder.origin, frame);
+                }
+                Effect::Will { client_id, epoch, message } => self.originate(shard, client_id, epoch, message),
+                _ => {}
+            }
         }
     }
 
@@ -452,7 +494,7 @@ impl ShardRooms {
     }
 
     /// Sends a session what its window has room for.
-    fn deliver(&self, shard: ShardId, client_id: &crate::identity::ClientId) {
+    fn deliver(&self, shard: ShardId, client_id: &ClientId) {
         let now_ms = (self.around.now_ms)();
         let say =
             self.with_led(shard, |group, leader| group.with(|state| leader.deliveries.next(state, client_id, now_ms)));
@@ -464,7 +506,8 @@ impl ShardRooms {
     fn say(&self, shard: ShardId, say: Say) {
         match say {
             Say::Attach(holder, client_id, epoch) => {
-                let frame = ShardFrame::Attach { connection: holder.connection, client_id, epoch };
+                let Some(term) = self.with_led(shard, |_, leader| leader.term) else { return };
+                let frame = ShardFrame::Attach { shard, term, connection: holder.connection, client_id, epoch };
                 self.send_to_run(holder.origin, frame);
             }
             Say::Deliver(holder, epoch, deliveries) => {
@@ -478,7 +521,10 @@ impl ShardRooms {
     }
 
     /// Publishes a will by way of a worker, which knows who wants it.
-    fn originate(&self, shard: ShardId, client_id: crate::identity::ClientId, epoch: u64, message: Message) {
+    fn originate(&self, shard: ShardId, client_id: ClientId, epoch: u64, message: Message) {
+        if !self.firing.borrow_mut().insert((shard, client_id.clone(), epoch)) {
+            return;
+        }
         let key = self.next_key.get();
         self.next_key.set(key + 1);
         let origin = PublishOrigin::Will { shard, client_id, epoch };
@@ -493,9 +539,9 @@ impl ShardRooms {
             let mut hosted = self.hosted.borrow_mut();
             let Some(Hosted { group: Some(group), leader }) = hosted.get_mut(&shard) else { return };
             *leader = Some(ShardLeader::new(term));
-            group.with(|state| (state.routes(), state.all_attached(), state.due_wills()))
+            group.with(|state| (state.routes(), state.all_attached(), [state.evictions(), state.due_wills()].concat()))
         };
-        let (routes, attached, wills) = begun;
+        let (routes, attached, effects) = begun;
         tracing::info!(shard = shard.0, term, sessions = attached.len(), "leads");
         self.around.announcer.lead(shard, term, routes);
         let asks = self.with_led(shard, |_, leader| {
@@ -504,11 +550,7 @@ impl ShardRooms {
         for ask in asks.into_iter().flatten() {
             self.say(shard, ask);
         }
-        for will in wills {
-            if let Effect::Will { client_id, epoch, message } = will {
-                self.originate(shard, client_id, epoch, message);
-            }
-        }
+        self.carry_out(shard, effects);
         self.end_runs(shard, &self.around.directory.ended());
     }
 
@@ -516,6 +558,7 @@ impl ShardRooms {
         let led = self.hosted.borrow_mut().get_mut(&shard).and_then(|hosted| hosted.leader.take());
         if let Some(leader) = led {
             tracing::info!(shard = shard.0, term = leader.term, "no longer leads");
+            self.firing.borrow_mut().retain(|(of, _, _)| *of != shard);
             self.around.announcer.resign(shard, leader.term);
         }
     }
@@ -672,6 +715,9 @@ impl Shards for ShardRooms {
             for ask in asks.into_iter().flatten() {
                 self.say(shard, ask);
             }
+            let evictions = self.with_led(shard, |group, _| group.with(Shard::evictions)).unwrap_or_default();
+            let theirs = |effect: &Effect| matches!(effect, Effect::Evict { holder, .. } if holder.origin == peer);
+            self.carry_out(shard, evictions.into_iter().filter(theirs));
         }
         self.work.notify_one();
     }
@@ -701,9 +747,16 @@ impl Shards for ShardRooms {
     }
 
     fn begin_run(&self) {
-        let waiters: Vec<Waiter> = self.clients.borrow_mut().values_mut().flat_map(ShardClient::reset).collect();
-        for waiter in waiters {
-            self.refuse(waiter);
+        let mut unanswered = Vec::new();
+        for (shard, client) in self.clients.borrow_mut().iter_mut() {
+            unanswered.extend(client.reset().into_iter().map(|(command, waiter)| (*shard, command, waiter)));
+        }
+        for (shard, command, waiter) in unanswered {
+            match command {
+                // Connections are over, and with them what they asked; a will that was published stays published.
+                fired @ Command::WillFired { .. } => self.push(shard, fired, Waiter::Nobody),
+                _ => self.refuse(waiter),
+            }
         }
         for shard in self.led() {
             self.end_runs(shard, &self.around.directory.ended());
@@ -722,3 +775,6 @@ impl Shards for ShardRooms {
             .sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

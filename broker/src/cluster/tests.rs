@@ -152,7 +152,8 @@ impl Cluster {
     /// Waits until every node says that any one may die.
     async fn until_whole(&self) {
         self.until("every replica is in sync", |cluster| {
-            let whole = |status: Status| status.not_failover_ready.is_empty();
+            let whole =
+                |status: Status| status.cluster != 0 && status.factor == 3 && status.not_failover_ready.is_empty();
             cluster.nodes.values().all(|node| whole(node.status()))
         })
         .await;

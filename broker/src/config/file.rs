@@ -1,74 +1,20 @@
-//! The configuration file as it is written.
+//! The configuration file as it is written: only its form is checked here. Numbers are wide, so that one that is too
+//! large is refused with its bounds.
 
-use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::error::ConfigError;
 use crate::limits::ClientLimits;
 
-/// What is wrong with a configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file can't be read.
-    #[error("{path}: {error}; check --config")]
-    Unreadable {
-        /// Which file.
-        path: String,
-        /// What the system says.
-        error: std::io::Error,
-    },
-    /// The file is no YAML of this form: an unknown key, a missing one, or a value of another type.
-    #[error("{path}: {what}")]
-    Malformed {
-        /// Which file.
-        path: String,
-        /// Where and what, with what would be allowed.
-        what: String,
-    },
-    /// A value that can't be meant.
-    #[error("{key}: {value}: {remedy}")]
-    Value {
-        /// Its key, from the top.
-        key: String,
-        /// As written.
-        value: String,
-        /// What to write instead.
-        remedy: String,
-    },
-}
-
-impl ConfigError {
-    pub(super) fn value(key: &str, value: impl Display, remedy: &str) -> ConfigError {
-        ConfigError::Value { key: key.to_owned(), value: value.to_string(), remedy: remedy.to_owned() }
-    }
-}
-
-/// Reads a file.
-pub fn read(path: &Path) -> Result<File, ConfigError> {
-    let name = || path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: name(), error })?;
-    parse(&text).map_err(|what| ConfigError::Malformed { path: name(), what })
-}
-
-/// Parses a file; the error says line and column, what stands there and what would be allowed.
-pub fn parse(text: &str) -> Result<File, String> {
+/// Parses a file.
+///
+/// # Errors
+/// If it is no YAML of this form.
+pub fn parse(text: &str) -> Result<File, serde_yaml::Error> {
     // An empty file, or one of comments only, asks for nothing.
-    let file: Option<File> = serde_yaml::from_str(text).map_err(|error| located(text, &error))?;
-    Ok(file.unwrap_or_default())
-}
-
-/// The library tells no place for a key at the top: look for it.
-fn located(text: &str, error: &serde_yaml::Error) -> String {
-    let what = error.to_string();
-    if what.contains(" line ") {
-        return what;
-    }
-    let key = what.split('`').nth(1).unwrap_or_default();
-    match text.lines().position(|line| line.trim_start().starts_with(key)) {
-        Some(line) if !key.is_empty() => format!("{what} at line {}", line + 1),
-        _ => what,
-    }
+    Ok(serde_yaml::from_str::<Option<File>>(text)?.unwrap_or_default())
 }
 
 /// The whole file. Every key may be left out.
@@ -98,7 +44,7 @@ pub struct Node {
     /// Unique within the cluster; default: the host name.
     pub name: Option<String>,
     /// Worker threads; default: one per core.
-    pub workers: Option<u16>,
+    pub workers: Option<u64>,
 }
 
 /// One of `listeners`.
@@ -109,12 +55,6 @@ pub struct Listener {
     pub url: String,
     /// Let in clients that don't prove who they are; default: on loopback only.
     pub allow_anonymous: Option<bool>,
-}
-
-impl Listener {
-    pub(super) fn of(url: &str) -> Listener {
-        Listener { url: url.to_owned(), allow_anonymous: None }
-    }
 }
 
 /// `admin`.
@@ -163,9 +103,9 @@ pub struct PeerTls {
 #[serde(deny_unknown_fields)]
 pub struct Replication {
     /// 1, 3 or 5; absent: automatic.
-    pub factor: Option<u8>,
+    pub factor: Option<u64>,
     /// Fixed when the cluster is founded; default: 16.
-    pub shards: Option<u16>,
+    pub shards: Option<u64>,
 }
 
 macro_rules! limits {
@@ -174,18 +114,19 @@ macro_rules! limits {
         #[derive(Clone, Debug, Default, Deserialize)]
         #[serde(deny_unknown_fields)]
         #[expect(missing_docs, reason = "told at ClientLimits")]
-        pub struct Limits { $(pub $name: Option<$type>,)* }
+        pub struct Limits { $(pub $name: Option<u64>,)* }
 
         impl Limits {
-            pub(super) fn over(&self, mut defaults: ClientLimits) -> Result<ClientLimits, ConfigError> {
-                $(if let Some(value) = self.$name {
-                    if !($min..=$max).contains(&value) {
+            pub(super) fn over(&self, defaults: ClientLimits) -> Result<ClientLimits, ConfigError> {
+                // Every limit is named here, so that one that can't be set does not compile.
+                Ok(ClientLimits { $($name: match self.$name {
+                    None => defaults.$name,
+                    Some(value @ $min..=$max) => value as $type,
+                    Some(value) => {
                         let remedy = format!("choose from {} to {}", $min, $max);
                         return Err(ConfigError::value(concat!("limits.", stringify!($name)), value, &remedy));
                     }
-                    defaults.$name = value;
-                })*
-                Ok(defaults)
+                },)* })
             }
         }
     };
@@ -199,6 +140,10 @@ limits! {
     waiting_bytes_max: usize, 1_024..=1_073_741_824;
     output_bytes_max: usize, 1_024..=1_073_741_824;
     subscriptions_max: usize, 1..=1_000_000;
+    awaited_max: usize, 1..=65_535;
     connections_max: usize, 1..=10_000_000;
     connect_ms: u64, 100..=600_000;
+    linger_ms: u64, 100..=600_000;
+    congestion_ms: u64, 1..=600_000;
+    peer_batches_max: usize, 1..=65_536;
 }

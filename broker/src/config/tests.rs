@@ -7,7 +7,7 @@ fn load(text: &str) -> Result<Config, String> {
 }
 
 fn load_with(text: &str, run: &Run) -> Result<Config, String> {
-    Config::new(file::parse(text)?, run).map_err(|error| error.to_string())
+    Config::read(Path::new("broker.yaml"), text, run).map_err(|error| error.to_string())
 }
 
 #[track_caller]
@@ -59,7 +59,8 @@ fn flags_and_environment_win_over_the_file() {
         listen: vec!["mqtt://127.0.0.1:2000".into()],
         node_name: Some("flag".into()),
         data_dir: Some("/flag".into()),
-        admin: Some("127.0.0.1:9".parse().unwrap()),
+        admin: Some("localhost:9".into()),
+        workers: Some(3),
         ..Run::default()
     };
     let text =
@@ -69,45 +70,122 @@ fn flags_and_environment_win_over_the_file() {
     assert_eq!(config.data_dir, Some("/flag".into()));
     assert_eq!(config.listeners[0].address.port(), 2000);
     assert_eq!(config.admin.unwrap().listen.port(), 9);
+    assert_eq!(config.workers, 3);
+    let cluster = "cluster: {listen: 127.0.0.1:1, advertise: file:1, tls: {ca_file: a, cert_file: b, key_file: c}}";
+    let run = Run { advertise: Some("flag:1".into()), ..Run::default() };
+    assert_eq!(load_with(cluster, &run).unwrap().cluster.unwrap().advertise, "flag:1");
+    assert_eq!(load(cluster).unwrap().cluster.unwrap().advertise, "file:1");
 }
 
 #[test]
-fn an_unknown_key_is_named_with_its_line_and_what_is_known() {
-    refused("node:\n  nmae: a", &["nmae", "name", "line 2"]);
-    refused("datadir: /x", &["datadir", "data_dir", "line 1"]);
-    refused("# a comment\nnode: {}\ndatadir: /x", &["datadir", "line 3"]);
-    refused("limits: {packets: 1}", &["packets", "packet_bytes_max"]);
+fn a_flag_is_named_where_it_is_to_blame() {
+    #[track_caller]
+    fn refused(run: Run, words: &str) {
+        let text =
+            "node: {name: a, workers: 1}\ncluster: {listen: 127.0.0.1:1, tls: {ca_file: a, cert_file: b, key_file: c}}";
+        let error = load_with(text, &run).expect_err("refused");
+        assert!(error.starts_with(words), "{error:?} does not begin with {words:?}");
+    }
+    refused(Run { workers: Some(0), ..Run::default() }, "--workers: 0: choose");
+    refused(
+        Run { node_name: Some("a b".into()), ..Run::default() },
+        "--node-name (or MQTT_BROKER_NODE_NAME): \"a b\": ",
+    );
+    refused(Run { admin: Some("x".into()), ..Run::default() }, "--admin: x: write HOST:PORT");
+    refused(Run { advertise: Some("0.0.0.0:1".into()), ..Run::default() }, "--advertise (or MQTT_BROKER_ADVERTISE): ");
+    refused(Run { data_dir: Some("".into()), ..Run::default() }, "--data-dir: \"\": name a directory");
+    refused(Run { listen: vec!["mqtt://0.0.0.0:1".into()], ..Run::default() }, "--listen: mqtt://0.0.0.0:1: there are");
 }
 
 #[test]
-fn a_value_of_another_type_is_named_with_its_line() {
-    refused("node:\n  workers: many", &["workers", "many", "line 2"]);
-    refused("cluster: {listen: 127.0.0.1:1}", &["tls"]);
+fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
+    refused("node:\n  nmae: a", &["broker.yaml:2: ", "`nmae`", "did you mean `name`?"]);
+    refused("datadir: /x", &["broker.yaml:1: ", "`datadir`", "did you mean `data_dir`?"]);
+    refused("# datadir\nnode: {}\n\ndatadir:\n  /x", &["broker.yaml:4: "]);
+    refused("listeners:\n- url: mqtt://127.0.0.1:1\n  anonymous: true", &["broker.yaml:3: listeners[0]: "]);
+    refused("limits: {packets: 1}", &["broker.yaml:1: limits: ", "`packets`", "packet_bytes_max"]);
+    let error = load("zebra: 1").unwrap_err();
+    assert!(!error.contains("did you mean") && error.contains("expected one of `node`"), "{error}");
 }
 
 #[test]
-fn a_value_out_of_range_is_named_with_what_to_write() {
-    refused("node: {workers: 0}", &["node.workers", "0", "1 to 256"]);
-    refused("replication: {factor: 2}", &["replication.factor", "2", "1, 3 or 5"]);
-    refused("replication: {shards: 0}", &["replication.shards", "0", "1 to 256"]);
-    refused("limits: {receive_maximum: 0}", &["limits.receive_maximum", "0", "1 to 65535"]);
-    refused("listeners: []", &["listeners", "at least one"]);
+fn a_value_of_another_type_is_named_with_its_place() {
+    refused("node:\n  workers: many", &["broker.yaml:2: node.workers: ", "many", "a whole number"]);
+    refused("node:\n  workers: -1", &["broker.yaml:2: node.workers: ", "-1", "a whole number"]);
+    refused("# peers\ncluster:\n  listen: 127.0.0.1:1", &["broker.yaml:2: cluster: ", "`tls`; add it"]);
+    refused("node: {name: a", &["broker.yaml:2: ", "flow mapping at line 1"]);
+    refused("node: {}\nnode: {}", &["broker.yaml:", "duplicate", "node"]);
+}
+
+#[test]
+fn a_value_out_of_range_is_named_with_its_place_and_what_to_write() {
+    refused("node:\n  workers: 0", &["broker.yaml:2: node.workers: 0: choose from 1 to 256"]);
+    refused("node: {workers: 70000}", &["broker.yaml:1: node.workers: 70000: choose from 1 to 256"]);
+    refused("node: {name: \"\"}", &["broker.yaml:1: node.name: \"\": choose from 1 to 253"]);
+    refused("node: {name: a/b}", &["broker.yaml:1: node.name: \"a/b\": choose"]);
+    refused("data_dir: \"\"", &["broker.yaml:1: data_dir: \"\": name a directory"]);
+    refused("replication:\n  shards: 1\n  factor: 2", &["broker.yaml:3: replication.factor: 2: choose 1, 3 or 5"]);
+    refused("replication: {factor: 259}", &["replication.factor: 259: choose 1, 3 or 5"]);
+    refused("replication: {shards: 0}", &["broker.yaml:1: replication.shards: 0: choose from 1 to 256"]);
+    refused("\nlimits:\n  receive_maximum: 0", &["broker.yaml:3: limits.receive_maximum: 0: choose from 1 to 65535"]);
+    refused("limits: {receive_maximum: 65536}", &["limits.receive_maximum: 65536: choose from 1 to 65535"]);
+    refused("listeners: []", &["broker.yaml:1: listeners: []: give at least one"]);
+}
+
+#[test]
+fn every_limit_can_be_set_and_each_default_is_allowed() {
+    let ClientLimits {
+        packet_bytes_max,
+        receive_maximum,
+        in_flight_max,
+        waiting_items_max,
+        waiting_bytes_max,
+        output_bytes_max,
+        subscriptions_max,
+        awaited_max,
+        connections_max,
+        connect_ms,
+        linger_ms,
+        congestion_ms,
+        peer_batches_max,
+    } = ClientLimits::default();
+    let text = format!(
+        "limits: {{ packet_bytes_max: {packet_bytes_max}, receive_maximum: {receive_maximum}, \
+         in_flight_max: {in_flight_max}, waiting_items_max: {waiting_items_max}, \
+         waiting_bytes_max: {waiting_bytes_max}, output_bytes_max: {output_bytes_max}, \
+         subscriptions_max: {subscriptions_max}, awaited_max: {awaited_max}, connections_max: {connections_max}, \
+         connect_ms: {connect_ms}, linger_ms: {linger_ms}, congestion_ms: {congestion_ms}, \
+         peer_batches_max: {peer_batches_max} }}"
+    );
+    assert_eq!(load(&text).unwrap().limits, ClientLimits::default());
+    assert_eq!(load("limits: {linger_ms: 123}").unwrap().limits.linger_ms, 123);
 }
 
 #[test]
 fn an_address_that_is_none_is_named() {
-    refused("listeners: [{url: 127.0.0.1:1883}]", &["127.0.0.1:1883", "mqtt://HOST:PORT"]);
+    refused("listeners: [{url: 127.0.0.1:1883}]", &["broker.yaml:1: listeners[0].url: 127.0.0.1:1883: write mqtt://"]);
     refused("listeners: [{url: mqtt://127.0.0.1}]", &["HOST:PORT"]);
     refused("listeners: [{url: mqtt://127.0.0.1:99999}]", &["99999", "0 to 65535"]);
-    refused("listeners: [{url: wss://127.0.0.1:1}]", &["wss", "only mqtt://"]);
-    refused("admin: {listen: nowhere}", &["admin.listen", "nowhere", "HOST:PORT"]);
-    let tls = "tls: {ca_file: a, cert_file: b, key_file: c}";
-    refused(&format!("cluster: {{listen: 127.0.0.1:1, peers: [x], {tls}}}"), &["cluster.peers", "x"]);
+    refused("listeners: [{url: mqtt://me@127.0.0.1:1}]", &["HOST:PORT"]);
+    for scheme in ["mqtts", "ws", "wss"] {
+        let text = format!("listeners:\n- url: mqtt://127.0.0.1:1\n- url: {scheme}://127.0.0.1:1");
+        refused(&text, &["broker.yaml:3: listeners[1].url: ", scheme, "not served yet"]);
+    }
+    refused("admin:\n  listen: nowhere", &["broker.yaml:2: admin.listen: nowhere: write HOST:PORT"]);
+    let cluster = |more: &str| format!("cluster:\n  {more}\n  tls: {{ca_file: a, cert_file: b, key_file: c}}");
+    refused(
+        &cluster("listen: 127.0.0.1:1\n  peers: [a:1,\n    x]"),
+        &["broker.yaml:4: cluster.peers[1]: x: write HOST"],
+    );
+    refused(&cluster("listen: 127.0.0.1:1\n  peers: [tcp://x:1]"), &["broker.yaml:3: cluster.peers[0]: tcp://x:1: "]);
+    refused(&cluster("listen: 127.0.0.1:1\n  peers: [x:0]"), &["cluster.peers[0]: x:0: peers can't reach that"]);
+    refused(&cluster("listen: 0.0.0.0:1"), &["broker.yaml:1: cluster.advertise: 0.0.0.0:1: peers can't reach that"]);
 }
 
 #[test]
 fn strangers_are_let_in_only_where_it_is_said() {
     refused("listeners: [{url: mqtt://0.0.0.0:1883}]", &["mqtt://0.0.0.0:1883", "allow_anonymous: true"]);
+    refused("listeners: [{url: mqtt://127.0.0.1:1, allow_anonymous: false}]", &["broker.yaml:1: ", "no users yet"]);
     assert!(load("listeners: [{url: mqtt://0.0.0.0:1883, allow_anonymous: true}]").is_ok());
 }
 

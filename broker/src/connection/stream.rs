@@ -44,7 +44,12 @@ impl Stream {
         match self {
             // Not through `poll_write_vectored`: that one counts against the budget of the task that happens to flush.
             Stream::Tcp(stream) => loop {
-                match stream.try_write_vectored(slices) {
+                let written = match slices {
+                    // One buffer is the common case, and the kernel is quicker at it.
+                    [slice] => stream.try_write(slice),
+                    slices => stream.try_write_vectored(slices),
+                };
+                match written {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         ready!(stream.poll_write_ready(context))?;
                     }

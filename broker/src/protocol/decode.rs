@@ -3,11 +3,15 @@
 use super::packet::*;
 use super::properties::{Properties, PropertyId};
 use super::reader::Reader;
-use super::reason::{ProtocolError, ReasonCode};
+use super::reason::{ProtocolError, ReasonCode, connack_reason_v3};
 use super::text;
 use crate::message::QoS;
 
 type Result<T> = std::result::Result<T, ProtocolError>;
+
+/// The flag of a fixed header that says: sent before.
+const DUP: u8 = 0b1000;
+const RESERVED_FLAGS: &str = "reserved flags of a fixed header are set";
 
 /// A fixed header: what is known of a packet before it is all there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +38,9 @@ pub fn frame(buffer: &[u8], packet_bytes_max: usize) -> Result<Option<Frame>> {
         // DUP is 0 at QoS 0, and QoS is not 3.
         (first & 0b0110) != 0b0110 && (first & 0b1110) != 0b1000
     } else {
-        first & 0x0f == packet_type.flags()
+        // Whether this version may set DUP is known to `decode`.
+        let repeated = if packet_type.repeats_in_v3_1() { DUP } else { 0 };
+        first & 0x0f & !repeated == packet_type.flags()
     };
     if !flags_allowed {
         let rule = match packet_type {
@@ -42,7 +48,7 @@ pub fn frame(buffer: &[u8], packet_bytes_max: usize) -> Result<Option<Frame>> {
             PacketType::Publish => "MQTT-3.3.1-2",
             _ => "MQTT-2.1.3-1",
         };
-        return Err(ProtocolError::malformed(rule, "reserved flags of a fixed header are set"));
+        return Err(ProtocolError::malformed(rule, RESERVED_FLAGS));
     }
     let (mut length, mut header) = (0, 1);
     loop {
@@ -83,6 +89,9 @@ pub fn decode(buffer: &[u8], version: Version, packet_bytes_max: usize) -> Resul
     let packet = match frame.packet_type {
         PacketType::Publish => Packet::Publish(publish(buffer[0], reader, version)?),
         PacketType::PubAck => Packet::PubAck(acknowledgement(reader, version, PacketType::PubAck)?),
+        _ if buffer[0] & DUP != 0 && version > Version::V3_1 => {
+            return Err(ProtocolError::malformed("MQTT-2.1.3-1", RESERVED_FLAGS));
+        }
         other => decode_rare(other, reader, version)?,
     };
     Ok(Some((packet, frame.total)))
@@ -99,7 +108,11 @@ fn decode_rare<'a>(packet_type: PacketType, mut reader: Reader<'a>, version: Ver
         PacketType::SubAck | PacketType::UnsubAck => {
             let packet_id = reader.packet_id()?;
             let properties = properties(&mut reader, version, packet_type)?;
-            let suback = SubAck { packet_id, properties, codes: reader.rest() };
+            let codes = reader.rest();
+            if !codes.iter().all(|code| answer_allowed(packet_type, version, *code)) {
+                return Err(ProtocolError::malformed("MQTT-3.9.3-2", "a code does not belong in a SUBACK or UNSUBACK"));
+            }
+            let suback = SubAck { packet_id, properties, codes };
             if packet_type == PacketType::SubAck { Packet::SubAck(suback) } else { Packet::UnsubAck(suback) }
         }
         PacketType::Unsubscribe => Packet::Unsubscribe(unsubscribe(reader, version)?),
@@ -146,7 +159,7 @@ fn publish<'a>(first: u8, mut reader: Reader<'a>, version: Version) -> Result<Pu
         ));
     }
     Ok(Publish {
-        dup: first & 8 != 0,
+        dup: first & DUP != 0,
         qos,
         retain: first & 1 != 0,
         topic,
@@ -185,15 +198,33 @@ fn reason_and_properties<'a>(
     Ok((reason, properties))
 }
 
+/// Table 2-6, for the packets with one reason code.
 fn reason_allowed(packet: PacketType, reason: ReasonCode) -> bool {
     match packet {
+        PacketType::ConnAck => {
+            matches!(reason.0, 0x00 | 0x80..=0x8a | 0x8c | 0x90 | 0x95 | 0x97 | 0x99..=0x9d | 0x9f)
+        }
         PacketType::PubAck | PacketType::PubRec => {
             matches!(reason.0, 0x00 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99)
         }
         PacketType::PubRel | PacketType::PubComp => matches!(reason.0, 0x00 | 0x92),
         PacketType::Auth => matches!(reason.0, 0x00 | 0x18 | 0x19),
-        PacketType::Disconnect => matches!(reason.0, 0x00 | 0x04 | 0x80..=0x83 | 0x87 | 0x89 | 0x8b | 0x8d..=0xa2),
-        _ => true,
+        PacketType::Disconnect => {
+            matches!(reason.0, 0x00 | 0x04 | 0x80..=0x83 | 0x87 | 0x89 | 0x8b..=0x90 | 0x93..=0xa2)
+        }
+        _ => false,
+    }
+}
+
+/// Table 2-6, for the packets with a code for each filter; before 5.0, [MQTT-3.9.3-2] of 3.1.1.
+fn answer_allowed(packet: PacketType, version: Version, code: u8) -> bool {
+    match (packet, version) {
+        (PacketType::SubAck, Version::V5) => {
+            matches!(code, 0..=2 | 0x80 | 0x83 | 0x87 | 0x8f | 0x91 | 0x97 | 0x9e | 0xa1 | 0xa2)
+        }
+        (PacketType::SubAck, _) => matches!(code, 0..=2 | 0x80),
+        (_, Version::V5) => matches!(code, 0x00 | 0x11 | 0x80 | 0x83 | 0x87 | 0x8f | 0x91),
+        _ => false,
     }
 }
 
@@ -270,7 +301,15 @@ fn connack(mut reader: Reader<'_>, version: Version) -> Result<ConnAck<'_>> {
         return Err(ProtocolError::malformed("MQTT-3.2.2-1", "reserved CONNACK flags are set"));
     }
     let code = reader.u8()?;
-    let reason = if version < Version::V5 && code > 0 { ReasonCode(0x80 | code) } else { ReasonCode(code) };
+    let reason = match version {
+        Version::V5 => Some(ReasonCode(code)).filter(|reason| reason_allowed(PacketType::ConnAck, *reason)),
+        _ => connack_reason_v3(code),
+    };
+    let reason =
+        reason.ok_or(ProtocolError::malformed("MQTT-3.2.2-8", "the reason code does not belong in this packet"))?;
+    if flags == 1 && reason.is_error() {
+        return Err(ProtocolError::protocol("MQTT-3.2.2-6", "a session is present in a refused connection"));
+    }
     let properties = properties(&mut reader, version, PacketType::ConnAck)?;
     reader.end()?;
     Ok(ConnAck { session_present: flags == 1, reason, properties })

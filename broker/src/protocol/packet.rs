@@ -69,6 +69,11 @@ impl PacketType {
             _ => 0,
         }
     }
+
+    /// Whether MQTT 3.1 sends this packet again with the DUP flag (3.1, section 2.1); later versions never do.
+    pub(super) fn repeats_in_v3_1(self) -> bool {
+        matches!(self, PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe)
+    }
 }
 
 /// A control packet.
@@ -133,7 +138,7 @@ pub struct WillView<'a> {
 pub struct ConnAck<'a> {
     /// Session Present.
     pub session_present: bool,
-    /// Of 5.0; before, the nearest return code is encoded, and 0x80 + code is decoded.
+    /// Of 5.0; before, it stands for the nearest return code.
     pub reason: ReasonCode,
     /// Its properties.
     pub properties: Properties<'a>,

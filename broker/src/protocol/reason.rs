@@ -99,6 +99,19 @@ pub fn connack_code_v3(reason: ReasonCode) -> u8 {
     }
 }
 
+/// What a CONNACK return code of MQTT 3.1 and 3.1.1 means; `None` for the reserved ones.
+pub(super) fn connack_reason_v3(code: u8) -> Option<ReasonCode> {
+    Some(match code {
+        0 => ReasonCode::SUCCESS,
+        1 => ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+        2 => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+        3 => ReasonCode::SERVER_UNAVAILABLE,
+        4 => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        5 => ReasonCode::NOT_AUTHORIZED,
+        _ => return None,
+    })
+}
+
 /// Why bytes are no packet, or a packet that must not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} ({reason}, [{rule}])")]

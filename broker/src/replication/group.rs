@@ -4,110 +4,25 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::TransferLeaderRequest;
-use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, ReadPolicy};
 use tokio::sync::watch;
 
-use super::log::RaftLog;
-use super::machine::{EffectSink, Machine, StateMachine};
-use super::network::{Answer, Network, Request, SNAPSHOT_BYTES_MAX, Transport};
-use super::raft::{Command, Snapshot, SnapshotMeta, Types, decode, encode};
+use super::machine::{EffectSink, Snapshots, StateMachine};
+use super::network::{Answer, Request, SNAPSHOT_BYTES_MAX, Transport};
+use super::raft::{Command, Snapshot, SnapshotMeta, decode, encode};
+use super::replica::{Parts, Replica, Running};
+use super::settings::Settings;
+use super::standing::{Leadership, Standing};
 use crate::identity::{GroupId, NodeId};
 use crate::storage::GroupLog;
 
-/// How a group keeps time and tidies up.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Between heartbeats of a leader.
-    pub heartbeat_ms: u64,
-    /// A follower that hears nothing for a time between these two asks for votes (Raft paper, section 5.2).
-    pub election_timeout_min_ms: u64,
-    /// See `election_timeout_min_ms`.
-    pub election_timeout_max_ms: u64,
-    /// Entries after which a snapshot is made and the log before it purged.
-    pub snapshot_entries: u64,
-    /// Entries kept behind a snapshot, for followers that are a little late.
-    pub kept_entries: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            heartbeat_ms: 100,
-            election_timeout_min_ms: 400,
-            election_timeout_max_ms: 800,
-            snapshot_entries: 20_000,
-            kept_entries: 2_000,
-        }
-    }
-}
-
-impl Settings {
-    fn config(&self, group: GroupId) -> Result<Config, openraft::ConfigError> {
-        let config = Config {
-            cluster_name: group.to_string(),
-            heartbeat_interval: self.heartbeat_ms,
-            election_timeout_min: self.election_timeout_min_ms,
-            election_timeout_max: self.election_timeout_max_ms,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
-            max_in_snapshot_log_to_keep: self.kept_entries,
-            install_snapshot_timeout: 5_000,
-            enable_pre_vote: Some(true),
-            // `committed` is not persisted, so a leader must not go on after a restart as if it had never stopped.
-            enable_leader_restore: Some(false),
-            ..Config::default()
-        };
-        config.validate()
-    }
-}
-
-/// Who leads a group, as this replica knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// The Raft term.
-    pub term: u64,
-    /// The leader, if one is known.
-    pub leader: Option<NodeId>,
-    /// This replica was elected. A cut-off leader goes on believing so: what it proposes fails.
-    pub is_leader: bool,
-    /// This replica leads and has applied everything committed before its term.
-    pub ready: bool,
-    /// Why the group has stopped here (its disk failed, usually); it must be started again.
-    pub failed: Option<String>,
-}
-
-/// How far the members of a group are, as its leader knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Those that vote. During a change of members, those of both configurations.
-    pub voters: BTreeSet<NodeId>,
-    /// Those that only listen.
-    pub learners: BTreeSet<NodeId>,
-    /// A change of members is half done.
-    pub joint: bool,
-    /// The last entry in this replica's log.
-    pub last_index: Option<u64>,
-    /// The last entry applied here.
-    pub applied_index: Option<u64>,
-    /// On a leader: the last entry known to be in the log of each other member.
-    pub matched: Vec<(NodeId, Option<u64>)>,
-}
-
-impl Standing {
-    /// Whether `node`'s log is at most `entries` behind. Only a leader knows; others say no.
-    pub fn in_sync(&self, node: NodeId, entries: u64) -> bool {
-        let matched = self.matched.iter().find(|(member, _)| *member == node).and_then(|(_, matched)| *matched);
-        match (matched, self.last_index) {
-            (Some(matched), Some(last)) => matched + entries >= last,
-            _ => false,
-        }
-    }
-}
+/// How far behind a member's log may be when it becomes a voter.
+const PROMOTION_LAG_ENTRIES_MAX: u64 = 1_000;
 
 /// Why an entry is not known to be committed. It may be, all the same, unless `NotLeader` says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,11 +58,7 @@ impl<S: StateMachine> Clone for Group<S> {
 }
 
 struct Inner<S: StateMachine> {
-    node: NodeId,
-    id: GroupId,
-    raft: Raft<Types, Machine<S>>,
-    state: Rc<RefCell<S>>,
-    leadership: watch::Receiver<Leadership>,
+    replica: Rc<Replica<S>>,
     incoming: RefCell<Option<Incoming>>,
 }
 
@@ -173,39 +84,37 @@ impl<S: StateMachine> Group<S> {
         settings: Settings,
         sink: EffectSink<S::Effect>,
     ) -> io::Result<Group<S>> {
-        if let Some(damage) = log.damage() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, damage.reason));
-        }
-        let config = settings.config(id).map_err(io::Error::other)?;
         let state = Rc::new(RefCell::new(state));
-        let machine = Machine::recover(state.clone(), log.clone(), sink).await?;
-        let network = Network { group: id, transport };
-        let raft =
-            Raft::new(node.0, Arc::new(config), network, RaftLog::new(log), machine).await.map_err(io::Error::other)?;
-        let leadership = watch_leadership(&raft, node);
-        Ok(Group { inner: Rc::new(Inner { node, id, raft, state, leadership, incoming: RefCell::default() }) })
+        let snapshots = Snapshots::new(log.clone());
+        let parts = Parts { node, id, state, log, snapshots, transport, settings, sink };
+        let replica = Replica::start(parts).await?;
+        Ok(Group { inner: Rc::new(Inner { replica, incoming: RefCell::default() }) })
+    }
+
+    fn raft(&self) -> Running<S> {
+        self.inner.replica.raft()
     }
 
     /// Which group.
     pub fn id(&self) -> GroupId {
-        self.inner.id
+        self.inner.replica.parts.id
     }
 
     /// Makes a group of a replica that has nothing, with these voters. Told to one node only.
     pub async fn initialize(&self, voters: &BTreeSet<NodeId>) -> Result<(), ChangeError> {
         let voters: std::collections::BTreeMap<u64, ()> = voters.iter().map(|node| (node.0, ())).collect();
-        self.inner.raft.initialize(voters).await.map_err(|error| ChangeError(error.to_string()))
+        self.raft().initialize(voters).await.map_err(|error| ChangeError(error.to_string()))
     }
 
     /// Whether the replica has ever been part of a group.
     pub async fn is_initialized(&self) -> bool {
-        self.inner.raft.is_initialized().await.unwrap_or(false)
+        self.raft().is_initialized().await.unwrap_or(false)
     }
 
     /// Proposes an entry; done when it is committed and applied here. Several may be outstanding: they are committed in the
     /// order in which these futures were first polled.
     pub async fn propose(&self, entry: Bytes) -> Result<(), ProposeError> {
-        match self.inner.raft.client_write(Command(entry)).await {
+        match self.raft().client_write(Command(entry)).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(ProposeError::NotLeader { leader: forward.leader_id.map(NodeId) })
@@ -217,18 +126,18 @@ impl<S: StateMachine> Group<S> {
 
     /// Reads the state. `read` must not propose or wait.
     pub fn with<T>(&self, read: impl FnOnce(&S) -> T) -> T {
-        read(&self.inner.state.borrow())
+        read(&self.inner.replica.parts.state.borrow())
     }
 
     /// Who leads, and every change of it.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.inner.leadership.clone()
+        self.inner.replica.leadership()
     }
 
     /// Waits until this replica has applied everything that was committed when it was asked, having heard from a
     /// majority that it still leads (ReadIndex, Raft dissertation, section 6.4; never a lease).
     pub async fn linearizable(&self) -> Result<(), ProposeError> {
-        match self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+        match self.raft().ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(ProposeError::NotLeader { leader: forward.leader_id.map(NodeId) })
@@ -242,45 +151,31 @@ impl<S: StateMachine> Group<S> {
 
     /// How far everybody is.
     pub fn standing(&self) -> Standing {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        Standing {
-            voters: membership.voter_ids().map(NodeId).collect(),
-            learners: membership.learner_ids().map(NodeId).collect(),
-            joint: membership.get_joint_config().len() > 1,
-            last_index: metrics.last_log_index,
-            applied_index: metrics.last_applied.map(|id| id.index()),
-            matched: metrics
-                .replication
-                .iter()
-                .flatten()
-                .map(|(node, matched)| (NodeId(*node), matched.map(|id| id.index())))
-                .collect(),
-        }
+        Standing::read(&self.raft().metrics().borrow_watched())
     }
 
     /// Adds a member that listens. It is not in sync when this returns: see [`Standing::in_sync`].
     pub async fn add_learner(&self, node: NodeId) -> Result<(), ChangeError> {
-        self.inner.raft.add_learner(node.0, (), false).await.map(|_| ()).map_err(|error| ChangeError(error.to_string()))
+        self.raft().add_learner(node.0, (), false).await.map(|_| ()).map_err(|error| ChangeError(error.to_string()))
     }
 
-    /// Makes exactly these the voters, by joint consensus; whoever is not among them leaves the group.
+    /// Makes exactly these the voters, by joint consensus; a voter that is not among them leaves the group. Does nothing
+    /// unless the new ones are nearly [in sync](Standing::in_sync): `openraft` itself would take even a node that isn't there.
     pub async fn change_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ChangeError> {
+        let standing = self.standing();
+        let late =
+            |node: &&NodeId| !standing.voters.contains(node) && !standing.in_sync(**node, PROMOTION_LAG_ENTRIES_MAX);
+        if let Some(late) = voters.iter().find(late) {
+            return Err(ChangeError(format!("node {late} is not in sync")));
+        }
         let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
-        self.inner
-            .raft
-            .change_membership(voters, false)
-            .await
-            .map(|_| ())
-            .map_err(|error| ChangeError(error.to_string()))
+        self.raft().change_membership(voters, false).await.map(|_| ()).map_err(|error| ChangeError(error.to_string()))
     }
 
     /// Ends the replication to a member that only listens.
     pub async fn remove_learner(&self, node: NodeId) -> Result<(), ChangeError> {
         let nodes = BTreeSet::from([node.0]);
-        self.inner
-            .raft
+        self.raft()
             .change_membership(ChangeMembers::RemoveNodes(nodes), true)
             .await
             .map(|_| ())
@@ -293,26 +188,26 @@ impl<S: StateMachine> Group<S> {
         if !standing.voters.contains(&to) || !standing.in_sync(to, 0) {
             return Err(ChangeError(format!("node {to} is not in sync")));
         }
-        self.inner.raft.trigger().transfer_leader(to.0).await.map_err(|error| ChangeError(error.to_string()))
+        self.raft().trigger().transfer_leader(to.0).await.map_err(|error| ChangeError(error.to_string()))
     }
 
     /// Tells the group that the stream to a member has closed. If it led, one survivor, the same one everywhere, asks for
     /// votes at once instead of after the election timeout. Safe, since it is an ordinary election; but leases would not be.
     pub async fn peer_closed(&self, node: NodeId) {
         let (vote, voters) = {
-            let metrics = self.inner.raft.metrics();
+            let metrics = self.raft().metrics();
             let metrics = metrics.borrow_watched();
-            if metrics.current_leader != Some(node.0) || node == self.inner.node {
+            if metrics.current_leader != Some(node.0) || node == self.inner.replica.parts.node {
                 return;
             }
             let voters: BTreeSet<u64> =
                 metrics.membership_config.membership().voter_ids().filter(|voter| *voter != node.0).collect();
             (metrics.vote, voters)
         };
-        let Some(turn) = usize::from(self.inner.id.0).checked_rem(voters.len()) else { return };
+        let Some(turn) = usize::from(self.id().0).checked_rem(voters.len()) else { return };
         let Some(to) = voters.into_iter().nth(turn) else { return };
         // A group that has stopped has nobody to elect.
-        let _ = self.inner.raft.handle_transfer_leader(TransferLeaderRequest::new(vote, to, None)).await;
+        let _ = self.raft().handle_transfer_leader(TransferLeaderRequest::new(vote, to, None)).await;
     }
 
     /// Answers a call that [`Transport::call`] carried here. Calls of one node must be started in the order they came.
@@ -326,7 +221,7 @@ impl<S: StateMachine> Group<S> {
     }
 
     async fn answer(&self, request: Request) -> Answer {
-        let raft = &self.inner.raft;
+        let raft = self.raft();
         let failed = |error: &dyn std::fmt::Display| Answer::Failed(error.to_string());
         match request {
             Request::Append(rpc) => raft.append_entries(rpc).await.map_or_else(|e| failed(&e), Answer::Append),
@@ -373,36 +268,6 @@ impl<S: StateMachine> Group<S> {
 
     /// Stops this replica. What it has stays on disk.
     pub async fn shutdown(&self) {
-        // It may have stopped by itself.
-        let _ = self.inner.raft.shutdown().await;
+        self.inner.replica.stop().await;
     }
-}
-
-fn watch_leadership<S: StateMachine>(raft: &Raft<Types, Machine<S>>, node: NodeId) -> watch::Receiver<Leadership> {
-    let mut metrics = raft.metrics();
-    let read = move |metrics: &openraft::RaftMetrics<Types>| {
-        let is_leader = metrics.state == ServerState::Leader && metrics.current_leader == Some(node.0);
-        Leadership {
-            term: metrics.current_term,
-            leader: metrics.current_leader.map(NodeId),
-            is_leader,
-            ready: is_leader && metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term),
-            failed: metrics.running_state.as_ref().err().map(ToString::to_string),
-        }
-    };
-    let (changes, leadership) = watch::channel(read(&metrics.borrow_watched()));
-    tokio::task::spawn_local(async move {
-        while metrics.changed().await.is_ok() {
-            let now = read(&metrics.borrow_watched());
-            changes.send_if_modified(|known| {
-                let changed = *known != now;
-                *known = now;
-                changed
-            });
-            if changes.is_closed() {
-                return;
-            }
-        }
-    });
-    leadership
 }

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 
+use futures_util::stream::{self, Stream, TryStreamExt as _};
 use openraft::OptionalSend;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -19,7 +20,7 @@ use crate::storage::GroupLog;
 const VOTE: u8 = 1;
 const PURGED: u8 = 2;
 
-/// Most bytes read from the log for one message to a follower.
+/// Most bytes read from the log at once: for one message to a follower, or to be applied.
 const READ_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Clone)]
@@ -74,6 +75,24 @@ impl RaftLogReader<Types> for RaftLog {
         self.read(from, to, usize::MAX).await
     }
 
+    async fn entries_stream<R>(&mut self, range: R) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        R: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (from, to) = bounds(range);
+        let pieces = stream::try_unfold((self.clone(), from), move |(log, from)| async move {
+            if from >= to {
+                return Ok(None);
+            }
+            let entries = log.read(from, to, READ_BYTES_MAX).await?;
+            // A restart applies thousands of entries: other groups' heartbeats must get their turn.
+            tokio::task::yield_now().await;
+            let next = from + entries.len() as u64;
+            Ok::<_, io::Error>((next > from).then(|| (stream::iter(entries.into_iter().map(Ok)), (log, next))))
+        });
+        pieces.try_flatten()
+    }
+
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
         self.log.load(VOTE).map(|bytes| decode("vote", &bytes)).transpose()
     }
@@ -88,6 +107,10 @@ impl RaftLogStorage<Types> for RaftLog {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
         let last_purged_log_id = self.purged()?;
+        if let Some(purged) = last_purged_log_id {
+            // A crash between the two steps of a purge leaves entries that a snapshot has replaced.
+            self.log.purge_to(purged.index());
+        }
         let next = self.log.next_index();
         let last = match next.checked_sub(1) {
             Some(last) if last >= self.log.first_index() => {

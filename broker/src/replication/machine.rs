@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use tokio::sync::Mutex;
 
 use super::raft::{LogId, Membership, Snapshot, SnapshotMeta, Types, decode, encode};
 use crate::storage::GroupLog;
@@ -44,33 +45,55 @@ pub struct Position {
 }
 
 /// Called on every replica after each entry, in log order: where it stands, then the effects. Only the leader of that
-/// very term carries them out. Called with `None` after a snapshot has replaced the state.
+/// very term carries them out. Called with `None` after a snapshot has replaced the state; a replica that its disk has
+/// stopped goes back to its snapshot (`None`) and applies what follows anew.
 pub type EffectSink<E> = Rc<dyn Fn(Position, Option<Vec<E>>)>;
 
 fn position(id: &LogId) -> Position {
     Position { term: id.leader_id.term, index: id.index() }
 }
 
-/// What else stands in a snapshot.
+/// What else is written with a snapshot.
 type Meta = SnapshotMeta;
+
+/// When a snapshot is due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SnapshotRule {
+    pub entries: u64,
+    pub log_bytes: u64,
+}
 
 pub(super) struct Machine<S: StateMachine> {
     state: Rc<RefCell<S>>,
-    log: GroupLog,
+    snapshots: Snapshots,
     sink: EffectSink<S::Effect>,
+    rule: SnapshotRule,
     last_applied: Option<LogId>,
     membership: Membership,
+    /// What was applied since the last snapshot.
+    entries: u64,
+    log_bytes: u64,
 }
 
 impl<S: StateMachine> Machine<S> {
     /// Goes on from the group's snapshot on disk, if there is one.
     pub(super) async fn recover(
         state: Rc<RefCell<S>>,
-        log: GroupLog,
+        snapshots: Snapshots,
         sink: EffectSink<S::Effect>,
+        rule: SnapshotRule,
     ) -> io::Result<Machine<S>> {
-        let mut machine = Machine { state, log, sink, last_applied: None, membership: Membership::default() };
-        if let Some((meta, bytes)) = machine.read_snapshot().await? {
+        let mut machine = Machine {
+            state,
+            snapshots,
+            sink,
+            rule,
+            last_applied: None,
+            membership: Membership::default(),
+            entries: 0,
+            log_bytes: 0,
+        };
+        if let Some((meta, bytes)) = machine.snapshots.read().await? {
             machine.replace(&meta, &bytes)?;
         }
         Ok(machine)
@@ -83,24 +106,6 @@ impl<S: StateMachine> Machine<S> {
         (self.sink)(meta.last_log_id.as_ref().map(position).unwrap_or_default(), None);
         Ok(())
     }
-
-    async fn read_snapshot(&self) -> io::Result<Option<(Meta, Bytes)>> {
-        let Some(mut reader) = self.log.read_snapshot().await? else { return Ok(None) };
-        let meta: Meta = decode("snapshot meta", reader.meta())?;
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = reader.next().await? {
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(Some((meta, bytes.freeze())))
-    }
-}
-
-async fn write_snapshot(log: &GroupLog, meta: &Meta, bytes: &Bytes) -> io::Result<()> {
-    let chunks: Vec<Bytes> = (0..bytes.len())
-        .step_by(SNAPSHOT_CHUNK_BYTES)
-        .map(|at| bytes.slice(at..bytes.len().min(at + SNAPSHOT_CHUNK_BYTES)))
-        .collect();
-    log.write_snapshot(encode(meta)?, chunks).await
 }
 
 impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
@@ -121,6 +126,8 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(command) => {
+                    self.entries += 1;
+                    self.log_bytes += command.0.len() as u64;
                     let mut effects = Vec::new();
                     self.state.borrow_mut().apply(entry.log_id.index(), &command.0, &mut effects);
                     (self.sink)(position(&entry.log_id), Some(effects));
@@ -136,9 +143,18 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        let due = self.entries >= self.rule.entries || self.log_bytes >= self.rule.log_bytes;
+        if !force && !due {
+            return None;
+        }
+        (self.entries, self.log_bytes) = (0, 0);
+        Some(self.get_snapshot_builder().await)
+    }
+
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         SnapshotBuilder {
-            log: self.log.clone(),
+            snapshots: self.snapshots.clone(),
             meta: Meta { last_log_id: self.last_applied, last_membership: self.membership.clone() },
             bytes: Bytes::from(self.state.borrow().snapshot()),
         }
@@ -146,18 +162,18 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: Bytes) -> io::Result<()> {
         // On disk first: what was installed must not be forgotten when the log before it is purged.
-        write_snapshot(&self.log, meta, &snapshot).await?;
+        self.snapshots.write(meta, &snapshot).await?;
         self.replace(meta, &snapshot)
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.read_snapshot().await?.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+        Ok(self.snapshots.read().await?.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
 }
 
 /// The state as it was when the snapshot began, on its way to disk while the state goes on.
 pub(super) struct SnapshotBuilder {
-    log: GroupLog,
+    snapshots: Snapshots,
     meta: Meta,
     bytes: Bytes,
 }
@@ -166,7 +182,49 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        write_snapshot(&self.log, &self.meta, &self.bytes).await?;
+        self.snapshots.write(&self.meta, &self.bytes).await?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot: self.bytes.clone() })
+    }
+}
+
+/// The group's snapshot on disk.
+///
+/// One may be built while another arrives from the leader, and one begun before a [restart](super::replica) may end
+/// after it. The log is purged up to the newest, so an older one must never take its place: writers take turns, and a
+/// late one leaves things as they are.
+#[derive(Clone)]
+pub(super) struct Snapshots {
+    log: GroupLog,
+    newest: Rc<Mutex<Option<LogId>>>,
+}
+
+impl Snapshots {
+    pub(super) fn new(log: GroupLog) -> Snapshots {
+        Snapshots { log, newest: Rc::default() }
+    }
+
+    async fn read(&self) -> io::Result<Option<(Meta, Bytes)>> {
+        let mut newest = self.newest.lock().await;
+        let Some(mut reader) = self.log.read_snapshot().await? else { return Ok(None) };
+        let meta: Meta = decode("snapshot meta", reader.meta())?;
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = reader.next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        *newest = meta.last_log_id;
+        Ok(Some((meta, bytes.freeze())))
+    }
+
+    async fn write(&self, meta: &Meta, bytes: &Bytes) -> io::Result<()> {
+        let mut newest = self.newest.lock().await;
+        if meta.last_log_id < *newest {
+            return Ok(());
+        }
+        let chunks = (0..bytes.len())
+            .step_by(SNAPSHOT_CHUNK_BYTES)
+            .map(|at| bytes.slice(at..bytes.len().min(at + SNAPSHOT_CHUNK_BYTES)));
+        self.log.write_snapshot(encode(meta)?, chunks).await?;
+        *newest = meta.last_log_id;
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The types that `openraft` is told to use.
 
 use std::fmt;
+use std::io;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -36,14 +37,21 @@ pub(super) type Membership = openraft::type_config::alias::StoredMembershipOf<Ty
 pub(super) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Types>;
 pub(super) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, Bytes>;
 
+/// The first byte of whatever this room writes to a log or sends to a node.
+const FORMAT: u8 = 1;
+
 /// Encodes for the log and for other nodes.
-pub(super) fn encode<T: Serialize>(value: &T) -> std::io::Result<Bytes> {
-    let bytes = postcard::to_stdvec(value).map_err(std::io::Error::other)?;
+pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Bytes> {
+    let bytes = postcard::to_extend(value, vec![FORMAT]).map_err(io::Error::other)?;
     Ok(Bytes::from(bytes))
 }
 
 /// The opposite of [`encode`]. Bytes that don't decode are an error that names `what`.
-pub(super) fn decode<'a, T: Deserialize<'a>>(what: &str, bytes: &'a [u8]) -> std::io::Result<T> {
-    postcard::from_bytes(bytes)
-        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{what}: {error}")))
+pub(super) fn decode<'a, T: Deserialize<'a>>(what: &str, bytes: &'a [u8]) -> io::Result<T> {
+    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {why}"));
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => postcard::from_bytes(rest).map_err(|error| invalid(error.to_string())),
+        Some((format, _)) => Err(invalid(format!("format {format} is unknown to this version"))),
+        None => Err(invalid("there is nothing".to_string())),
+    }
 }

@@ -9,7 +9,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use tokio::task::LocalSet;
 
 use super::log::RaftLog;
-use super::machine::{Machine, StateMachine};
+use super::machine::{Machine, SnapshotRule, Snapshots, StateMachine};
 use super::raft::Types;
 use crate::identity::GroupId;
 use crate::storage::{Faults, Limits, Log, Options, SimulatedDisk};
@@ -44,7 +44,9 @@ impl StoreBuilder<Types, RaftLog, Machine<Counter>> for Builder {
         let disk = Rc::new(SimulatedDisk::new(1, Faults::default()));
         let (log, _) = Log::open(disk, Options { identity: 1, limits }).await.unwrap();
         let group = log.group(GroupId(1));
-        let machine = Machine::recover(Rc::new(RefCell::new(Counter::default())), group.clone(), Rc::new(|_, _| {}));
+        let state = Rc::new(RefCell::new(Counter::default()));
+        let rule = SnapshotRule { entries: 1, log_bytes: 1 };
+        let machine = Machine::recover(state, Snapshots::new(group.clone()), Rc::new(|_, _| {}), rule);
         Ok(((), RaftLog::new(group), machine.await.unwrap()))
     }
 }

@@ -7,13 +7,13 @@ use crate::door::{RouteChange, RouteOwner, Targets};
 
 /// Filters and their owners. Every worker has its own copy, so that reading it needs no lock.
 #[derive(Clone, Debug, Default)]
-pub struct RouteTable {
+pub(super) struct RouteTable {
     owners: Trie<SmallVec<[RouteOwner; 1]>>,
 }
 
 impl RouteTable {
     /// Applies a change. False if it was so already.
-    pub fn apply(&mut self, change: &RouteChange) -> bool {
+    pub(super) fn apply(&mut self, change: &RouteChange) -> bool {
         if change.wanted {
             let (_, owners, _) = self.owners.entry(&change.filter, SmallVec::new);
             let new = !owners.contains(&change.owner);
@@ -36,29 +36,10 @@ impl RouteTable {
     }
 
     /// Adds to `targets` every owner of a filter that matches `topic`, once.
-    pub fn targets(&self, topic: &str, targets: &mut Targets) {
+    pub(super) fn targets(&self, topic: &str, targets: &mut Targets) {
         self.owners.for_each_match(topic, |_, owners| {
             for owner in owners {
                 add_target(targets, *owner);
-            }
-        });
-    }
-
-    /// How many filters are known.
-    pub fn len(&self) -> usize {
-        self.owners.len()
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.owners.is_empty()
-    }
-
-    /// Visits every filter and owner.
-    pub fn for_each(&self, mut visit: impl FnMut(&str, RouteOwner)) {
-        self.owners.for_each(|filter, owners| {
-            for owner in owners {
-                visit(filter, *owner);
             }
         });
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::command::*;
+use super::evictions::Evictions;
 use super::queue::{Queued, size};
 use super::session::{Attached, Session};
 use super::streams::{Expected, Streams};
@@ -26,6 +27,7 @@ pub struct Shard {
     pub(super) epochs: u64,
     pub(super) sessions: Map<ClientId, Session>,
     pub(super) wills: Wills,
+    pub(super) evictions: Evictions,
     pub(super) dropped_queue_full: u64,
     /// Persistent subscriptions with QoS above 0: who, and how.
     matching: Trie<BTreeMap<ClientId, SubscriptionOptions>>,
@@ -64,14 +66,19 @@ impl Shard {
     fn numbered(&mut self, Numbered { origin, seq, command }: Numbered, effects: &mut Vec<Effect>) {
         let outcome = match self.streams.expected(origin) {
             Expected::Nothing => Outcome::Refused(Refusal::Unavailable),
-            Expected::Next(next) if seq < next => self.answer_again(origin, &command, effects),
+            Expected::Next(next) if seq < next => self.answer_again(origin, seq, &command, effects),
             // A gap: the leader should have refused it. Not applied, not answered: its origin sends it again in order.
             Expected::Next(next) if seq > next => return,
             Expected::Next(_) => {
                 if let Some(earlier) = self.streams.advance(origin, seq) {
                     self.end_run(earlier, effects);
                 }
-                self.command(origin, command, effects)
+                let is_publish = matches!(command, Command::Publish(_));
+                let outcome = self.command(origin, command, effects);
+                if is_publish && matches!(outcome, Outcome::Refused(_)) {
+                    self.streams.refuse(origin, seq);
+                }
+                outcome
             }
         };
         effects.push(Effect::Reply { origin, seq, outcome });
@@ -121,6 +128,10 @@ impl Shard {
                         self.queued_bytes -= size(&queued.message);
                     }
                 }
+                // The bound of what may be sent has moved.
+                if session.queue.next() > session.queue.first() {
+                    effects.push(Effect::Deliverable(client_id));
+                }
                 Outcome::Done
             }
             Command::NodeGone(gone) => {
@@ -138,7 +149,7 @@ impl Shard {
     }
 
     /// What a command that was applied before is answered. The state is as it left it, or newer.
-    fn answer_again(&self, origin: Origin, command: &Command, effects: &mut Vec<Effect>) -> Outcome {
+    fn answer_again(&self, origin: Origin, seq: u64, command: &Command, effects: &mut Vec<Effect>) -> Outcome {
         let session = |client_id: &ClientId| self.sessions.get(client_id);
         match command {
             Command::Open(open) => match session(&open.client_id) {
@@ -162,6 +173,7 @@ impl Shard {
                 }
             }
             Command::Unsubscribe { filters, .. } => Outcome::Codes(vec![SUCCESS; filters.len()]),
+            Command::Publish(_) if self.streams.may_have_refused(origin, seq) => Outcome::Refused(Refusal::Quota),
             Command::Publish(_) => Outcome::Stored(1),
             _ => Outcome::Done,
         }
@@ -217,7 +229,7 @@ impl Shard {
         let Some(session) = self.sessions.get(client_id) else { return };
         let Some(holder) = session.holder else { return };
         let epoch = session.epoch;
-        effects.push(Effect::Evict { client_id: client_id.clone(), holder, epoch, why: Evicted::TakenOver });
+        effects.push(self.evictions.put(self.now_ms, client_id.clone(), holder, epoch, Evicted::TakenOver));
         let sent_to = presumed_sent(session);
         self.detach(client_id, CloseCause::WithWill, sent_to, effects);
     }
@@ -272,9 +284,11 @@ impl Shard {
         self.queued_bytes -= session.queue.bytes();
     }
 
-    /// All connections of a run of a node are over.
+    /// All connections of a run of a node are over, and of those before it.
     fn end_run(&mut self, gone: Origin, effects: &mut Vec<Effect>) {
-        let is_held = |session: &&Session| session.holder.is_some_and(|holder| holder.origin == gone);
+        let is_over = |origin: Origin| origin.node == gone.node && origin.incarnation <= gone.incarnation;
+        self.evictions.forget(is_over);
+        let is_held = |session: &&Session| session.holder.is_some_and(|holder| is_over(holder.origin));
         let mut lost: Vec<(ClientId, u64)> = self
             .sessions
             .values()
@@ -305,13 +319,13 @@ impl Shard {
             }
         });
         let message = Rc::new(message);
-        let mut stored = 0;
+        let (mut stored, mut full) = (0, 0);
         for (client_id, (qos, retain, mut identifiers)) in matched {
             let Some(session) = self.sessions.get_mut(client_id) else { continue };
             identifiers.sort_unstable();
             let queued = Queued { message: message.clone(), qos, retain, received: false, identifiers };
             if !session.queue.push(queued) {
-                self.dropped_queue_full += 1;
+                full += 1;
                 continue;
             }
             stored += 1;
@@ -321,7 +335,10 @@ impl Shard {
                 effects.push(Effect::Deliverable(client_id.clone()));
             }
         }
-        Outcome::Stored(stored)
+        self.dropped_queue_full += full;
+        // One session that does not read must not keep the message from others, but nobody is told of a message that is
+        // nowhere that it is stored (K1, K9).
+        if stored == 0 && full > 0 { Outcome::Refused(Refusal::Quota) } else { Outcome::Stored(stored) }
     }
 
     fn pass_time(&mut self, effects: &mut Vec<Effect>) {
@@ -332,6 +349,7 @@ impl Shard {
             self.delete(&client_id, effects);
         }
         self.wills.fall_due(self.now_ms, effects);
+        self.evictions.pass_time(self.now_ms);
     }
 
     /// Fills what is derived from the sessions, after a snapshot gave them.
@@ -392,6 +410,21 @@ impl Shard {
         filters
     }
 
+    /// Which queue numbers up to `to` are not acknowledged.
+    pub fn unacknowledged(&self, client_id: &str, to: u64) -> Vec<u64> {
+        self.sessions.get(client_id).map(|session| session.queue.numbers(to)).unwrap_or_default()
+    }
+
+    /// Whether a queue number is not acknowledged.
+    pub fn is_queued(&self, client_id: &str, number: u64) -> bool {
+        self.sessions.get(client_id).is_some_and(|session| session.queue.contains(number))
+    }
+
+    /// Connections that lost their client id of late: a new leader's to tell.
+    pub fn evictions(&self) -> Vec<Effect> {
+        self.evictions.all()
+    }
+
     /// Wills that are due and not known to be published.
     pub fn due_wills(&self) -> Vec<Effect> {
         self.wills.due()
@@ -441,9 +474,9 @@ fn opened(session: &Session) -> Outcome {
     }
 }
 
-/// What may have been sent when nobody can say any more: as much as the client would have taken.
+/// What may have been sent when nobody can say any more.
 fn presumed_sent(session: &Session) -> u64 {
-    (session.queue.first() + u64::from(session.receive_maximum) - 1).min(session.queue.next() - 1)
+    session.send_bound().min(session.queue.next()) - 1
 }
 
 /// Adds, replaces or removes what a session wants of a filter; tells when the shard begins or ceases to want it.

@@ -89,6 +89,19 @@ impl Queue {
         Some(taken)
     }
 
+    /// The numbers up to `to` that are not acknowledged.
+    pub(super) fn numbers(&self, to: u64) -> Vec<u64> {
+        let count = usize::try_from(to.saturating_add(1).saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let items = self.items.iter().enumerate().take(count);
+        items.filter(|(_, item)| item.is_some()).map(|(place, _)| self.first + place as u64).collect()
+    }
+
+    /// Whether a number is not acknowledged.
+    pub(super) fn contains(&self, number: u64) -> bool {
+        let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        place.and_then(|place| self.items.get(place)).is_some_and(Option::is_some)
+    }
+
     /// What is not acknowledged from number `from` on: at most `count`, and at least one if there is any, within
     /// `bytes_max` of payload. `dup_to` is the highest number that may have been sent before.
     pub(super) fn deliveries(&self, from: u64, count: usize, bytes_max: usize, dup_to: u64) -> Vec<Delivery> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::command::{Holder, Will};
 use super::queue::Queue;
 use crate::identity::ClientId;
+use crate::limits;
 use crate::message::SubscriptionOptions;
 
 /// A session, or (`expiry_seconds` 0) the record of who holds a client id.
@@ -44,6 +45,8 @@ pub struct Attached {
     pub first: u64,
     /// One past the last queue number.
     pub next: u64,
+    /// This number and higher ones are not to be sent yet.
+    pub send_bound: u64,
 }
 
 impl Session {
@@ -55,6 +58,14 @@ impl Session {
             receive_maximum: self.receive_maximum,
             first: self.queue.first(),
             next: self.queue.next(),
+            send_bound: self.send_bound(),
         })
+    }
+
+    /// One past the highest number that is sent before the log has more of the client's acknowledgements: what may have
+    /// been sent is known by it when the node that sent it is gone, and no packet id stands for two numbers.
+    pub(super) fn send_bound(&self) -> u64 {
+        let ahead = u64::from(self.receive_maximum) + limits::SESSION_ACKS_AHEAD_MAX;
+        self.queue.first() + ahead.min(limits::SESSION_SPAN_MAX)
     }
 }

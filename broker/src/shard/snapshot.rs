@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::command::{Effect, Entry, Holder, Will};
+use super::evictions::Evictions;
 use super::machine::Shard;
 use super::queue::{Queue, Queued};
 use super::session::Session;
@@ -27,6 +28,7 @@ struct State {
     epochs: u64,
     dropped_queue_full: u64,
     wills: Wills,
+    evictions: Evictions,
     /// Each message once, however many queues it stands in.
     messages: Vec<Message>,
     sessions: Vec<SessionRecord>,
@@ -79,6 +81,7 @@ impl StateMachine for Shard {
             epochs: self.epochs,
             dropped_queue_full: self.dropped_queue_full,
             wills: self.wills.clone(),
+            evictions: self.evictions.clone(),
             messages: messages.all,
             sessions,
         };
@@ -104,6 +107,7 @@ impl StateMachine for Shard {
         shard.epochs = state.epochs;
         shard.dropped_queue_full = state.dropped_queue_full;
         shard.wills = state.wills;
+        shard.evictions = state.evictions;
         for record in state.sessions {
             let session = session(record, &messages).ok_or_else(|| invalid("a message is missing".into()))?;
             shard.sessions.insert(session.client_id.clone(), session);

@@ -1,10 +1,11 @@
 //! The streams of numbered commands: which comes next from each node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{Incarnation, NodeId, Origin};
+use crate::limits;
 
 /// What a shard expects of an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +22,15 @@ pub(super) struct Streams {
     nodes: BTreeMap<NodeId, Stream>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Stream {
     incarnation: Incarnation,
     last: u64,
     gone: bool,
+    /// Publishes that were refused, of late.
+    refused: BTreeSet<u64>,
+    /// Up to this number nobody knows any more which were refused.
+    forgotten_to: u64,
 }
 
 impl Streams {
@@ -39,19 +44,41 @@ impl Streams {
 
     /// Takes the next number of `origin`. Gives the earlier run that this ends, if any.
     pub(super) fn advance(&mut self, origin: Origin, seq: u64) -> Option<Origin> {
-        let stream = Stream { incarnation: origin.incarnation, last: seq, gone: false };
-        let earlier = self.nodes.insert(origin.node, stream)?;
-        (earlier.incarnation < origin.incarnation && !earlier.gone)
-            .then_some(Origin { node: origin.node, incarnation: earlier.incarnation })
+        match self.nodes.get_mut(&origin.node) {
+            Some(stream) if stream.incarnation == origin.incarnation => {
+                stream.last = seq;
+                None
+            }
+            _ => {
+                let stream = Stream { incarnation: origin.incarnation, last: seq, ..Stream::default() };
+                let earlier = self.nodes.insert(origin.node, stream).filter(|earlier| !earlier.gone)?;
+                Some(Origin { node: origin.node, incarnation: earlier.incarnation })
+            }
+        }
     }
 
-    /// Ends a run; later commands of it are refused. False if it had ended, or was never heard and a later one was.
+    /// Remembers that a publish was refused, so that it is never said to be stored when it comes again (K1).
+    pub(super) fn refuse(&mut self, origin: Origin, seq: u64) {
+        let Some(stream) = self.nodes.get_mut(&origin.node) else { return };
+        stream.refused.insert(seq);
+        if stream.refused.len() > limits::STREAM_REFUSALS_MAX {
+            stream.forgotten_to = stream.refused.pop_first().unwrap_or_default();
+        }
+    }
+
+    /// Whether a publish that was applied before may have been refused.
+    pub(super) fn may_have_refused(&self, origin: Origin, seq: u64) -> bool {
+        let stream = self.nodes.get(&origin.node);
+        stream.is_none_or(|stream| seq <= stream.forgotten_to || stream.refused.contains(&seq))
+    }
+
+    /// Ends a run, and all before it; later commands of it are refused. False if it had ended, or a later one was heard.
     pub(super) fn end(&mut self, origin: Origin) -> bool {
         match self.nodes.get_mut(&origin.node) {
             Some(stream) if stream.incarnation > origin.incarnation => false,
             Some(stream) if stream.incarnation == origin.incarnation => !std::mem::replace(&mut stream.gone, true),
             _ => {
-                let gone = Stream { incarnation: origin.incarnation, last: 0, gone: true };
+                let gone = Stream { incarnation: origin.incarnation, gone: true, ..Stream::default() };
                 self.nodes.insert(origin.node, gone);
                 true
             }

@@ -1,5 +1,7 @@
 //! The shard as sentences, then at random: replicas stay equal, and snapshots are as good as the log.
 
+mod model;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -321,9 +323,61 @@ fn a_full_queue_takes_no_more_and_counts_it() {
     for _ in 0..limits::SESSION_QUEUE_ITEMS_MAX {
         given.publish("t", "x");
     }
-    assert_eq!(given.publish("t", "over"), Outcome::Stored(0));
+    let over = Command::Publish(message("t", "over"));
+    let Expected::Next(seq) = given.shard.expected(NODE_B) else { panic!("expected") };
+    let refused = Some(Outcome::Refused(Refusal::Quota));
+    assert_eq!(given.say_numbered(NODE_B, seq, over.clone()), refused, "it is stored nowhere");
     let totals = given.shard.totals();
     assert_eq!((totals.queued_items, totals.dropped_queue_full), (limits::SESSION_QUEUE_ITEMS_MAX, 1));
+    given.say(NODE_A, ack("c", epoch, vec![Ack::Done(1)]));
+    assert_eq!(given.say_numbered(NODE_B, seq, over), refused, "nor is it when it comes again");
+    let (other, _) = given.open(NODE_A, durable("d", 2));
+    given.publish("t", "fills");
+    given.subscribe("d", other, "t", QoS::AtLeastOnce);
+    assert_eq!(given.publish("t", "others"), Outcome::Stored(1), "a full queue is no other's concern");
+}
+
+#[test]
+fn of_refusals_long_past_nothing_is_said_to_be_stored() {
+    let mut streams = streams::Streams::default();
+    for seq in 1..=limits::STREAM_REFUSALS_MAX as u64 * 2 {
+        streams.advance(NODE_A, seq);
+        if seq % 2 == 0 || seq > 100 {
+            streams.refuse(NODE_A, seq);
+        }
+    }
+    assert!(streams.may_have_refused(NODE_A, 1), "nobody knows any more");
+    let last = limits::STREAM_REFUSALS_MAX as u64 * 2;
+    assert!(streams.may_have_refused(NODE_A, last));
+    streams.advance(NODE_A, last + 1);
+    assert!(!streams.may_have_refused(NODE_A, last + 1));
+}
+
+#[test]
+fn an_eviction_is_remembered_for_a_while_and_until_its_node_is_gone() {
+    let mut given = Given::default();
+    let (old, _) = given.open(NODE_A, durable("c", 1));
+    given.open(NODE_B, durable("c", 2));
+    let told = |given: &Given| given.shard.evictions().len();
+    assert!(matches!(given.shard.evictions()[..], [Effect::Evict { epoch, .. }] if epoch == old));
+    given.now_ms = limits::EVICTION_MS - 1;
+    given.say(NODE_B, Command::Tick);
+    assert_eq!(told(&given), 1);
+    given.now_ms += 1;
+    given.say(NODE_B, Command::Tick);
+    assert_eq!(told(&given), 0);
+    given.open(NODE_A, durable("c", 3));
+    given.say(NODE_A, Command::NodeGone(NODE_B));
+    assert_eq!(told(&given), 0);
+}
+
+#[test]
+fn a_later_run_that_is_gone_takes_the_earlier_with_it() {
+    let mut given = Given::default();
+    given.open(NODE_A, durable("c", 1));
+    let later = Origin { incarnation: Incarnation(2), ..NODE_A };
+    given.say(NODE_B, Command::NodeGone(later));
+    assert!(given.shard.attached("c").is_none());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Wills whose connection has ended: waiting for their delay, or due and not yet known to be published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,65 +8,82 @@ use super::command::Effect;
 use crate::identity::ClientId;
 use crate::message::Message;
 
+/// A client id and the epoch that stored the will.
+type Key = (ClientId, u64);
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Wills {
-    /// By client id and the epoch that stored it.
-    pending: BTreeMap<(ClientId, u64), Pending>,
+    waiting: BTreeMap<Key, Waiting>,
+    /// Those that wait, by time.
+    by_time: BTreeSet<(u64, Key)>,
+    /// The effect was given; what remains is to hear that it was carried out.
+    due: BTreeMap<Key, Message>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Pending {
+struct Waiting {
     message: Message,
     due_ms: u64,
-    /// The effect was given; what remains is to hear that it was carried out.
-    due: bool,
 }
 
 impl Wills {
     pub(super) fn put(&mut self, client_id: ClientId, epoch: u64, message: Message, due_ms: u64) {
-        self.pending.insert((client_id, epoch), Pending { message, due_ms, due: false });
+        let key = (client_id, epoch);
+        self.by_time.insert((due_ms, key.clone()));
+        self.waiting.insert(key, Waiting { message, due_ms });
     }
 
     /// The session goes on: what still waits for its delay is not sent ([MQTT-3.1.3-9]).
     pub(super) fn cancel(&mut self, client_id: &ClientId) {
-        self.pending.retain(|(client, _), will| client != client_id || will.due);
+        for key in self.waiting_of(client_id) {
+            if let Some(will) = self.waiting.remove(&key) {
+                self.by_time.remove(&(will.due_ms, key));
+            }
+        }
     }
 
     /// The session has ended: what still waits for its delay is due now (section 3.1.3.2.2).
     pub(super) fn hasten(&mut self, client_id: &ClientId, now_ms: u64) {
-        for ((client, _), will) in &mut self.pending {
-            if client == client_id {
-                will.due_ms = will.due_ms.min(now_ms);
+        for key in self.waiting_of(client_id) {
+            if let Some(will) = self.waiting.get_mut(&key).filter(|will| will.due_ms > now_ms) {
+                self.by_time.remove(&(will.due_ms, key.clone()));
+                will.due_ms = now_ms;
+                self.by_time.insert((now_ms, key));
             }
         }
     }
 
     pub(super) fn fired(&mut self, client_id: &ClientId, epoch: u64) {
-        self.pending.remove(&(client_id.clone(), epoch));
+        self.due.remove(&(client_id.clone(), epoch));
     }
 
     /// Gives the effect of each will that falls due, once.
     pub(super) fn fall_due(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
-        for ((client_id, epoch), will) in &mut self.pending {
-            if !will.due && will.due_ms <= now_ms {
-                will.due = true;
-                effects.push(effect(client_id, *epoch, will));
+        while self.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
+            let Some((_, key)) = self.by_time.pop_first() else { return };
+            if let Some(will) = self.waiting.remove(&key) {
+                effects.push(effect(&key, &will.message));
+                self.due.insert(key, will.message);
             }
         }
     }
 
     /// Those that are due and not known to be published: a new leader's to carry out.
     pub(super) fn due(&self) -> Vec<Effect> {
-        let due = self.pending.iter().filter(|(_, will)| will.due);
-        due.map(|((client_id, epoch), will)| effect(client_id, *epoch, will)).collect()
+        self.due.iter().map(|(key, message)| effect(key, message)).collect()
     }
 
     /// When the next one falls due.
     pub(super) fn next_due_ms(&self) -> Option<u64> {
-        self.pending.values().filter(|will| !will.due).map(|will| will.due_ms).min()
+        self.by_time.first().map(|(due_ms, _)| *due_ms)
+    }
+
+    fn waiting_of(&self, client_id: &ClientId) -> Vec<Key> {
+        let range = (client_id.clone(), 0)..=(client_id.clone(), u64::MAX);
+        self.waiting.range(range).map(|(key, _)| key.clone()).collect()
     }
 }
 
-fn effect(client_id: &ClientId, epoch: u64, will: &Pending) -> Effect {
-    Effect::Will { client_id: client_id.clone(), epoch, message: will.message.clone() }
+fn effect((client_id, epoch): &Key, message: &Message) -> Effect {
+    Effect::Will { client_id: client_id.clone(), epoch: *epoch, message: message.clone() }
 }

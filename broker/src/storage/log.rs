@@ -2,6 +2,8 @@
 //!
 //! How the bytes look is in `record`, what is in memory in `state`, who writes in `writer`, how it comes back in `recovery`.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
@@ -132,6 +134,7 @@ pub struct Log {
 /// Keeps the writer at work.
 pub(super) struct Hold {
     pub shared: Rc<Shared>,
+    claims: RefCell<BTreeSet<GroupId>>,
 }
 
 impl Drop for Hold {
@@ -162,7 +165,7 @@ impl Log {
             return Err(error);
         }
         tokio::task::spawn_local(writer::run(shared.clone()));
-        let hold = Rc::new(Hold { shared });
+        let hold = Rc::new(Hold { shared, claims: RefCell::default() });
         Ok((Log { hold }, recovered))
     }
 
@@ -235,6 +238,17 @@ async fn replay(disk: &Rc<dyn Disk>, seal: Seal, files: &[(FileName, u64)]) -> i
     Ok((replay, recovered))
 }
 
+/// The right to use a group, see [`GroupLog::claim`].
+pub struct Claim {
+    group: GroupLog,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.group.hold.claims.borrow_mut().remove(&self.group.id);
+    }
+}
+
 /// One group's entries, values and snapshot.
 ///
 /// Entries are numbered without gaps; `first_index()..next_index()` is what is there, and it starts as `0..0`.
@@ -251,6 +265,19 @@ impl GroupLog {
     /// Which group.
     pub fn id(&self) -> GroupId {
         self.id
+    }
+
+    /// Takes the group for one user, until the claim is dropped: two that append to one group would each forget what the
+    /// other has promised.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ResourceBusy`] while somebody else has it.
+    pub fn claim(&self) -> io::Result<Claim> {
+        if !self.hold.claims.borrow_mut().insert(self.id) {
+            let reason = format!("group {} is in use", self.id);
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, reason));
+        }
+        Ok(Claim { group: self.clone() })
     }
 
     /// Appends entries, the first at [`GroupLog::next_index`]; a group that never had one may begin anywhere. They are readable at once; `done` is called when they are

@@ -1,6 +1,9 @@
 //! A plain MQTT client at QoS 1 over the broker's own codec. It sends what it is told to and reports what it gets.
 
-use std::net::SocketAddr;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -9,15 +12,24 @@ use mqtt_broker::protocol::{
     Acknowledgement, Connect, Disconnect, Packet, Properties, PropertiesBuilder, PropertyId, Publish, ReasonCode,
     Subscribe, SubscribeFilters, Version, decode,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
 /// How long a broker may take to answer a CONNECT or a SUBSCRIBE before the client tries another node.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 const PACKET_BYTES_MAX: usize = 1 << 20;
+
+/// A stream to a broker.
+pub type Wire = Box<dyn ByteStream>;
+
+/// What a [`Wire`] must be able to do.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for S {}
+
+/// Opens a stream to one broker, over whatever there is between it and the client.
+pub type Dial = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<Wire>>>>>;
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -39,26 +51,24 @@ pub enum Event {
 
 /// The sending half.
 pub struct Sender {
-    stream: OwnedWriteHalf,
+    stream: WriteHalf<Wire>,
     version: Version,
 }
 
 /// The receiving half.
 pub struct Receiver {
-    stream: OwnedReadHalf,
+    stream: ReadHalf<Wire>,
     version: Version,
     buffer: Vec<u8>,
 }
 
 /// Connects and waits for the CONNACK. The last value tells whether a session was present.
-pub async fn connect(address: SocketAddr, identity: &Identity) -> Result<(Sender, Receiver, bool)> {
-    timeout(ANSWER_TIMEOUT, connect_without_limit(address, identity)).await.context("no CONNACK in time")?
+pub async fn connect(dial: &Dial, identity: &Identity) -> Result<(Sender, Receiver, bool)> {
+    timeout(ANSWER_TIMEOUT, connect_without_limit(dial, identity)).await.context("no CONNACK in time")?
 }
 
-async fn connect_without_limit(address: SocketAddr, identity: &Identity) -> Result<(Sender, Receiver, bool)> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let (read, write) = stream.into_split();
+async fn connect_without_limit(dial: &Dial, identity: &Identity) -> Result<(Sender, Receiver, bool)> {
+    let (read, write) = tokio::io::split(dial().await?);
     let version = identity.version;
     let mut sender = Sender { stream: write, version };
     let mut receiver = Receiver { stream: read, version, buffer: Vec::new() };

@@ -5,12 +5,15 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::client::{Dial, Wire};
 
 /// How long a node may take until it is ready.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -78,6 +81,19 @@ fn free_ports(nodes: u16) -> Result<u16> {
 }
 
 impl Node {
+    /// For the clients.
+    pub fn dial(&self) -> Dial {
+        let address = self.address;
+        Rc::new(move || {
+            Box::pin(async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                let wire: Wire = Box::new(stream);
+                Ok(wire)
+            })
+        })
+    }
+
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs already", self.address);
         let output = std::fs::File::options().create(true).append(true).open(&self.output)?;

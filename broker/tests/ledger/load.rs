@@ -3,18 +3,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mqtt_broker::protocol::{ReasonCode, Version};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::client::{ANSWER_TIMEOUT, Event, Identity, Receiver, Sender, connect};
+use crate::client::{ANSWER_TIMEOUT, Dial, Event, Identity, Receiver, Sender, connect};
 use crate::history::{At, Connected, Delivered, History, MessageId, Published, Subscribed};
 
 /// Messages that a publisher sends before it waits for acknowledgements.
@@ -43,7 +42,7 @@ pub struct Load {
 }
 
 struct Shared {
-    addresses: Vec<SocketAddr>,
+    nodes: Vec<Dial>,
     start: Instant,
     history: RefCell<History>,
     connections: Cell<u64>,
@@ -55,9 +54,9 @@ struct Shared {
 
 impl Load {
     /// Starts the clients on the current `LocalSet`.
-    pub fn start(addresses: Vec<SocketAddr>, shape: Shape, seed: u64) -> Load {
+    pub fn start(nodes: Vec<Dial>, shape: Shape, seed: u64) -> Load {
         let shared = Rc::new(Shared {
-            addresses,
+            nodes,
             start: Instant::now(),
             history: RefCell::default(),
             connections: Cell::new(0),
@@ -144,13 +143,13 @@ impl Shared {
         self.start.elapsed()
     }
 
-    fn any_address(&self, rng: &mut StdRng) -> SocketAddr {
-        self.addresses[rng.random_range(0..self.addresses.len())]
+    fn any_node(&self, rng: &mut StdRng) -> &Dial {
+        &self.nodes[rng.random_range(0..self.nodes.len())]
     }
 
     /// Connects to any node and enters the connection. `expected`: a session should be there.
     async fn connect(&self, identity: &Identity, expected: bool, rng: &mut StdRng) -> Result<(Sender, Receiver, u64)> {
-        let (sender, receiver, present) = connect(self.any_address(rng), identity).await?;
+        let (sender, receiver, present) = connect(self.any_node(rng), identity).await?;
         let connection = self.connections.get() + 1;
         self.connections.set(connection);
         self.history.borrow_mut().connected.push(Connected {

@@ -130,7 +130,7 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
         let mut nodes = cluster::start(directory.path(), NODES, &[])?;
         ready(&mut nodes).await?;
         let shape = Shape { publishers: 4, persistent: 6, passing: 2, contended: 2, pace: Duration::from_millis(10) };
-        let load = Load::start(nodes.iter().map(|node| node.address).collect(), shape, seed);
+        let load = Load::start(nodes.iter().map(Node::dial).collect(), shape, seed);
         load.until_subscribed(shape.persistent + shape.passing, SETTLE_TIMEOUT).await?;
         let mut rng = StdRng::seed_from_u64(seed);
         let mut leaderless = Leaderless::default();
@@ -167,7 +167,7 @@ async fn power_cut(environment: &[(&str, &str)], seed: u64) -> Result<History> {
     let mut nodes = cluster::start(directory.path(), NODES, environment)?;
     ready(&mut nodes).await?;
     let shape = Shape { publishers: 8, persistent: 4, passing: 0, contended: 0, pace: Duration::from_millis(1) };
-    let load = Load::start(nodes.iter().map(|node| node.address).collect(), shape, seed);
+    let load = Load::start(nodes.iter().map(Node::dial).collect(), shape, seed);
     load.until_subscribed(shape.persistent, SETTLE_TIMEOUT).await?;
     let mut rng = StdRng::seed_from_u64(seed);
     for _ in 0..3 {

@@ -16,8 +16,17 @@ use crate::identity::{GroupId, NodeId, ShardId};
 use crate::replication::{Group, Position};
 
 impl Room {
-    /// Starts this node's replica of the control group.
+    /// Starts this node's replica of the control group, unless that is under way.
     pub(super) async fn start_control(&self) -> io::Result<()> {
+        if !self.busy.borrow_mut().insert(GroupId::CONTROL) {
+            return Ok(());
+        }
+        let opened = self.open_control().await;
+        self.busy.borrow_mut().remove(&GroupId::CONTROL);
+        opened
+    }
+
+    async fn open_control(&self) -> io::Result<()> {
         let me = self.me.clone();
         let sink = Rc::new(move |_: Position, answers: Option<Vec<Answered>>| {
             if let Some(room) = me.upgrade() {
@@ -64,29 +73,19 @@ impl Room {
     }
 
     fn start_replica(&self, group: GroupId) {
-        if self.replicas.borrow().contains_key(&group) || self.damaged.borrow().contains(&group) {
-            return;
-        }
-        if !self.busy.borrow_mut().insert(group) {
+        if self.replicas.borrow().contains_key(&group) || !self.busy.borrow_mut().insert(group) {
             return;
         }
         let Some(room) = self.me.upgrade() else { return };
         self.tasks.spawn(async move {
             let started = match group.shard() {
-                None => room.start_control().await,
+                None => room.open_control().await,
                 Some(shard) => room.start_shard(shard).await,
             };
-            match started {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    // It stays stopped: begun anew under the same name it would vote with less than it promised (K10).
-                    tracing::error!(%group, %error, "a replica is damaged and stays stopped; to have it rebuilt, empty the data directory and start as a new member");
-                    room.damaged.borrow_mut().insert(group);
-                }
-                Err(error) => {
-                    tracing::error!(%group, %error, "a replica could not be started; trying again");
-                    tokio::time::sleep(RESTART_WAIT).await;
-                }
+            if let Err(error) = started {
+                // It stays as it is: a voter whose log was erased would vote as if it had never promised anything (K10).
+                tracing::error!(%group, %error, "a replica could not be started");
+                tokio::time::sleep(START_AGAIN).await;
             }
             room.busy.borrow_mut().remove(&group);
         });
@@ -106,7 +105,10 @@ impl Room {
             let group = GroupId::of_shard(shard);
             let running = self.replicas.borrow().contains_key(&group);
             if !running {
-                self.start_shard(shard).await?;
+                anyhow::ensure!(self.busy.borrow_mut().insert(group), "{group} is being started");
+                let started = self.start_shard(shard).await;
+                self.busy.borrow_mut().remove(&group);
+                started?;
             }
             let replica = self.replicas.borrow().get(&group).cloned();
             if let Some(replica) = replica
@@ -137,9 +139,7 @@ impl Room {
             self.replicas.borrow().iter().map(|(group, replica)| (*group, replica.clone())).collect();
         for (group, replica) in groups {
             let leadership = replica.leadership().borrow().clone();
-            if leadership.failed.is_some() {
-                self.restart(group, replica);
-            } else if leadership.ready {
+            if leadership.ready {
                 self.converge(group, replica);
             }
         }
@@ -167,26 +167,6 @@ impl Room {
                 tracing::warn!(%group, %error, "the log of a replica that moved away could not be erased");
             }
             room.busy.borrow_mut().remove(&group);
-        });
-    }
-
-    /// A group whose disk failed has stopped: begins it again from its log.
-    fn restart(&self, group: GroupId, replica: Rc<dyn Replica>) {
-        if !self.busy.borrow_mut().insert(group) {
-            return;
-        }
-        let Some(room) = self.me.upgrade() else { return };
-        self.tasks.spawn(async move {
-            tracing::warn!(%group, "a replica has stopped and is started again");
-            replica.shutdown().await;
-            room.replicas.borrow_mut().remove(&group);
-            match (group.shard(), room.shards()) {
-                (Some(shard), Some(shards)) => shards.stopped(shard),
-                _ => *room.control.borrow_mut() = None,
-            }
-            tokio::time::sleep(RESTART_WAIT).await;
-            room.busy.borrow_mut().remove(&group);
-            room.start_replica(group);
         });
     }
 
@@ -220,8 +200,8 @@ impl Room {
     }
 }
 
-/// Before a group whose disk failed is tried again.
-const RESTART_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+/// Before a replica that could not be started is tried again.
+const START_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What a group shall look like.
 fn wish(control: &Control, group: GroupId, now: &BTreeSet<NodeId>) -> Wish {

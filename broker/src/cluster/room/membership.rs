@@ -73,8 +73,7 @@ impl Room {
         match self.propose(command).await {
             Some(ControlAnswer::Done(version)) => {
                 tracing::info!(shards = self.config.shards, "founded the cluster");
-                self.joined.set(Some(version));
-                (self.config.founded)();
+                self.belongs_from(version);
                 Ok(())
             }
             other => anyhow::bail!("the control group answered {other:?}"),
@@ -85,12 +84,7 @@ impl Room {
         match self.ask(Ask::Join(self.joiner())).await {
             Some(Reply::Control(ControlAnswer::Done(version))) => {
                 tracing::info!(version, "joined the cluster");
-                self.joined.set(Some(version));
-                self.forget_routes();
-                (self.config.founded)();
-                for peer in self.links.peers() {
-                    self.ask_for_routes(peer.node());
-                }
+                self.belongs_from(version);
             }
             Some(Reply::Control(ControlAnswer::Over)) => self.begin_run(),
             Some(Reply::Control(ControlAnswer::Left)) => self.leave(),
@@ -100,6 +94,14 @@ impl Room {
             Some(Reply::Control(answer)) => tracing::warn!(?answer, "the cluster did not take this node"),
             Some(_) | None => {}
         }
+    }
+
+    /// This run is a member, as of this version of the control state: whoever is linked already is asked for its routes.
+    fn belongs_from(&self, version: u64) {
+        self.joined.set(Some(version));
+        self.forget_routes();
+        (self.config.founded)();
+        self.ask_all_for_routes();
     }
 
     fn joiner(&self) -> Joiner {
@@ -175,6 +177,10 @@ impl Room {
                     Some(Reply::Renewed(overview)) => {
                         *self.overview.borrow_mut() = overview;
                         self.lease_until.set(Some(sent + LEASE));
+                        if !self.knows_routes() {
+                            // Whoever could not answer yet is asked again.
+                            self.ask_all_for_routes();
+                        }
                     }
                     Some(Reply::Control(ControlAnswer::Over)) => self.begin_run(),
                     Some(Reply::Control(ControlAnswer::Left)) => self.leave(),
@@ -242,6 +248,14 @@ impl Room {
     pub(super) fn ask_for_routes(&self, node: NodeId) {
         if let Some(version) = self.joined.get() {
             self.links.send(node, &Frame::Route(RouteFrame::Sync { version }));
+        }
+    }
+
+    fn ask_all_for_routes(&self) {
+        for peer in self.links.peers() {
+            if !self.synced.borrow().contains(&peer.node()) {
+                self.ask_for_routes(peer.node());
+            }
         }
     }
 

@@ -6,10 +6,15 @@ use super::*;
 fn three_nodes_become_one_cluster_with_three_replicas_of_everything() {
     simulate(async |mut cluster| {
         cluster.start(&["a"]).await;
-        let alone = cluster.node("a").status();
-        assert_eq!((alone.factor, alone.members.len(), alone.without_leader), (1, 1, 0));
+        cluster
+            .until("it says so", |cluster| {
+                let alone = cluster.node("a").status();
+                (alone.factor, alone.members.len(), alone.shards, alone.without_leader) == (1, 1, SHARDS, 0)
+            })
+            .await;
         cluster.boot("b", 2, 1, Rc::new(MemoryDisk::default())).await;
         cluster.until("two serve", |cluster| cluster.nodes.values().all(Node::serves)).await;
+        sleep(Duration::from_secs(2)).await;
         assert_eq!(cluster.node("b").status().factor, 1, "two members keep one copy");
         assert!(!cluster.node("b").status().not_failover_ready.is_empty());
         cluster.boot("c", 3, 1, Rc::new(MemoryDisk::default())).await;
@@ -112,8 +117,12 @@ fn from_three_to_five_and_back() {
             cluster.kill(name).await;
         }
         cluster.until_whole().await;
-        let status = cluster.node("b").status();
-        assert_eq!((status.members.len(), status.factor, status.without_leader), (3, 3, 0));
+        cluster
+            .until("three again", |cluster| {
+                let status = cluster.node("b").status();
+                (status.members.len(), status.factor, status.without_leader) == (3, 3, 0)
+            })
+            .await;
     });
 }
 
@@ -122,7 +131,6 @@ fn a_leave_can_be_cancelled() {
     simulate(async |mut cluster| {
         cluster.start(&["a", "b", "c"]).await;
         cluster.until_whole().await;
-        // With factor 1 there is much to move: it does not end before it is cancelled.
         assert_eq!(cluster.node("a").leave("c", true).await, Ok(()));
         assert_eq!(cluster.node("a").leave("c", false).await, Ok(()));
         cluster.until("it stays", |c| c.node("a").member("c") == Some(MemberState::Active)).await;

@@ -1,0 +1,177 @@
+//! Clusters in one thread on simulated network, disks and time: every choice comes from a seed, and a seed repeats itself.
+//!
+//! `SIMULATION_SEED` runs one seed, `SIMULATION_SEEDS` that many; `SIMULATION_LOG` shows what the rooms say (`info`, `debug`).
+
+mod brokers;
+#[path = "../ledger/client.rs"]
+mod client;
+mod groups;
+#[path = "../ledger/history.rs"]
+mod history;
+#[path = "../ledger/load.rs"]
+mod load;
+mod spoilt;
+mod world;
+
+use std::time::Duration;
+
+use brokers::Brokers;
+use history::{History, Violation};
+use load::{Load, Shape};
+use mqtt_broker::storage::Crash;
+use tokio::time::sleep;
+use world::simulate;
+
+const FAULTS: u32 = 8;
+
+/// The seeds to run.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let from_environment = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    match from_environment("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 1..1 + from_environment("SIMULATION_SEEDS").unwrap_or(count),
+    }
+}
+
+/// Kills, power cuts and cuts of the network under load; then K1 and K5 are checked.
+fn faults_on_groups(seed: u64) -> Vec<String> {
+    let ((), history) = simulate(seed, async |world| {
+        let load = groups::Load::start(&world);
+        sleep(Duration::from_secs(3)).await;
+        for _ in 0..FAULTS {
+            let host = groups::HOSTS[world.draw(0..3) as usize];
+            match world.draw(0..4) {
+                0 => {
+                    world.isolate(host, true);
+                    world.wait_ms(50..4_000).await;
+                    world.isolate(host, false);
+                }
+                1 => {
+                    // Everybody at once (K10).
+                    for host in groups::HOSTS {
+                        world.kill(host, Crash::PowerCut);
+                        load.gone(host);
+                    }
+                    world.wait_ms(0..500).await;
+                    groups::HOSTS.iter().for_each(|host| load.boot(host));
+                }
+                kind => {
+                    world.kill(host, if kind == 2 { Crash::Kill } else { Crash::PowerCut });
+                    load.gone(host);
+                    world.wait_ms(0..3_000).await;
+                    load.boot(host);
+                }
+            }
+            world.wait_ms(0..3_000).await;
+        }
+        load.check().await;
+        assert!(load.acknowledged() > 300, "hardly any load: {}", load.acknowledged());
+    });
+    history
+}
+
+const SHAPE: Shape = Shape { publishers: 2, persistent: 3, passing: 1, contended: 1, pace: Duration::from_millis(50) };
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Kills, power cuts and cuts of the network under QoS 1 load. Gives the clients' ledger and the history.
+fn faults_on_brokers(seed: u64) -> (History, Vec<String>) {
+    simulate(seed, async |world| {
+        let brokers = Brokers::start(&world, spoilt::honest);
+        brokers.until_whole().await;
+        let load = Load::start(brokers::HOSTS.map(|host| brokers.dial(host)).to_vec(), SHAPE, seed);
+        load.until_subscribed(SHAPE.persistent + SHAPE.passing, SETTLE_TIMEOUT).await.expect("subscribers");
+        for _ in 0..FAULTS {
+            let host = brokers::HOSTS[world.draw(0..3) as usize];
+            match world.draw(0..4) {
+                0 => {
+                    world.isolate(host, true);
+                    world.wait_ms(50..6_000).await;
+                    world.isolate(host, false);
+                }
+                1 => {
+                    // Everybody at once (K10).
+                    brokers::HOSTS.iter().for_each(|host| brokers.kill(host, Crash::PowerCut));
+                    world.wait_ms(0..500).await;
+                    brokers::HOSTS.iter().for_each(|host| brokers.boot(host));
+                }
+                kind => {
+                    brokers.kill(host, if kind == 2 { Crash::Kill } else { Crash::PowerCut });
+                    world.wait_ms(0..6_000).await;
+                    brokers.boot(host);
+                }
+            }
+            world.wait_ms(0..3_000).await;
+            world.note(format_args!("{} messages acknowledged", load.acknowledged()));
+        }
+        brokers.until_whole().await;
+        let ledger = load.finish(SETTLE_TIMEOUT).await.expect("every message is acknowledged in the end");
+        world.note(format_args!("{ledger:?}"));
+        ledger
+    })
+}
+
+fn assert_kept(ledger: &History) {
+    let violations = ledger.violations();
+    for violation in violations.iter().take(20) {
+        println!("{violation:?}");
+    }
+    assert!(violations.is_empty(), "{} violations", violations.len());
+    let acknowledged = ledger.published.values().filter(|published| published.acknowledged.is_some()).count();
+    assert!(acknowledged > 200, "hardly any load: {acknowledged} acknowledged");
+}
+
+#[test]
+fn brokers_keep_the_contract_under_faults() {
+    for seed in seeds(3) {
+        println!("SIMULATION_SEED={seed}");
+        assert_kept(&faults_on_brokers(seed).0);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_brokers_the_same_history_twice() {
+    assert_same(&faults_on_brokers(11).1, &faults_on_brokers(11).1);
+}
+
+#[test]
+fn disks_that_lie_about_their_syncs_are_found_out() {
+    let lost = |seed| {
+        let (ledger, _) = simulate(seed, async |world| {
+            let brokers = Brokers::start(&world, spoilt::lying);
+            brokers.until_whole().await;
+            let load = Load::start(brokers::HOSTS.map(|host| brokers.dial(host)).to_vec(), SHAPE, seed);
+            load.until_subscribed(SHAPE.persistent, SETTLE_TIMEOUT).await.expect("subscribers");
+            world.wait_ms(1_000..3_000).await;
+            brokers::HOSTS.iter().for_each(|host| brokers.kill(host, Crash::PowerCut));
+            brokers::HOSTS.iter().for_each(|host| brokers.boot(host));
+            load.finish(SETTLE_TIMEOUT).await
+        });
+        // A cluster that has lost too much to go on is found out, too.
+        ledger.map_or(true, |ledger| {
+            let violations = ledger.violations();
+            violations.iter().any(|found| matches!(found, Violation::Lost { .. } | Violation::SessionLost { .. }))
+        })
+    };
+    assert!((1..6).any(lost), "nobody noticed");
+}
+
+fn assert_same(first: &[String], second: &[String]) {
+    let differ = first.iter().zip(second).position(|(one, other)| one != other);
+    assert_eq!(differ.map(|at| (&first[at], &second[at])), None);
+    assert_eq!(first.len(), second.len());
+}
+
+#[test]
+fn groups_keep_what_they_acknowledged() {
+    for seed in seeds(3) {
+        println!("SIMULATION_SEED={seed}");
+        faults_on_groups(seed);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_groups_the_same_history_twice() {
+    let first = faults_on_groups(7);
+    assert_same(&first, &faults_on_groups(7));
+    assert_ne!(first, faults_on_groups(8));
+}
