@@ -87,11 +87,16 @@ pub(super) struct Room {
     lease_until: Cell<Option<Instant>>,
     serving: Cell<bool>,
     left: Cell<bool>,
+    /// It has said goodbye: it holds no lease and asks for none, until its process ends.
+    drained: Cell<bool>,
     draining: Cell<bool>,
     overview: RefCell<Overview>,
     /// As the control leader: when each run last renewed, and what it reported.
     heard: RefCell<BTreeMap<Origin, (Instant, Report)>>,
-    /// The control term in which `heard` is kept.
+    /// As the control leader: runs that are granted nothing any more, since an end of theirs is on its way through the log,
+    /// and from when on. A grant now would outlive it.
+    dismissed: RefCell<BTreeMap<Origin, Instant>>,
+    /// The control term in which `heard` and `dismissed` are kept.
     heard_term: Cell<u64>,
     status: watch::Sender<Status>,
 }
@@ -147,9 +152,11 @@ impl Room {
                 lease_until: Cell::new(None),
                 serving: Cell::new(false),
                 left: Cell::new(false),
+                drained: Cell::new(false),
                 draining: Cell::new(false),
                 overview: RefCell::default(),
                 heard: RefCell::default(),
+                dismissed: RefCell::default(),
                 heard_term: Cell::new(0),
                 status,
                 tasks,
@@ -183,7 +190,7 @@ impl Room {
         }
         self.every(Duration::from_millis(20), Room::membership_turn);
         self.every(Duration::from_millis(100), Room::hosting_turn);
-        self.every(Duration::from_millis(300), Room::duties_turn);
+        self.every(Duration::from_millis(100), Room::duties_turn);
         self.every(Duration::from_millis(100), Room::publish_status);
         let renewals = self.clone();
         self.tasks.spawn(async move { renewals.renew_for_ever().await });

@@ -114,6 +114,10 @@ impl Node {
         Ok(())
     }
 
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     pub fn is_running(&self) -> bool {
         self.process.is_some()
     }

@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod history;
 mod load;
+mod resume;
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use history::{History, Violation};
 use load::{Load, Shape};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use resume::{Probes, RESUMED_MAX};
 use tokio::time::sleep;
 
 const NODES: u16 = 3;
@@ -141,10 +143,14 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
         load.until_subscribed(shape.persistent + shape.passing, SETTLE_TIMEOUT).await?;
         let mut rng = StdRng::seed_from_u64(seed);
         let mut leaderless = Leaderless::default();
+        let mut resumed = Vec::new();
         for kill in 1..=kills {
             let (victim, before) = (rng.random_range(0..nodes.len()), load.acknowledged());
             let down = Duration::from_millis(rng.random_range(50..1500));
+            let probes = Probes::connect(&nodes[victim].dial()).await.context("before the kill")?;
             nodes[victim].kill()?;
+            let survivors: Vec<&Node> = nodes.iter().filter(|node| node.is_running()).collect();
+            let resuming = probes.resume(&survivors);
             leaderless.watch(&nodes, down).await;
             nodes[victim].start()?;
             let back = nodes[victim].until_ready().await?;
@@ -154,8 +160,18 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
                 node.check()?;
             }
             let acknowledged = load.acknowledged() - before;
-            println!("kill {kill}: node {victim} down {down:?}, ready after {back:?}, {acknowledged} acknowledged");
+            let sessions = resuming.finish().await?;
+            println!(
+                "kill {kill}: node {victim} down {down:?}, ready after {back:?}, {acknowledged} acknowledged, \
+                 sessions back after {:?} (the others waited {:?} for a processor)",
+                sessions.longest, sessions.starved
+            );
+            resumed.push(sessions);
         }
+        let longest = resumed.iter().map(|sessions| sessions.longest).max().unwrap_or_default();
+        println!("all sessions of a killed node were back after {longest:?} at most");
+        let late = resumed.iter().filter(|sessions| !sessions.is_in_time()).count();
+        ensure!(late == 0, "K2: {late} times it took longer than {RESUMED_MAX:?} until all sessions were back");
         println!(
             "a shard was without a leader for {:?} a kill on average, at most {:?} at a time",
             leaderless.shard_time / (16 * kills.max(1)),
