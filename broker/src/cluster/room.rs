@@ -36,6 +36,7 @@ use crate::identity::{ConnectionId, GroupId, NodeId, Origin};
 use crate::message::Message;
 use crate::replication::Group;
 use crate::router::Trie;
+use crate::shard::{Open, Outcome, Refusal};
 use crate::storage::Log;
 
 /// Who waits for routes to be known everywhere.
@@ -253,6 +254,11 @@ impl Room {
             ToCluster::RoutesApplied { worker, number } => self.routes.borrow_mut().worker_applied(worker, number),
             ToCluster::Connections { worker, connections } => {
                 self.connections.borrow_mut().insert(worker, connections);
+            }
+            // Its worker has not heard yet.
+            ToCluster::Open(Open { connection, .. }) if !self.serving.get() => {
+                let outcome = Outcome::Refused(Refusal::Unavailable);
+                self.to_worker(connection.worker, ToWorker::Opened { connection, outcome });
             }
             message => {
                 if let Some(shards) = self.shards() {

@@ -218,6 +218,9 @@ impl Room {
         if self.serving.replace(serving) != serving {
             tracing::info!(serving, "serving");
             self.to_all_workers(|| ToWorker::Serving(serving));
+            if let Some(shards) = self.shards().filter(|_| !serving) {
+                shards.withdraw_opens();
+            }
         }
     }
 

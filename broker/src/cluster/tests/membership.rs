@@ -29,7 +29,7 @@ fn three_nodes_become_one_cluster_with_three_replicas_of_everything() {
 fn spread(cluster: &Cluster, names: &[&str]) -> bool {
     let status = cluster.node("a").status();
     let leads = |name: &&str| status.members.iter().any(|member| member.name == **name && member.shards_led > 0);
-    names.iter().all(|name| leads(&name))
+    names.iter().all(leads)
 }
 
 #[test]
