@@ -5,8 +5,10 @@
 
 mod client;
 mod cluster;
+mod disk;
 mod history;
 mod load;
+mod minority;
 mod resume;
 
 use std::time::{Duration, Instant};
@@ -182,6 +184,21 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
         Ok(history)
     });
     assert_kept(&history);
+}
+
+#[test]
+fn a_minority_refuses_within_three_seconds_and_heals_by_itself() {
+    run(minority::a_minority_refuses_and_heals());
+}
+
+#[test]
+fn a_full_disk_refuses_acknowledgements_and_recovers_by_itself() {
+    run(disk::a_full_disk_refuses_and_recovers());
+}
+
+#[test]
+fn one_full_disk_of_three_loses_nothing() {
+    run(disk::one_full_disk_of_three_loses_nothing());
 }
 
 /// Kills all nodes at once under load, starts them again, and gives the ledger.

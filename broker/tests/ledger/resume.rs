@@ -114,7 +114,7 @@ impl Resumed {
 
 /// For how long threads of these processes were ready to run and waited for a processor, all together; nothing where the
 /// kernel does not count.
-fn starved(processes: &[u32]) -> Duration {
+pub fn starved(processes: &[u32]) -> Duration {
     let threads = processes.iter().filter_map(|process| std::fs::read_dir(format!("/proc/{process}/task")).ok());
     let waited = threads.flatten().flatten().filter_map(|thread| {
         let counted = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
