@@ -47,7 +47,8 @@ pub const LARGE_PACKET_BYTES_MIN: usize = 16 * 1024;
 pub struct ClientLimits {
     /// Largest packet a client may send (5.0: told as Maximum Packet Size; 0x95).
     pub packet_bytes_max: u32,
-    /// Publishes above QoS 0 that a client may have unacknowledged (5.0: told as Receive Maximum). More are not read.
+    /// Publishes above QoS 0 that a client may have unacknowledged (5.0: told as Receive Maximum; 0x93). Of older versions
+    /// more are not read. An exchange of QoS 2 counts until its PUBCOMP.
     pub receive_maximum: u16,
     /// Messages above QoS 0 that are sent to a client before it acknowledges, if it allows more or cannot say.
     pub in_flight_max: u16,
@@ -109,6 +110,11 @@ pub const SESSION_SUBSCRIPTIONS_MAX: usize = 10_000;
 /// Messages above the client's receive maximum that it is sent while its acknowledgements are on their way into the log.
 /// At the bound the client waits for the log.
 pub const SESSION_ACKS_AHEAD_MAX: u64 = 1024;
+/// Exchanges of QoS 2 that one client may have open, over all its connections. More are refused: 0x97 Quota exceeded.
+pub const SESSION_EXCHANGES_MAX: usize = 16_384;
+/// Bytes of messages of QoS 2 that one shard has on their way to others. At the bound publishes are refused: 0x97 Quota
+/// exceeded.
+pub const SHARD_OUTBOX_BYTES_MAX: usize = 64 << 20;
 /// From the oldest message in flight to the newest; less than there are packet ids. At the bound the client waits.
 pub const SESSION_SPAN_MAX: u64 = 65_000;
 /// Refused publishes that a shard remembers of one node. Of older ones it no longer knows whether they were stored, and
@@ -120,6 +126,22 @@ pub const SHARD_EVICTIONS_MAX: usize = 65_536;
 /// Bytes of commands of one node to one shard that are not answered. At the bound publishes are refused: 0x97 Quota
 /// exceeded.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
+
+/// Retained messages of one shard. At the bound a new one is refused: 0x97 Quota exceeded.
+pub const SHARD_RETAINED_ITEMS_MAX: usize = 250_000;
+/// Bytes of topics, properties and payloads of the retained messages of one shard; policy as above.
+pub const SHARD_RETAINED_BYTES_MAX: usize = 64 << 20;
+/// Retained messages that a subscriber is handed at once.
+pub const RETAINED_PAGE_ITEMS_MAX: usize = 256;
+/// Bytes of them, the last one not counted.
+pub const RETAINED_PAGE_BYTES_MAX: usize = 64 << 10;
+/// Topics that a shard looks at before others have their turn.
+pub const RETAINED_PAGE_STEPS_MAX: usize = 1024;
+/// Ticks until retained messages are read again for a session whose queue had no room for them.
+pub const RETAINED_RETRY_TICKS: u32 = 5;
+/// Topics whose retained message changed while a session was being sent those of before. At the bound the first is
+/// forgotten: its older message may follow the newer.
+pub const RETAINED_SEEN_MAX: usize = 10_000;
 
 /// Bytes of the body of an admin request.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 << 10;

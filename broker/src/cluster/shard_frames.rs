@@ -1,9 +1,12 @@
 //! What the shards' rooms of two nodes say to each other. The mesh carries it without looking.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{ClientId, ConnectionId, NodeId, ShardId};
+use crate::identity::{ClientId, ConnectionId, Incarnation, NodeId, ShardId};
+use crate::message::Message;
 use crate::shard::{Command, Delivery, Evicted, Outcome};
 
 /// One frame. New variants go to the end.
@@ -25,6 +28,14 @@ pub(super) enum ShardFrame {
     Attach { shard: ShardId, term: u64, connection: ConnectionId, client_id: ClientId, epoch: u64 },
     /// The answer; epoch 0 when the connection does not hold the session.
     Attached { shard: ShardId, client_id: ClientId, epoch: u64, sent_to: u64 },
+    /// From a leader to a run of a node: a message from the shard's outbox for its connected subscribers.
+    Relay { shard: ShardId, to: Incarnation, number: u64, message: Message },
+    /// The answer: that run has everything up to this number.
+    Relayed { shard: ShardId, to: Incarnation, number: u64 },
+    /// To a leader: what retained messages match, after this topic? `read` comes back with the answer.
+    ReadRetained { shard: ShardId, read: u64, filter: Arc<str>, after: Option<Arc<str>> },
+    /// The answer: some of them, and after which topic to go on.
+    Retained { read: u64, messages: Vec<Message>, next: Option<Arc<str>> },
 }
 
 impl ShardFrame {

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use super::command::*;
 use super::evictions::Evictions;
+use super::exchanges::Traffic;
+use super::owed::Owed;
 use super::queue::{Queued, size};
+use super::relay::abandon;
+use super::retained::{Page, Retained};
 use super::session::{Attached, Session};
 use super::streams::{Expected, Streams};
 use super::wills::Wills;
-use crate::identity::{ClientId, Map, Origin};
+use crate::identity::{ClientId, Incarnation, Map, Origin};
 use crate::limits;
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::router::Trie;
@@ -29,12 +33,15 @@ pub struct Shard {
     pub(super) wills: Wills,
     pub(super) evictions: Evictions,
     pub(super) dropped_queue_full: u64,
+    pub(super) traffic: Traffic,
+    pub(super) retained: Retained,
+    pub(super) refused_retained_full: u64,
     /// Persistent subscriptions with QoS above 0: who, and how.
     matching: Trie<BTreeMap<ClientId, SubscriptionOptions>>,
     /// Sessions to delete, by time.
     expiries: BTreeSet<(u64, ClientId)>,
-    queued_items: usize,
-    queued_bytes: usize,
+    pub(super) queued_items: usize,
+    pub(super) queued_bytes: usize,
     persistent: usize,
 }
 
@@ -51,6 +58,12 @@ pub struct Totals {
     pub queued_bytes: usize,
     /// Messages that were not queued because a queue was full.
     pub dropped_queue_full: u64,
+    /// Retained messages.
+    pub retained_items: usize,
+    /// Bytes of them.
+    pub retained_bytes: usize,
+    /// Retained messages that were refused for want of room, since this replica started.
+    pub refused_retained_full: u64,
 }
 
 impl Shard {
@@ -73,7 +86,10 @@ impl Shard {
                 if let Some(earlier) = self.streams.advance(origin, seq) {
                     self.end_run(earlier, effects);
                 }
-                let is_publish = matches!(command, Command::Publish(_));
+                if let (1, Some(before)) = (seq, origin.incarnation.0.checked_sub(1)) {
+                    self.forget_destinations(Origin { incarnation: Incarnation(before), ..origin }, effects);
+                }
+                let is_publish = matches!(command, Command::Publish(_) | Command::Retain(_));
                 let outcome = self.command(origin, seq, command, effects);
                 if is_publish && matches!(outcome, Some(Outcome::Refused(_))) {
                     self.streams.refuse(origin, seq);
@@ -101,6 +117,9 @@ impl Shard {
                         continue;
                     }
                     codes.push(subscription.options.qos as u8);
+                    if subscription.options.qos > QoS::AtMostOnce && subscription.options.wants_retained(known) {
+                        session.owed.begin(subscription.filter.clone());
+                    }
                     session.subscriptions.insert(subscription.filter.clone(), subscription.options);
                     set_matching(
                         &mut self.matching,
@@ -117,6 +136,7 @@ impl Shard {
                 let mut codes = Vec::with_capacity(filters.len());
                 for filter in filters {
                     let existed = session.subscriptions.remove(&filter).is_some();
+                    session.owed.end(&filter);
                     codes.push(if existed { SUCCESS } else { NO_SUBSCRIPTION_EXISTED });
                     set_matching(&mut self.matching, &filter, &client_id, None, effects);
                 }
@@ -141,6 +161,7 @@ impl Shard {
                 if self.streams.end(gone) {
                     self.end_run(gone, effects);
                 }
+                self.forget_destinations(gone, effects);
                 Outcome::Done
             }
             Command::WillFired { client_id, epoch } => {
@@ -148,8 +169,23 @@ impl Shard {
                 Outcome::Done
             }
             Command::Tick => Outcome::Done,
+            Command::Retain(message) => self.retain(message),
+            Command::Enqueue { client_id, epoch, filter, messages, next } => {
+                self.enqueue(&client_id, epoch, &filter, messages, next, effects)
+            }
             Command::Released { client_id, epoch } => {
                 self.released(&client_id, epoch, effects);
+                Outcome::Done
+            }
+            Command::PublishOnce(publish) => return self.publish_once((origin, seq), publish, effects),
+            Command::EndExchange { client_id, epoch, packet_id } => {
+                self.end_exchange(&client_id, epoch, packet_id, effects)
+            }
+            Command::Relay { from, number, message } => self.relay(from, number, message, effects),
+            Command::Relayed(relayed) => {
+                for relayed in relayed {
+                    self.relayed(relayed, effects);
+                }
                 Outcome::Done
             }
         })
@@ -184,8 +220,21 @@ impl Shard {
                 }
             }
             Command::Unsubscribe { filters, .. } => Outcome::Codes(vec![SUCCESS; filters.len()]),
-            Command::Publish(_) if self.streams.may_have_refused(origin, seq) => Outcome::Refused(Refusal::Quota),
-            Command::Publish(_) => Outcome::Stored(1),
+            Command::Publish(_) | Command::Retain(_) if self.streams.may_have_refused(origin, seq) => {
+                Outcome::Refused(Refusal::Quota)
+            }
+            Command::Publish(_) | Command::Retain(_) => Outcome::Stored(1),
+            Command::Enqueue { client_id, epoch, filter, .. } => {
+                let session = session(client_id).filter(|session| session.epoch == *epoch);
+                session.map_or(Outcome::Stale, |session| Outcome::Owes(session.owed.place(filter).cloned()))
+            }
+            Command::Acknowledge { client_id, epoch, .. } | Command::EndExchange { client_id, epoch, .. }
+                if session(client_id).is_none_or(|session| session.epoch != *epoch) =>
+            {
+                Outcome::Stale
+            }
+            Command::PublishOnce(publish) => return self.once_again((origin, seq), publish),
+            Command::Relay { from, number, .. } => self.relayed_before(*from, *number),
             _ => Outcome::Done,
         })
     }
@@ -219,6 +268,8 @@ impl Shard {
             subscriptions: BTreeMap::new(),
             queue: Default::default(),
             sent_to: 0,
+            exchanges: BTreeMap::new(),
+            owed: Owed::default(),
         });
         if let Some(at) = session.expires_at_ms.take() {
             self.expiries.remove(&(at, client_id.clone()));
@@ -309,6 +360,7 @@ impl Shard {
         self.wills.hasten(client_id, self.now_ms);
         self.wills.fall_due(self.now_ms, effects);
         let Some(session) = self.sessions.remove(client_id) else { return };
+        abandon(session.exchanges.values(), effects);
         for filter in session.subscriptions.keys() {
             set_matching(&mut self.matching, filter, client_id, None, effects);
         }
@@ -322,6 +374,7 @@ impl Shard {
 
     /// All connections of a run of a node are over, and of those before it.
     fn end_run(&mut self, gone: Origin, effects: &mut Vec<Effect>) {
+        self.forget_destinations(gone, effects);
         let is_over = |origin: Origin| origin.node == gone.node && origin.incarnation <= gone.incarnation;
         let free = self.evictions.forget(is_over);
         let is_held = |session: &&Session| session.holder.is_some_and(|holder| is_over(holder.origin));
@@ -342,7 +395,7 @@ impl Shard {
         }
     }
 
-    fn publish(&mut self, message: Message, effects: &mut Vec<Effect>) -> Outcome {
+    pub(super) fn publish(&mut self, message: Message, effects: &mut Vec<Effect>) -> Outcome {
         if self.queued_bytes + size(&message) > limits::SHARD_QUEUE_BYTES_MAX {
             return Outcome::Refused(Refusal::Quota);
         }
@@ -362,6 +415,9 @@ impl Shard {
         let (mut stored, mut full) = (0, 0);
         for (client_id, (qos, retain, mut identifiers)) in matched {
             let Some(session) = self.sessions.get_mut(client_id) else { continue };
+            if message.retain {
+                session.owed.note(&message.topic);
+            }
             identifiers.sort_unstable();
             let queued = Queued { message: message.clone(), qos, retain, received: false, identifiers };
             if !session.queue.push(queued) {
@@ -389,6 +445,7 @@ impl Shard {
             self.delete(&client_id, effects);
         }
         self.wills.fall_due(self.now_ms, effects);
+        self.retained.pass_time(self.now_ms);
     }
 
     /// Fills what is derived from the sessions, after a snapshot gave them.
@@ -472,10 +529,15 @@ impl Shard {
         self.wills.due()
     }
 
+    /// The retained messages that match `filter`, from after a topic on.
+    pub fn retained(&self, filter: &str, after: Option<&str>) -> Page {
+        self.retained.page(filter, after)
+    }
+
     /// When a [`Command::Tick`] has something to do, in milliseconds of the shard's clock.
     pub fn next_due_ms(&self) -> Option<u64> {
         let expiry = self.expiries.first().map(|(at, _)| *at);
-        [expiry, self.wills.next_due_ms()].into_iter().flatten().min()
+        [expiry, self.wills.next_due_ms(), self.retained.next_due_ms()].into_iter().flatten().min()
     }
 
     /// The time of the last entry.
@@ -491,6 +553,9 @@ impl Shard {
             queued_items: self.queued_items,
             queued_bytes: self.queued_bytes,
             dropped_queue_full: self.dropped_queue_full,
+            retained_items: self.retained.items(),
+            retained_bytes: self.retained.bytes(),
+            refused_retained_full: self.refused_retained_full,
         }
     }
 }
@@ -500,7 +565,11 @@ const SUCCESS: u8 = 0x00;
 const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
 const QUOTA_EXCEEDED: u8 = 0x97;
 
-fn held<'s>(sessions: &'s mut Map<ClientId, Session>, client_id: &str, epoch: u64) -> Option<&'s mut Session> {
+pub(super) fn held<'s>(
+    sessions: &'s mut Map<ClientId, Session>,
+    client_id: &str,
+    epoch: u64,
+) -> Option<&'s mut Session> {
     sessions.get_mut(client_id).filter(|session| session.epoch == epoch && session.holder.is_some())
 }
 
@@ -513,6 +582,7 @@ fn opened(session: &Session) -> Outcome {
         epoch: session.epoch,
         session_present: session.was_present,
         subscriptions: session.subscriptions.iter().map(subscription).collect(),
+        owed: session.owed.all(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The shard as sentences, then at random: replicas stay equal, and snapshots are as good as the log.
 
+mod exactly_once;
 mod model;
+mod retained;
 
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::identity::{ClientId, ConnectionId, Incarnation, NodeId, Origin};
+use crate::identity::{ClientId, ConnectionId, Incarnation, NodeId, Origin, ShardId};
 use crate::limits;
 use crate::message::{Message, QoS, Subscription, SubscriptionOptions};
 use crate::replication::StateMachine as _;

@@ -1,5 +1,7 @@
 //! CONNECT: refused here, or passed to the client's shard, whose answer makes a session.
 
+use std::sync::Arc;
+
 use rand::Rng;
 
 use super::core::Core;
@@ -12,8 +14,8 @@ use crate::protocol::{
     ConnAck, Connect, Packet, PacketType, Properties, PropertiesBuilder, PropertyId, ReasonCode, Version, frame,
 };
 use crate::router::Subscriber;
-use crate::session::{Awaited, AwaitedKind, Opening, Session, Terms, request};
-use crate::shard::{Close, CloseCause, Open, Outcome, Refusal};
+use crate::session::{Awaited, AwaitedKind, Opening, Reading, Session, Terms, request};
+use crate::shard::{Close, CloseCause, Open, Outcome, Place, Refusal};
 
 impl Core {
     /// A client's CONNECT.
@@ -64,8 +66,8 @@ impl Core {
         };
         match std::mem::replace(&mut connection.state, State::Closing { shut: false }) {
             State::Opening(opening) => match outcome {
-                Outcome::Opened { epoch, session_present, subscriptions } => {
-                    self.begin_session(timed, *opening, epoch, session_present, subscriptions);
+                Outcome::Opened { epoch, session_present, subscriptions, owed } => {
+                    self.begin_session(timed, *opening, epoch, session_present, subscriptions, owed);
                 }
                 Outcome::Refused(Refusal::Quota) => {
                     self.refuse(slot, opening.version, ReasonCode::QUOTA_EXCEEDED);
@@ -95,6 +97,7 @@ impl Core {
         epoch: u64,
         session_present: bool,
         subscriptions: Vec<Subscription>,
+        owed: Vec<(Arc<str>, Place)>,
     ) {
         let (slot, _) = timed;
         let mut connack = Vec::new();
@@ -114,6 +117,15 @@ impl Core {
             let subscriber = Subscriber::new(slot, &subscription.options, persistent);
             if self.router.subscribe(&subscription.filter, subscriber) {
                 self.announce(subscription.filter.clone(), true);
+            }
+            if let Some((filter, place)) = owed.iter().find(|(filter, _)| *filter == subscription.filter) {
+                session.readings.get_or_insert_default().push(Reading {
+                    filter: filter.clone(),
+                    options: subscription.options,
+                    place: place.clone(),
+                    after: None,
+                    asked: None,
+                });
             }
             session.subscriptions.put(subscription);
         }
@@ -170,6 +182,7 @@ impl Core {
         self.deliver(timed, deliveries);
         self.table.lift(timed, Pauses::OPENING);
         self.table.mark_dirty(slot);
+        self.read_retained(timed);
         self.flush_soon();
     }
 
@@ -180,8 +193,6 @@ impl Core {
         if opening.version == Version::V5 {
             properties = properties
                 .int(PropertyId::ReceiveMaximum, u32::from(limits.receive_maximum))
-                .int(PropertyId::MaximumQoS, 1)
-                .int(PropertyId::RetainAvailable, 0)
                 .int(PropertyId::MaximumPacketSize, limits.packet_bytes_max)
                 .int(PropertyId::SharedSubscriptionAvailable, 0);
             if opening.assigned {

@@ -1,5 +1,6 @@
 //! The state of a worker.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -17,6 +18,7 @@ use super::wheel::{Wheel, ticks};
 use super::{WorkerConfig, wheel::Timed};
 use crate::connection::{Connection, State, Stream};
 use crate::door::ToCluster;
+use crate::faults;
 use crate::identity::{ConnectionId, NodeId};
 use crate::limits::{SCRATCH_BYTES, TICK_MS};
 use crate::message::Message;
@@ -39,11 +41,15 @@ pub(super) struct Core {
     started_ms: u64,
     next_generation: u32,
     next_token: u32,
+    /// Against K2, to see that tests notice.
+    pub(super) forgets_exchanges: bool,
 
     pub(super) serving: bool,
     /// While this node may not serve: the tick at which its clients are closed.
     pub(super) cut_off_at: Option<u32>,
     pub(super) draining: Option<Drain>,
+    /// Sessions whose queue had no room for retained messages, and the tick at which to ask again.
+    pub(super) retained_later: VecDeque<(Timed, u32)>,
 
     /// For the cluster thread, at the end of this turn.
     pub(super) to_cluster: Vec<ToCluster>,
@@ -110,9 +116,11 @@ impl Core {
             started_ms: config.now_ms,
             next_generation: 0,
             next_token: 0,
+            forgets_exchanges: faults::breaks_k2(),
             serving: false,
             cut_off_at: None,
             draining: None,
+            retained_later: VecDeque::new(),
             to_cluster: Vec::new(),
             cluster,
             peers,
@@ -195,6 +203,7 @@ impl Core {
             self.close_sessions(Ending::WithWill);
         }
         self.end_congestion();
+        self.retry_retained();
         self.drain_some();
         self.tell_connections();
         self.published.publish(&self.table.counters);

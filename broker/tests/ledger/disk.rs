@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use mqtt_broker::message::QoS;
 use mqtt_broker::protocol::{ReasonCode, Version};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -55,7 +56,7 @@ impl Publisher {
     /// Publishes, and gives the reason of the PUBACK.
     async fn publish(&mut self, topic: &str, payload: &[u8]) -> Result<ReasonCode> {
         self.sent += 1;
-        self.sender.publish(false, self.sent, topic, payload).await?;
+        self.sender.publish(QoS::AtLeastOnce, false, self.sent, topic, payload).await?;
         match timeout(PATIENCE, self.receiver.next()).await.context("no PUBACK")?? {
             Event::PubAck { packet_id, reason } if packet_id == self.sent => Ok(reason),
             other => bail!("instead of a PUBACK: {other:?}"),
@@ -66,11 +67,11 @@ impl Publisher {
 /// Subscribes a persistent session to [`STORED`] and leaves, and an ephemeral client to [`PASSING`], which stays.
 async fn subscribe(dial: &Dial) -> Result<Receiver> {
     let (mut sender, mut receiver, _) = connect(dial, &identity("stored", Version::V5, true)).await?;
-    sender.subscribe(1, &[STORED]).await?;
+    sender.subscribe(1, QoS::AtLeastOnce, &[STORED]).await?;
     ensure!(matches!(receiver.next().await?, Event::SubAck { .. }), "no SUBACK");
     sender.disconnect().await?;
     let (mut sender, mut receiver, _) = connect(dial, &identity("passing", Version::V5, false)).await?;
-    sender.subscribe(1, &[PASSING]).await?;
+    sender.subscribe(1, QoS::AtLeastOnce, &[PASSING]).await?;
     ensure!(matches!(receiver.next().await?, Event::SubAck { .. }), "no SUBACK");
     // The connection lives as long as both halves.
     tokio::task::spawn_local(async move {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use mqtt_broker::message::QoS;
 use mqtt_broker::protocol::{ReasonCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -53,7 +54,7 @@ async fn until_publish_refused(
     mut receiver: crate::client::Receiver,
 ) -> Result<Option<ReasonCode>> {
     for packet_id in 1.. {
-        if sender.publish(false, packet_id, TOPIC, b"x").await.is_err() {
+        if sender.publish(QoS::AtLeastOnce, false, packet_id, TOPIC, b"x").await.is_err() {
             return Ok(None);
         }
         match timeout(Duration::from_millis(100), receiver.next()).await {
@@ -75,7 +76,7 @@ pub async fn a_minority_refuses_and_heals() -> Result<()> {
     nodes[0].until_failover_ready().await?;
     let (alone, dial) = (nodes[0].address, nodes[0].dial());
     let (mut subscriber, mut delivered, _) = connect(&dial, &identity("subscriber", Version::V5, true)).await?;
-    subscriber.subscribe(1, &[TOPIC]).await?;
+    subscriber.subscribe(1, QoS::AtLeastOnce, &[TOPIC]).await?;
     ensure!(matches!(delivered.next().await?, Event::SubAck { .. }), "no SUBACK");
     let (sender, receiver, _) = connect(&dial, &identity("publisher-5", Version::V5, false)).await?;
     let (older_sender, older_receiver, _) = connect(&dial, &identity("publisher-4", Version::V3_1_1, false)).await?;
@@ -128,7 +129,7 @@ pub async fn a_minority_refuses_and_heals() -> Result<()> {
 /// Publishes one message that must be stored.
 async fn publishes(node: &Node) -> Result<()> {
     let (mut sender, mut receiver, _) = connect(&node.dial(), &identity("healed", Version::V5, false)).await?;
-    sender.publish(false, 1, TOPIC, b"healed").await?;
+    sender.publish(QoS::AtLeastOnce, false, 1, TOPIC, b"healed").await?;
     match timeout(Duration::from_secs(2), receiver.next()).await?? {
         Event::PubAck { reason: ReasonCode::SUCCESS, .. } => Ok(()),
         other => bail!("instead of a PUBACK: {other:?}"),

@@ -1,7 +1,7 @@
 //! A node of workers in one thread: clients over in-memory streams, and a cluster that does as it is told.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -18,11 +18,11 @@ use crate::door::{RouteChange, RouteOwner, ToCluster, ToWorker};
 use crate::identity::{ConnectionId, NodeId};
 use crate::limits::ClientLimits;
 use crate::listener::{self, Accepted};
-use crate::message::{QoS, SubscriptionOptions};
+use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::protocol::{
     Connect, Packet, Properties, PropertiesBuilder, PropertyId, Publish, Subscribe, SubscribeFilters, Version, decode,
 };
-use crate::shard::{Evicted, Outcome};
+use crate::shard::{Evicted, Outcome, Place};
 use crate::worker::{Counters, WorkerConfig, WorkerDoors, WorkerHandle, doors, run, spawn};
 
 /// How long anything may take, on tokio's paused clock.
@@ -53,6 +53,14 @@ pub struct Cluster {
     pub answers_publishes: bool,
     /// The answer to the next Open, if it isn't the usual.
     pub next_opened: Option<Outcome>,
+    /// What readers of retained messages get, a piece for each question; then nothing.
+    pub retained: VecDeque<(Vec<Message>, Option<Place>)>,
+    /// They wait for their answer.
+    pub holds_retained: bool,
+    /// Who asked last, and under which token.
+    pub last_read: Option<(ConnectionId, u32)>,
+    /// Messages for the queue of a persistent session find no room.
+    pub has_no_room: bool,
     /// Subscribes of persistent sessions aren't answered.
     pub holds_subscribes: bool,
     holders: BTreeMap<Arc<str>, (ConnectionId, u64)>,
@@ -181,6 +189,7 @@ impl Cluster {
                     epoch: self.epoch,
                     session_present: false,
                     subscriptions: Vec::new(),
+                    owed: Vec::new(),
                 });
                 if let Outcome::Opened { epoch, .. } = outcome {
                     let new = (open.connection, epoch);
@@ -224,9 +233,27 @@ impl Cluster {
                 let (connection, token) = (*connection, *token);
                 tell(connection.worker, ToWorker::Subscribed { connection, token, outcome });
             }
+            ToCluster::ReadRetained { connection, token, .. } => {
+                self.last_read = Some((*connection, *token));
+                if self.holds_retained {
+                    return;
+                }
+                let (messages, next) = self.retained.pop_front().unwrap_or_default();
+                let (connection, token) = (*connection, *token);
+                tell(connection.worker, ToWorker::Retained { connection, token, messages, next });
+            }
+            ToCluster::Enqueue { connection, token, next, .. } => {
+                let place = if self.has_no_room { Some(Place::default()) } else { next.clone() };
+                let (connection, token, outcome) = (*connection, *token, Outcome::Owes(place));
+                tell(connection.worker, ToWorker::Enqueued { connection, token, outcome });
+            }
             ToCluster::Publish { connection, token, message, .. }
                 if self.answers_publishes && message.qos > QoS::AtMostOnce =>
             {
+                let (connection, token, outcome) = (*connection, *token, Outcome::Stored(1));
+                tell(connection.worker, ToWorker::Published { connection, token, outcome });
+            }
+            ToCluster::PublishOnce { connection, token, .. } if self.answers_publishes => {
                 let (connection, token, outcome) = (*connection, *token, Outcome::Stored(1));
                 tell(connection.worker, ToWorker::Published { connection, token, outcome });
             }
