@@ -32,9 +32,6 @@ pub struct Opening {
 /// # Errors
 /// The reason code for CONNACK.
 pub fn check(connect: &Connect<'_>) -> Result<(), ReasonCode> {
-    if connect.properties.text(PropertyId::AuthenticationMethod).is_some() {
-        return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
-    }
     // [MQTT-3.1.3-8] of 3.1.1: a session that is kept needs a name.
     let nameless = connect.client_id.is_empty() && connect.version < Version::V5 && !connect.clean_start;
     if nameless || connect.client_id.len() > CLIENT_ID_BYTES_MAX {

@@ -11,6 +11,7 @@ use crate::message::{Message, QoS};
 use crate::router::{Found, Subscriber};
 
 /// Where a message went.
+#[derive(Default)]
 pub(super) struct Reach {
     /// Some connected subscriber of this node was reached.
     pub(super) here: bool,

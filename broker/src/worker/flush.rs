@@ -48,7 +48,7 @@ impl Core {
                 return;
             };
             connection.dirty = false;
-            if connection.output.is_empty() || connection.blocked {
+            if (connection.output.is_empty() && !connection.stream.unflushed()) || connection.blocked {
                 break;
             }
             let mut context = Context::from_waker(connection.waker.as_ref().unwrap_or(Waker::noop()));
@@ -57,7 +57,7 @@ impl Core {
                 Ok(count) => self.table.counters.bytes_sent += count as u64,
                 Err(_) => failed = true,
             }
-            connection.blocked = !connection.output.is_empty();
+            connection.blocked = !connection.output.is_empty() || connection.stream.unflushed();
             if failed || connection.blocked {
                 break;
             }
@@ -74,7 +74,7 @@ impl Core {
             return;
         };
         let id = ConnectionId { worker, slot, generation: connection.generation };
-        let empty = connection.output.is_empty();
+        let empty = connection.output.is_empty() && !connection.stream.unflushed();
         let timed = (slot, connection.generation);
         let (mut drained, mut reading) = (false, false);
         match &mut connection.state {

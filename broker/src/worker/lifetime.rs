@@ -51,7 +51,7 @@ impl Core {
                 connection.state = state;
                 return;
             }
-            State::Connecting => {}
+            State::Connecting | State::Proving(_) => {}
         }
         self.linger(slot);
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::core::Core;
 use super::exactly_once::acknowledgement;
+use super::fanout::Reach;
 use super::lifetime::Ending;
 use super::table::Source;
 use super::wheel::Timed;
@@ -25,6 +26,7 @@ impl Core {
         let opened = self.table.get(timed).is_some_and(|connection| connection.session().is_some());
         match packet {
             Packet::Connect(connect) if !opened => self.connect(timed, connect),
+            Packet::Auth(auth) => self.authenticate(timed, auth),
             // [MQTT-3.1.0-1]
             _ if !opened => self.lost(slot),
             Packet::Publish(publish) => self.publish(timed, publish, whole),
@@ -36,13 +38,10 @@ impl Core {
             Packet::PubRec(acknowledgement) => self.pubrec(timed, acknowledgement),
             Packet::PubRel(acknowledgement) => self.pubrel(timed, acknowledgement.packet_id),
             Packet::PubComp(acknowledgement) => self.pubcomp(timed, acknowledgement.packet_id),
-            // A second CONNECT ([MQTT-3.1.0-2]), AUTH without a method, and what only servers send.
-            Packet::Connect(_)
-            | Packet::Auth(_)
-            | Packet::ConnAck(_)
-            | Packet::SubAck(_)
-            | Packet::UnsubAck(_)
-            | Packet::PingResp => self.break_off(slot, ReasonCode::PROTOCOL_ERROR),
+            // A second CONNECT ([MQTT-3.1.0-2]), and what only servers send.
+            Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                self.break_off(slot, ReasonCode::PROTOCOL_ERROR)
+            }
         }
     }
 
@@ -98,8 +97,12 @@ impl Core {
             return self.refuse_publish(slot, &publish);
         }
         let (persistent, publisher_id) = (session.terms.persistent, session.terms.client_id.clone());
+        let version = session.terms.version;
+        // What `$SYS` reports is the broker's own.
+        let permitted = !publish.topic.starts_with("$SYS/") && self.may_publish(timed, publish.topic);
         // Outboxes know of no shard that keeps the message for its topic.
-        let once = publish.qos == QoS::ExactlyOnce && persistent && !publish.retain && !self.forgets_exchanges;
+        let once =
+            permitted && publish.qos == QoS::ExactlyOnce && persistent && !publish.retain && !self.forgets_exchanges;
         let mut properties = Vec::new();
         let mut expiry_seconds = None;
         if !publish.properties.is_empty() {
@@ -130,10 +133,11 @@ impl Core {
             let (message, targets) = self.reach(&source);
             return self.publish_once(timed, publish.packet_id, message, targets);
         }
-        let reach = self.fan_out(&source);
+        let reach = if permitted { self.fan_out(&source) } else { Reach::default() };
         let reason = match reach.here || reach.beyond.is_some() {
             true => ReasonCode::SUCCESS,
-            false => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+            false if permitted => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+            false => self.deny(version),
         };
         let mut token = 0;
         if publish.qos > QoS::AtMostOnce
@@ -147,7 +151,7 @@ impl Core {
                 token = session.receipts.owe(publish.packet_id, publish.qos);
             } else if session.receipts.is_empty() {
                 let packet_type = if publish.qos == QoS::ExactlyOnce {
-                    session.exchanges.receive(publish.packet_id, false);
+                    session.exchanges.receive(publish.packet_id, reason.is_error());
                     PacketType::PubRec
                 } else {
                     PacketType::PubAck
@@ -166,6 +170,13 @@ impl Core {
             let connection = self.id_of(slot);
             self.to_cluster.push(ToCluster::Publish { connection, token, message, targets });
         }
+    }
+
+    /// Counts a message that its client may not publish; gives what it is told. Before 5.0 nothing can be said: it is
+    /// acknowledged and dropped, as by Mosquitto.
+    fn deny(&mut self, version: Version) -> ReasonCode {
+        self.table.counters.dropped_not_authorized += 1;
+        if version == Version::V5 { ReasonCode::NOT_AUTHORIZED } else { ReasonCode::SUCCESS }
     }
 
     /// A client that cannot be told a Receive Maximum is not read while it has so many unacknowledged.
@@ -261,7 +272,6 @@ impl Core {
 
 /// Whether a client may publish this at all; what it is told if not.
 fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> Result<(), ReasonCode> {
-    // What CONNACK did not offer.
     // [MQTT-3.3.4-7]
     if publish.qos > QoS::AtMostOnce
         && session.terms.version == Version::V5

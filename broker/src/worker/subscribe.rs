@@ -167,6 +167,10 @@ impl Core {
         if parsed.share.is_some() {
             return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
+        if !self.may_subscribe(timed, parsed.filter) {
+            self.table.counters.subscriptions_denied += 1;
+            return Err(ReasonCode::NOT_AUTHORIZED);
+        }
         let subscriptions_max = self.table.limits.subscriptions_max;
         let session = self.table.get(timed).and_then(|connection| connection.session());
         let full = session.is_some_and(|session| {

@@ -302,6 +302,6 @@ fn make_room(connection: &mut Connection, spares: &mut Spares, counters: &mut Co
     if let Ok(count) = connection.output.write_to(&mut connection.stream, &mut context, spares) {
         counters.bytes_sent += count as u64;
     }
-    connection.blocked = !connection.output.is_empty();
+    connection.blocked = !connection.output.is_empty() || connection.stream.unflushed();
     connection.output.len() < bytes_max
 }

@@ -14,10 +14,11 @@ use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
+use crate::auth::Guard;
 use crate::door::{RouteChange, RouteOwner, ToCluster, ToWorker};
 use crate::identity::{ConnectionId, NodeId};
 use crate::limits::ClientLimits;
-use crate::listener::{self, Accepted};
+use crate::listener::{self, Accepted, Entrance};
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::protocol::{
     Connect, Packet, Properties, PropertiesBuilder, PropertyId, Publish, Subscribe, SubscribeFilters, Version, decode,
@@ -93,8 +94,8 @@ impl Node {
         let (to_cluster, mut from_workers) = mpsc::unbounded_channel();
         let (doors, handles): (Vec<_>, Vec<_>) = doors(workers, &to_cluster, &limits).into_iter().unzip();
         for (index, doors) in doors.into_iter().enumerate() {
-            let limits = limits.clone();
-            let config = WorkerConfig { index: index as u16, node: NodeId(1), limits, seed: 7, now_ms: 1_000_000 };
+            let guard = Guard::open(limits.clone());
+            let config = WorkerConfig { index: index as u16, node: NodeId(1), guard, seed: 7, now_ms: 1_000_000 };
             start(config, doors);
         }
         let cluster = Rc::new(RefCell::new(Cluster { answers_publishes: true, ..Cluster::default() }));
@@ -116,7 +117,7 @@ impl Node {
         let listener = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let workers = self.workers.iter().map(|worker| worker.accepted.clone()).collect();
-        spawn_local(listener::run(listener, true, workers));
+        spawn_local(listener::run(listener, Entrance::plain(true), workers));
         address
     }
 
