@@ -53,7 +53,7 @@ pub fn all(idle_connections: usize) -> Vec<Scenario> {
         closed("fan-out-qos1", "1 to 500, QoS 1", Shape::FanOut(500), 32, 1),
         closed("fan-in-qos0", "100 to 1, QoS 0", Shape::FanIn(100), 8, 0),
         closed("fan-in-qos1", "100 to 1, QoS 1", Shape::FanIn(100), 8, 1),
-        closed("wildcards", "2,000 pairs, each its own wildcard filter, QoS 0", Shape::Wildcards(2000), 16, 0),
+        closed("wildcards", "2,000 pairs, a wildcard filter each, QoS 0", Shape::Wildcards(2000), 16, 0),
         closed("scattered", "100 to 2,000 wildcard filters in turn, QoS 0", scattered, 16, 0),
         Scenario {
             name: "large",
