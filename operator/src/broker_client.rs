@@ -56,6 +56,9 @@ pub struct Member {
     /// Replicas of shards on it.
     #[serde(default)]
     pub replicas: u32,
+    /// Shards it leads.
+    #[serde(default)]
+    pub shards_led: u32,
     /// Version it runs.
     #[serde(default)]
     pub version: String,

@@ -6,6 +6,8 @@
 mod config_map;
 mod disruption_budget;
 mod network_policy;
+mod pod_monitor;
+mod pod_patch;
 mod secrets;
 mod service_account;
 mod services;
@@ -24,7 +26,9 @@ use k8s_openapi::{
 };
 use kube::Resource;
 
-use crate::{api::MqttBroker, observe::Observed, peer_pki::Credentials, plan::Plan, validate::ValidBroker};
+use crate::{
+    api::MqttBroker, observe::Observed, peer_pki::Credentials, plan::Plan, pod_monitor::PodMonitor, validate::ValidBroker,
+};
 
 pub use self::stateful_set::pod_address;
 
@@ -33,6 +37,10 @@ pub use self::stateful_set::pod_address;
 pub struct Settings {
     /// The DNS domain of the Kubernetes cluster.
     pub cluster_domain: String,
+    /// The image of brokers whose resource names none.
+    pub broker_image: String,
+    /// Whether the Kubernetes cluster knows PodMonitors.
+    pub pod_monitors: bool,
 }
 
 /// What the objects are made from.
@@ -79,9 +87,46 @@ pub struct Resources<State> {
     pub disruption_budget: Option<PodDisruptionBudget>,
     /// Who may reach the pods.
     pub network_policy: NetworkPolicy,
+    /// Who collects metrics; none where that is not wanted or not known.
+    pub pod_monitor: Option<PodMonitor>,
     /// The pods.
     pub stateful_set: StatefulSet,
     pub(crate) state: PhantomData<State>,
+}
+
+#[cfg(test)]
+impl<State> Resources<State> {
+    /// The same children, said to be in another state.
+    pub(crate) fn into_state<Other>(self) -> Resources<Other> {
+        let Self {
+            service_account,
+            peer_ca,
+            peer_tls,
+            admin_token,
+            config_map,
+            peers_service,
+            client_service,
+            disruption_budget,
+            network_policy,
+            pod_monitor,
+            stateful_set,
+            state: PhantomData,
+        } = self;
+        Resources {
+            service_account,
+            peer_ca,
+            peer_tls,
+            admin_token,
+            config_map,
+            peers_service,
+            client_service,
+            disruption_budget,
+            network_policy,
+            pod_monitor,
+            stateful_set,
+            state: PhantomData,
+        }
+    }
 }
 
 /// Builds all children.
@@ -96,6 +141,7 @@ pub fn build(blueprint: &Blueprint<'_>) -> Resources<Prepared> {
         client_service: services::clients(blueprint),
         disruption_budget: disruption_budget::build(blueprint),
         network_policy: network_policy::build(blueprint),
+        pod_monitor: pod_monitor::build(blueprint),
         stateful_set: stateful_set::build(blueprint),
         state: PhantomData,
     }

@@ -21,6 +21,8 @@ use crate::{
     broker_client::{BrokerClient, Cluster},
     names::{INSTANCE_LABEL, Names},
     peer_pki::Kept,
+    pod_monitor::PodMonitor,
+    validate::ValidBroker,
 };
 
 /// The caches of one controller.
@@ -40,6 +42,8 @@ pub struct Caches {
     pub network_policies: Store<NetworkPolicy>,
     /// ServiceAccounts with our label.
     pub service_accounts: Store<ServiceAccount>,
+    /// PodMonitors with our label; none where Kubernetes doesn't know them.
+    pub pod_monitors: Option<Store<PodMonitor>>,
     /// Pods with our label.
     pub pods: Store<Pod>,
     /// Volume claims with our label.
@@ -73,6 +77,10 @@ pub struct Observed {
     pub pods: Vec<(i32, Arc<Pod>)>,
     /// Its volume claims, by ordinal.
     pub claims: Vec<(i32, Arc<PersistentVolumeClaim>)>,
+    /// The PodMonitor.
+    pub pod_monitor: Option<Arc<PodMonitor>>,
+    /// What is the matter with Secrets that the resource names, in words; see [`look_for_named_secrets`].
+    pub missing_secrets: Vec<String>,
     /// The cluster, or in words why it can't be asked.
     pub cluster: Result<Cluster, String>,
 }
@@ -111,6 +119,8 @@ pub async fn observe(broker: &MqttBroker, caches: &Caches, client: &BrokerClient
         service_account: cached(&caches.service_accounts, &names, &names.service_account()),
         pods: of_instance(&caches.pods, &names, |pod| names.ordinal(pod)),
         claims: of_instance(&caches.claims, &names, |claim| names.claim_ordinal(claim)),
+        pod_monitor: caches.pod_monitors.as_ref().and_then(|store| cached(store, &names, &names.pod_monitor())),
+        missing_secrets: Vec::new(),
         cluster: Err("no broker is running".to_owned()),
     };
     observed.cluster = cluster(&observed, client).await;
@@ -128,6 +138,30 @@ pub async fn look_for_secrets(observed: &mut Observed, names: &Names, client: &C
     ] {
         if secret.is_none() {
             *secret = api.get_opt(&name).await?.map(Arc::new);
+        }
+    }
+    Ok(())
+}
+
+/// Looks for the Secrets that the resource names. They are not ours and carry no label of ours, so no cache has them and no
+/// watch tells of them: they are looked up while pods are about to start, and left alone once all brokers run.
+pub async fn look_for_named_secrets(
+    observed: &mut Observed,
+    broker: &ValidBroker,
+    client: &Client,
+) -> Result<(), kube::Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &broker.names.namespace);
+    observed.missing_secrets.clear();
+    for (name, keys) in broker.named_secrets() {
+        let found = api.get_opt(&name).await?;
+        let data = found.as_ref().map(|secret| secret.data.clone().unwrap_or_default());
+        match data {
+            None => observed.missing_secrets.push(format!("Secret {name} is missing: make it, the resource names it")),
+            Some(data) => {
+                for key in keys.into_iter().filter(|key| !data.contains_key(key)) {
+                    observed.missing_secrets.push(format!("Secret {name} has no key {key}: add it, brokers need it"));
+                }
+            }
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::{
     broker_client::BrokerClient,
     build::{Blueprint, Settings, build},
     event::{Event, Recorder},
-    observe::{Caches, Observed, look_for_secrets, observe},
+    observe::{Caches, Observed, is_ready, look_for_named_secrets, look_for_secrets, observe},
     peer_pki::Credentials,
     plan::{Act, Plan, plan},
     status::{self, Outcome},
@@ -128,9 +128,14 @@ async fn carry_out(
     context: &Context,
 ) -> Result<Outcome, Error> {
     look_for_secrets(observed, &valid.names, &context.client).await.map_err(|error| Error::Observe(Box::new(error)))?;
+    if pods_are_to_start(valid, broker, observed) {
+        look_for_named_secrets(observed, valid, &context.client)
+            .await
+            .map_err(|error| Error::Observe(Box::new(error)))?;
+    }
     let credentials =
         Credentials::complete(observed.credentials(), &valid.names, &context.settings.cluster_domain, (context.now)())?;
-    let plan = plan(valid, observed, broker.status.as_ref(), &credentials);
+    let plan = plan(valid, observed, broker.status.as_ref(), &credentials, &context.settings);
     let blueprint =
         Blueprint { broker: valid, plan: &plan, credentials: &credentials, observed, settings: &context.settings };
     let prepared = build(&blueprint);
@@ -145,6 +150,16 @@ async fn carry_out(
         tracing::warn!(name = valid.names.broker, namespace = valid.names.namespace, failure, "a step failed");
     }
     Ok(Outcome::Applied { plan, resources: Box::new(resources), act_failure })
+}
+
+/// Whether a Secret that is missing would matter now. At rest nobody asks: brokers that run have theirs.
+fn pods_are_to_start(valid: &ValidBroker, broker: &MqttBroker, observed: &Observed) -> bool {
+    let ready = observed.pods.iter().filter(|(_, pod)| is_ready(pod)).count();
+    let all_ready = i32::try_from(ready).is_ok_and(|ready| ready >= valid.spec.replicas);
+    let settled = broker.status.as_ref().is_some_and(|status| {
+        status.observed_generation == broker.metadata.generation && status.is_true(condition::CONFIG_APPLIED)
+    });
+    !(all_ready && settled)
 }
 
 /// Does the one act of the plan; what can't be done now is tried again by the next reconcile.

@@ -9,10 +9,16 @@ use serde_json::json;
 use crate::{api::MqttBrokerSpec, fingerprint};
 
 /// The hash of everything that a running broker can't take up.
-pub fn hash(spec: &MqttBrokerSpec, peer_certificate: &str) -> String {
+pub fn hash(spec: &MqttBrokerSpec, image: &str, peer_certificate: &str) -> String {
     // Keys with nothing in them are left out, so that a setting which a later version adds changes no old hash.
-    let mut content = json!({ "image": spec.image, "peer": peer_certificate });
+    let mut content = json!({ "image": image, "peer": peer_certificate });
+    let schemes: Vec<&str> = spec.listeners.served().iter().map(|one| one.scheme).collect();
     let optional = [
+        // Which there are, not at which port of the Service.
+        ("listeners", json!(schemes), schemes == ["mqtt"]),
+        ("auth", json!(spec.auth), spec.auth.is_empty()),
+        ("tls", json!(spec.tls), spec.tls.is_none()),
+        ("podTemplate", json!(spec.pod_template), spec.pod_template.is_empty()),
         ("resources", json!(spec.resources), spec.resources.is_empty()),
         ("limits", json!(spec.limits), spec.limits.is_empty()),
         ("config", json!(spec.config), spec.config.is_empty()),
@@ -30,36 +36,45 @@ pub fn hash(spec: &MqttBrokerSpec, peer_certificate: &str) -> String {
 mod tests {
     use super::*;
 
-    fn spec(yaml: &str) -> MqttBrokerSpec {
-        serde_yaml::from_str(yaml).unwrap()
+    /// The hash of a resource as it is written.
+    fn of(yaml: &str) -> String {
+        let spec: MqttBrokerSpec = serde_yaml::from_str(yaml).unwrap();
+        hash(&spec, spec.image.as_deref().unwrap_or("default"), "c")
     }
 
     #[test]
     fn the_hash_of_a_resource_never_changes_with_the_operator() {
-        assert_eq!(hash(&spec("{image: i, replicas: 3}"), "c"), "e16c0cf409e930ce");
+        assert_eq!(of("{image: i, replicas: 3}"), "e16c0cf409e930ce");
     }
 
     #[test]
     fn only_what_needs_a_restart_changes_it() {
-        let base = hash(&spec("{image: i, replicas: 3}"), "c");
+        let base = of("{image: i, replicas: 3}");
         for same in [
             "{image: i, replicas: 5}",
             "{image: i, listeners: {mqtt: {port: 2000}}}",
+            "{image: i, listeners: {service: {type: NodePort}}}",
             "{image: i, persistence: {size: 2Gi}}",
             "{image: i, imagePullPolicy: Always}",
-            "{image: i, limits: {}, resources: {requests: {}}}",
+            "{image: i, limits: {}, resources: {requests: {}}, auth: {}, podTemplate: {}}",
+            "{image: i, podDisruptionBudget: {enabled: false}, monitoring: {enabled: false}}",
         ] {
-            assert_eq!(hash(&spec(same), "c"), base, "{same}");
+            assert_eq!(of(same), base, "{same}");
         }
         for other in [
             "{image: j}",
             "{image: i, resources: {requests: {cpu: 1}}}",
-            "{image: i, limits: {connections: 1}}",
+            "{image: i, limits: {connections_max: 1}}",
             "{image: i, config: {log: debug}}",
             "{image: i, replication: {factor: 1}}",
+            "{image: i, listeners: {ws: {}}}",
+            "{image: i, auth: {passwords: {secretName: users}}}",
+            "{image: i, tls: {secretName: certificate}}",
+            "{image: i, podTemplate: {spec: {priorityClassName: high}}}",
         ] {
-            assert_ne!(hash(&spec(other), "c"), base, "{other}");
+            assert_ne!(of(other), base, "{other}");
         }
-        assert_ne!(hash(&spec("{image: i, replicas: 3}"), "another certificate"), base);
+        let spec: MqttBrokerSpec = serde_yaml::from_str("{image: i}").unwrap();
+        assert_ne!(hash(&spec, "i", "another certificate"), base);
     }
 }

@@ -111,6 +111,7 @@ async fn a_new_resource_gets_all_its_children_the_pods_last() {
             "services/mqtt",
             "poddisruptionbudgets/mqtt",
             "networkpolicies/mqtt",
+            "podmonitors/mqtt",
             "statefulsets/mqtt",
             "mqttbrokers/mqtt/status",
         ]

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
-use super::{Outcome, trouble};
+use super::{
+    Outcome,
+    trouble::{self, Trouble},
+};
 use crate::{
     api::{MqttBroker, MqttBrokerStatus, PAUSED_ANNOTATION, condition},
     broker_client::MemberState,
@@ -47,7 +50,7 @@ pub(super) fn conditions(
             let verdict = match type_ {
                 condition::AVAILABLE => available(broker, observed),
                 condition::PROGRESSING => progressing(outcome),
-                condition::DEGRADED => degraded(observed, outcome),
+                condition::DEGRADED => degraded(observed, outcome, now),
                 condition::FAILOVER_READY => failover_ready(observed),
                 condition::CONFIG_APPLIED => config_applied(broker, observed, outcome),
                 _ => paused(broker),
@@ -99,16 +102,22 @@ fn progressing(outcome: &Outcome) -> Verdict {
     }
 }
 
-fn degraded(observed: &Observed, outcome: &Outcome) -> Verdict {
+fn degraded(observed: &Observed, outcome: &Outcome, now: Timestamp) -> Verdict {
     match outcome {
         Outcome::Invalid(invalid) => return Verdict::yes("Invalid", invalid.to_string()),
         Outcome::Failed { reason, message } => return Verdict::yes(reason, message.clone()),
         Outcome::Applied { act_failure: Some(failure), .. } => return Verdict::yes("StepFailed", failure.clone()),
         Outcome::Paused | Outcome::Applied { .. } => {}
     }
-    let troubles: Vec<String> = observed.pods.iter().filter_map(|(_, pod)| trouble::of(pod)).collect();
-    if !troubles.is_empty() {
-        return Verdict::yes("PodsInTrouble", troubles.join("; "));
+    if !observed.missing_secrets.is_empty() {
+        return Verdict::yes("SecretMissing", observed.missing_secrets.join("; "));
+    }
+    let claims = observed.claims.iter().filter_map(|(_, claim)| trouble::of_claim(claim, now));
+    let pods = observed.pods.iter().filter_map(|(_, pod)| trouble::of(pod));
+    let troubles: Vec<Trouble> = claims.chain(pods).collect();
+    if let Some(first) = troubles.first() {
+        let messages: Vec<&str> = troubles.iter().map(|trouble| trouble.message.as_str()).collect();
+        return Verdict::yes(first.reason, messages.join("; "));
     }
     match &observed.cluster {
         Err(reason) if observed.pods.iter().any(|(_, pod)| is_ready(pod)) => {
@@ -182,7 +191,9 @@ pub(super) fn news(before: Option<&MqttBrokerStatus>, after: &MqttBrokerStatus) 
         let Some(is) = after.condition(type_) else {
             continue;
         };
-        if was.map(|was| was.status.as_str()) == Some(is.status.as_str()) {
+        // Another trouble than before is news, too.
+        let same_trouble = type_ != condition::DEGRADED || was.map(|was| &was.reason) == Some(&is.reason);
+        if was.map(|was| was.status.as_str()) == Some(is.status.as_str()) && same_trouble {
             continue;
         }
         let first = was.is_none();
