@@ -82,10 +82,9 @@ fn listeners(spec: &MqttBrokerSpec) -> Value {
             "allow_anonymous": spec.auth.anonymous(),
         });
         if served.tls {
-            listener["tls"] = json!({
-                "cert_file": format!("{TLS_DIR}/tls.crt"),
-                "key_file": format!("{TLS_DIR}/tls.key"),
-            });
+            let certificate =
+                json!({ "cert_file": format!("{TLS_DIR}/tls.crt"), "key_file": format!("{TLS_DIR}/tls.key") });
+            listener["tls"] = json!({ "certificates": [certificate] });
         }
         listener
     };

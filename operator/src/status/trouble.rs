@@ -39,11 +39,9 @@ pub(super) fn of(pod: &Pod) -> Option<Trouble> {
 }
 
 fn of_container(pod: &str, container: &ContainerStatus) -> Option<Trouble> {
-    let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref())?;
-    let reason = waiting.reason.as_deref().unwrap_or("unknown");
-    if HARMLESS_WAITS.contains(&reason) {
-        return None;
-    }
+    let state = container.state.as_ref();
+    let waiting = state.and_then(|state| state.waiting.as_ref());
+    let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
     if IMAGE_WAITS.contains(&reason) {
         let image = &container.image;
         return Some(Trouble {
@@ -51,20 +49,22 @@ fn of_container(pod: &str, container: &ContainerStatus) -> Option<Trouble> {
             message: format!("{pod} does not start: its image {image} can't be had, correct image or version"),
         });
     }
-    let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-    let detail = match last {
-        Some(ended) => {
-            let said = ended.message.as_deref().map(last_words).filter(|said| !said.is_empty());
-            let code = ended.exit_code;
-            said.map_or_else(
-                || format!("its last run ended with exit code {code}"),
-                |said| format!("its last run ended with exit code {code}: {said}"),
-            )
-        }
-        None => waiting.message.clone().unwrap_or_else(|| "no reason given".to_owned()),
-    };
-    let word = if reason == "CrashLoopBackOff" { "Crashing" } else { "NotStarting" };
-    Some(Trouble { reason: word, message: format!("{pod} does not start ({reason}): {detail}") })
+    // Whether it waits, or tries once more just now: until it is ready, the trouble is the same.
+    let ended = state
+        .and_then(|state| state.terminated.as_ref())
+        .or_else(|| container.last_state.as_ref()?.terminated.as_ref())
+        .filter(|ended| ended.exit_code != 0 && !container.ready);
+    if let Some(ended) = ended {
+        let said = ended.message.as_deref().map(last_words).filter(|said| !said.is_empty());
+        let message = format!("{pod} does not stay up: its last run ended with exit code {}", ended.exit_code);
+        let message = said.map_or(message.clone(), |said| format!("{message}: {said}"));
+        return Some(Trouble { reason: "Crashing", message });
+    }
+    if waiting.is_none() || HARMLESS_WAITS.contains(&reason) {
+        return None;
+    }
+    let why = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or("no reason given");
+    Some(Trouble { reason: "NotStarting", message: format!("{pod} does not start ({reason}): {why}") })
 }
 
 /// The end of what was said, on one line.
@@ -123,16 +123,21 @@ mod tests {
             ),
             (
                 container("state: {waiting: {reason: CrashLoopBackOff}}, lastState: {terminated: {exitCode: 2}}"),
-                Some(("Crashing", "mqtt-2 does not start (CrashLoopBackOff): its last run ended with exit code 2")),
+                Some(("Crashing", "mqtt-2 does not stay up: its last run ended with exit code 2")),
             ),
             (
                 container(
                     "state: {waiting: {reason: CrashLoopBackOff}}, lastState: {terminated: {exitCode: 2, message: \"bad\\nkey\"}}",
                 ),
-                Some((
-                    "Crashing",
-                    "mqtt-2 does not start (CrashLoopBackOff): its last run ended with exit code 2: bad key",
-                )),
+                Some(("Crashing", "mqtt-2 does not stay up: its last run ended with exit code 2: bad key")),
+            ),
+            (
+                container("state: {running: {}}, lastState: {terminated: {exitCode: 2}}"),
+                Some(("Crashing", "mqtt-2 does not stay up: its last run ended with exit code 2")),
+            ),
+            (
+                container("state: {waiting: {reason: CreateContainerConfigError, message: 'no such key'}}"),
+                Some(("NotStarting", "mqtt-2 does not start (CreateContainerConfigError): no such key")),
             ),
         ];
         for (status, trouble) in cases {
