@@ -27,7 +27,8 @@ use k8s_openapi::{
 use kube::Resource;
 
 use crate::{
-    api::MqttBroker, observe::Observed, peer_pki::Credentials, plan::Plan, pod_monitor::PodMonitor, validate::ValidBroker,
+    api::MqttBroker, observe::Observed, peer_pki::Credentials, plan::Plan, pod_monitor::PodMonitor,
+    validate::ValidBroker,
 };
 
 pub use self::stateful_set::pod_address;

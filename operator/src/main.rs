@@ -85,13 +85,11 @@ async fn main() -> anyhow::Result<()> {
         }
         tracing::info!("leading");
         metrics.leads();
-        let pod_monitors = pod_monitor::is_known(&client).await.context("the API server can't be asked for PodMonitors")?;
+        let pod_monitors =
+            pod_monitor::is_known(&client).await.context("the API server can't be asked for PodMonitors")?;
         tracing::info!(pod_monitors, "whether PodMonitors are made, as the API server knows them");
-        let settings = Settings {
-            cluster_domain: arguments.cluster_domain,
-            broker_image: arguments.broker_image,
-            pod_monitors,
-        };
+        let settings =
+            Settings { cluster_domain: arguments.cluster_domain, broker_image: arguments.broker_image, pod_monitors };
         let controller =
             controller::run(client, scope, settings, arguments.identity.clone(), metrics.clone(), stop.clone());
         tokio::select! {

@@ -134,7 +134,10 @@ fn check_image(spec: &MqttBrokerSpec, fault: &mut impl FnMut(&str, String)) {
         fault("spec.version", format!("is {version:?}, must be the tag of an image, such as 0.1.0"));
     }
     if spec.image.as_deref().is_some_and(names_tag_or_digest) {
-        fault("spec.version", "is also named by the image: leave the tag out of image, or leave version out".to_owned());
+        fault(
+            "spec.version",
+            "is also named by the image: leave the tag out of image, or leave version out".to_owned(),
+        );
     }
 }
 

@@ -47,7 +47,9 @@ pub async fn what_is_wrong_is_said_in_words(cluster: &Cluster) -> Result<()> {
     nowhere.apply(&small(json!({ "podTemplate": { "spec": { "nodeSelector": { "no": "such" } } } }))).await?;
     secretless.apply(&small(json!({ "auth": { "passwords": { "secretName": "users" } } }))).await?;
     volumeless
-        .apply(&small(json!({ "persistence": { "size": "64Mi", "storageClassName": "none", "deletionPolicy": "Delete" } })))
+        .apply(&small(
+            json!({ "persistence": { "size": "64Mi", "storageClassName": "none", "deletionPolicy": "Delete" } }),
+        ))
         .await?;
     crashing.apply(&small(json!({ "config": { "no_such_key": 1 } }))).await?;
 

@@ -31,10 +31,7 @@ pub async fn the_chart_is_well(cluster: &Cluster) -> Result<()> {
     ensure!(!some.contains("kind: ClusterRole\n"), "for two namespaces no right in all of them is needed");
     let rendered = cluster.program(&root().join("charts/render").display().to_string()).output().await?;
     let stored = std::fs::read_to_string(root().join("charts/mqtt-operator.yaml"))?;
-    ensure!(
-        rendered == stored,
-        "charts/mqtt-operator.yaml is stale: run `charts/render >charts/mqtt-operator.yaml`"
-    );
+    ensure!(rendered == stored, "charts/mqtt-operator.yaml is stale: run `charts/render >charts/mqtt-operator.yaml`");
     // What it says is something that the API server takes.
     cluster.kubectl(["apply", "--dry-run=server", "-f", "-"]).input(rendered).output().await.map(drop)
 }
@@ -45,7 +42,8 @@ pub async fn dashboard_and_alerts_name_metrics_that_exist(cluster: &Cluster) -> 
     let list = cluster.kubectl(["get", "pod", "-n", OPERATOR_NAMESPACE, "-o", "name"]).output().await?;
     let operator = list.lines().next().and_then(|line| line.strip_prefix("pod/")).context("no operator runs")?;
     exist.extend(
-        metrics(cluster, &format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{operator}:8080/proxy/metrics")).await?,
+        metrics(cluster, &format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{operator}:8080/proxy/metrics"))
+            .await?,
     );
     // What is counted only once it has happened.
     exist.insert("mqtt_operator_reconcile_failures_total".to_owned());
@@ -113,8 +111,11 @@ pub async fn no_right_is_unused_or_missing(cluster: &Cluster) -> Result<()> {
     let installation = Installation::on(cluster);
     let user = installation.operator_user().await?;
     let requests = Audit::whole(cluster).await?.requests_of(&user)?;
-    let refused: Vec<_> =
-        requests.iter().filter(|one| one.code == 403 && !one.object.contains("mqtt-side")).map(|one| one.to_string()).collect();
+    let refused: Vec<_> = requests
+        .iter()
+        .filter(|one| one.code == 403 && !one.object.contains("mqtt-side"))
+        .map(|one| one.to_string())
+        .collect();
     ensure!(refused.is_empty(), "the operator lacks a right: {refused:?}");
     let role = cluster.kubectl(["get", "clusterrole", "mqtt-operator", "-o", "json"]).output().await?;
     let unused = unused(&serde_json::from_str(&role)?, &requests);

@@ -51,7 +51,9 @@ const TESTS: [Test; 14] = [
     Test("a_bad_image_stops_the_roll_and_a_good_one_mends_it", 300, |cluster| {
         Box::pin(changes::a_bad_image_stops_the_roll(cluster))
     }),
-    Test("volumes_grow_and_drift_is_undone", 120, |cluster| Box::pin(changes::volumes_grow_and_drift_is_undone(cluster))),
+    Test("volumes_grow_and_drift_is_undone", 120, |cluster| {
+        Box::pin(changes::volumes_grow_and_drift_is_undone(cluster))
+    }),
     Test("a_node_cut_off_for_thirty_seconds_under_load_loses_nothing_acknowledged", 300, |cluster| {
         Box::pin(story::a_node_cut_off_loses_nothing(cluster))
     }),

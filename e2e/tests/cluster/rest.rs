@@ -1,5 +1,6 @@
 //! The operator at rest.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -26,13 +27,13 @@ pub async fn the_operator_at_rest_writes_nothing(cluster: &Cluster) -> Result<()
     let writes = || -> Result<usize> { Ok(whole.requests_of(&user)?.iter().filter(|one| one.is_write()).count()) };
     ensure!(writes()? > 0, "the audit log has no write of {user}: is that its name?");
     broker.nobody_connected(2 * TRAFFIC_DEADLINE).await?;
-    let mut last = (writes()?, Instant::now());
+    let last = Cell::new((writes()?, Instant::now()));
     wait::until("the last change is over", TRAFFIC_DEADLINE, async || {
         let now = writes()?;
-        if now != last.0 {
-            last = (now, Instant::now());
+        if now != last.get().0 {
+            last.set((now, Instant::now()));
         }
-        Ok(seen(last.1.elapsed() >= CALM, || format!("{now} writes")))
+        Ok(seen(last.get().1.elapsed() >= CALM, || format!("{now} writes")))
     })
     .await?;
 

@@ -15,7 +15,7 @@ const CUT: Duration = Duration::from_secs(30);
 /// A node boots, and its broker catches up.
 const BOOT_DEADLINE: Duration = Duration::from_secs(150);
 
-pub async async fn the_demo_balances(cluster: &Cluster) -> Result<()> {
+pub async fn the_demo_balances(cluster: &Cluster) -> Result<()> {
     let mut progress = Progress::begin("the demo, as a test");
     let counts = demo::tell(cluster, &mut progress).await.with_context(|| progress.current())?;
     progress.finish();
@@ -32,7 +32,7 @@ pub async async fn the_demo_balances(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-pub async async fn a_node_cut_off_loses_nothing(cluster: &Cluster) -> Result<()> {
+pub async fn a_node_cut_off_loses_nothing(cluster: &Cluster) -> Result<()> {
     let broker = Installation::on(cluster);
     broker.available(3, TRAFFIC_DEADLINE).await?;
     let ledger = Ledger::start(broker.endpoint().await?, demo::load("cut"), TRAFFIC_DEADLINE).await?;

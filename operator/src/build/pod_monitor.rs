@@ -1,7 +1,7 @@
 //! Who is to collect the brokers' metrics, where the Kubernetes cluster knows such an object.
 
-use kube::core::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::ObjectMeta;
 
 use super::{Blueprint, metadata};
 use crate::pod_monitor::{PodMetricsEndpoint, PodMonitor, PodMonitorSpec};

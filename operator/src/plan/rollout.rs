@@ -223,7 +223,13 @@ mod tests {
         let healthy = healthy();
         for marks in ["r", ""] {
             let pods = [pod(0, marks)];
-            let step = decide(&RolloutView { pods: &pods, replicas: 1, template_seen: false, missing: None, cluster: Ok(&healthy) });
+            let step = decide(&RolloutView {
+                pods: &pods,
+                replicas: 1,
+                template_seen: false,
+                missing: None,
+                cluster: Ok(&healthy),
+            });
             assert!(matches!(step, RolloutStep::Wait { .. }), "{step:?}");
         }
     }
@@ -234,8 +240,7 @@ mod tests {
         let missing = Some("Secret certificate is missing");
         for marks in ["r", ""] {
             let pods = [pod(0, marks)];
-            let view =
-                RolloutView { pods: &pods, replicas: 1, template_seen: true, missing, cluster: Ok(&healthy) };
+            let view = RolloutView { pods: &pods, replicas: 1, template_seen: true, missing, cluster: Ok(&healthy) };
             assert_eq!(decide(&view), RolloutStep::Wait { message: "Secret certificate is missing".to_owned() });
         }
     }

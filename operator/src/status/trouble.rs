@@ -98,9 +98,7 @@ mod tests {
     }
 
     fn container(state: &str) -> String {
-        format!(
-            "{{containerStatuses: [{{name: c, image: i, imageID: '', ready: false, restartCount: 0, {state}}}]}}"
-        )
+        format!("{{containerStatuses: [{{name: c, image: i, imageID: '', ready: false, restartCount: 0, {state}}}]}}")
     }
 
     #[test]
@@ -155,10 +153,7 @@ mod tests {
         let at = |time: &str| of_claim(&claim, time.parse().unwrap());
         assert_eq!(at("2026-03-01T12:00:29Z"), None);
         assert_eq!(at("2026-03-01T12:00:30Z").map(|trouble| trouble.reason), Some("VolumeUnbound"));
-        let bound = PersistentVolumeClaim {
-            status: Some(serde_yaml::from_str("{phase: Bound}").unwrap()),
-            ..claim
-        };
+        let bound = PersistentVolumeClaim { status: Some(serde_yaml::from_str("{phase: Bound}").unwrap()), ..claim };
         assert_eq!(of_claim(&bound, "2026-03-02T12:00:00Z".parse().unwrap()), None);
     }
 }
