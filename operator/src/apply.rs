@@ -13,7 +13,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     build::{Applied, Prepared, Resources},
@@ -184,7 +184,18 @@ impl Applier<'_> {
         if let Some(version) = observed.and_then(|observed| observed.resource_version()) {
             desired["metadata"]["resourceVersion"] = Value::String(version);
         }
-        self.api::<K>().patch(name, &PatchParams::apply(OPERATOR).force(), &Patch::Apply(&desired)).await
+        let api = self.api::<K>();
+        let apply = PatchParams::apply(OPERATOR).force();
+        match api.patch(name, &apply, &Patch::Apply(&desired)).await {
+            // Elements of a list that somebody else has changed may stand beside ours and contradict them: two ports of one
+            // name. Then the lists are first put in place of theirs.
+            Err(kube::Error::Api(status)) if status.code == 422 && observed.is_some() => {
+                let merged: K = api.patch(name, &PatchParams::default(), &Patch::Merge(&desired)).await?;
+                desired["metadata"]["resourceVersion"] = json!(merged.resource_version());
+                api.patch(name, &apply, &Patch::Apply(&desired)).await
+            }
+            answer => answer,
+        }
     }
 
     /// Deletes an object that is no longer wanted, if it is ours.

@@ -147,7 +147,7 @@ pub fn plan(
 /// The image that is asked for. Where the resource leaves it to the operator, what is running stays: another operator with
 /// another default restarts no broker.
 fn image(spec: &MqttBrokerSpec, present: Option<&StatefulSet>, default: &str) -> String {
-    let running = || Some(present?.spec.as_ref()?.template.spec.as_ref()?.containers.first()?.image.clone()?);
+    let running = || present?.spec.as_ref()?.template.spec.as_ref()?.containers.first()?.image.clone();
     match (&spec.image, &spec.version) {
         (Some(image), None) => image.clone(),
         (Some(image), Some(version)) => format!("{image}:{version}"),
