@@ -1,44 +1,55 @@
 //! HTTP for people and programs that look after a node: health, metrics, and a small JSON API behind a token.
 //!
 //! Deliberately absent: anything that a client's messages wait for. It runs on the main thread and sees the node
-//! through its status, its counters and a few requests.
+//! through its status, its counters, its heartbeat and a few requests.
 
+mod clients;
 mod cluster;
+mod health;
 mod metrics;
+mod server;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use arc_swap::ArcSwapOption;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::body::HttpBody as _;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
+use self::health::Pulse;
 use crate::cluster::handle::{ClusterHandle, ClusterRequest, LeaveError};
 use crate::config::Admin;
 use crate::limits;
-use crate::worker::PublishedCounters;
-
-/// How long a request may wait for the cluster.
-const REQUEST_WAIT: Duration = Duration::from_secs(5);
+use crate::listener::Entrance;
+use crate::node::{ReloadRequest, read_token};
+use crate::worker::WorkerHandle;
 
 /// What the server shows.
 pub struct AdminState {
     /// The cluster's room.
     pub cluster: ClusterHandle,
-    /// What each worker counts.
-    pub counters: Vec<Arc<PublishedCounters>>,
+    /// What each worker counts, and can be asked.
+    pub workers: Vec<WorkerHandle>,
+    /// What each listener counts.
+    pub entrances: Vec<Arc<Entrance>>,
+    /// What `/api` asks for; it may change. `None`: nothing.
+    pub token: Arc<ArcSwapOption<String>>,
+    /// Reads everything again that can be.
+    pub reload: mpsc::Sender<ReloadRequest>,
 }
 
 struct Shared {
     node: AdminState,
-    token: Option<String>,
+    pulse: Pulse,
 }
 
 /// Binds the address and reads the token; then serve with [`serve`].
@@ -49,43 +60,37 @@ pub async fn bind(admin: &Admin) -> Result<(TcpListener, Option<String>)> {
     let listener = TcpListener::bind(admin.listen)
         .await
         .with_context(|| format!("admin.listen: {}: can't be bound; choose another", admin.listen))?;
-    let token = match &admin.token_file {
-        None => None,
-        Some(path) => {
-            let name = path.display();
-            let text = std::fs::read_to_string(path).with_context(|| format!("admin.token_file: {name}"))?;
-            let token = text.trim().to_owned();
-            anyhow::ensure!(!token.is_empty(), "admin.token_file: {name}: is empty; write a token into it");
-            Some(token)
-        }
-    };
+    let token = admin.token_file.as_deref().map(read_token).transpose()?;
     Ok((listener, token))
 }
 
 /// Serves until the process ends.
-pub async fn serve(listener: TcpListener, token: Option<String>, node: AdminState) -> std::io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        // A request is answered in one write: nothing is gained by waiting.
-        let _ = stream.set_nodelay(true);
-    });
-    axum::serve(listener, router(token, node)).await
+pub async fn serve(listener: TcpListener, node: AdminState) {
+    server::run(listener, router(node)).await;
 }
 
-fn router(token: Option<String>, node: AdminState) -> Router {
-    let shared = Arc::new(Shared { node, token });
+fn router(node: AdminState) -> Router {
+    let pulse = Pulse::new(node.cluster.heartbeat.clone());
+    let shared = Arc::new(Shared { node, pulse });
     let api = Router::new()
         .route("/cluster", get(cluster::describe))
         .route("/cluster/members/{name}/leave", post(leave).delete(stay))
         .route("/drain", post(drain))
+        .route("/reload", post(reload))
+        .route("/clients", get(clients::list))
+        .route("/clients/{client_id}", delete(clients::disconnect))
+        .route("/clients/{client_id}/subscriptions", get(clients::subscriptions))
+        .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(shared.clone(), authorize));
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::scrape))
         .nest("/api/v1", api)
+        .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
-        .layer(DefaultBodyLimit::max(limits::ADMIN_BODY_BYTES_MAX))
+        .layer(middleware::from_fn(bound_body))
         .with_state(shared)
 }
 
@@ -99,12 +104,32 @@ async fn not_found() -> Response {
     refuse(StatusCode::NOT_FOUND, "there is nothing here; see /healthz, /readyz, /metrics, /api/v1/cluster")
 }
 
+async fn wrong_method() -> Response {
+    refuse(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path takes another method; GET reads, POST .../leave, /api/v1/drain and /api/v1/reload ask, DELETE .../leave takes back, DELETE .../clients/ID disconnects",
+    )
+}
+
+/// No handler reads a body; one that announces more than the bound is refused before anything is done.
+async fn bound_body(request: Request, next: Next) -> Response {
+    if request.body().size_hint().lower() > limits::ADMIN_BODY_BYTES_MAX {
+        return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large; send none, no request needs one");
+    }
+    next.run(request).await
+}
+
 async fn authorize(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer "));
-    match &shared.token {
+    let given = given.and_then(|value| value.split_once(' '));
+    let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
+    match shared.node.token.load().as_deref() {
         Some(token) if !given.is_some_and(|given| same(given.as_bytes(), token.as_bytes())) => {
-            refuse(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer TOKEN` with the token of admin.token_file")
+            let what =
+                "the token is missing or wrong; send `Authorization: Bearer TOKEN` with the token of admin.token_file";
+            let mut response = refuse(StatusCode::UNAUTHORIZED, what);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
         }
         _ => next.run(request).await,
     }
@@ -116,43 +141,81 @@ fn same(given: &[u8], token: &[u8]) -> bool {
     given.len() == token.len() && std::hint::black_box(differs) == 0
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    let why = shared.node.cluster.status.borrow().not_ready.clone();
-    if why.is_empty() {
-        "ready\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response()
-    }
-}
+type Name = Result<Path<String>, PathRejection>;
 
-async fn leave(shared: State<Arc<Shared>>, name: Path<String>) -> Response {
+async fn leave(shared: State<Arc<Shared>>, name: Name) -> Response {
     set_leaving(shared, name, true).await
 }
 
-async fn stay(shared: State<Arc<Shared>>, name: Path<String>) -> Response {
+async fn stay(shared: State<Arc<Shared>>, name: Name) -> Response {
     set_leaving(shared, name, false).await
 }
 
-async fn set_leaving(State(shared): State<Arc<Shared>>, Path(name): Path<String>, leaving: bool) -> Response {
+async fn set_leaving(State(shared): State<Arc<Shared>>, name: Name, leaving: bool) -> Response {
+    let Ok(Path(name)) = name else {
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "the member's name is not UTF-8; GET /api/v1/cluster lists the members",
+        );
+    };
     let (answer, wait) = oneshot::channel();
-    let request = ClusterRequest::Leave { name, leaving, answer };
-    if shared.node.cluster.requests.send(request).await.is_err() {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is ending");
-    }
-    match tokio::time::timeout(REQUEST_WAIT, wait).await {
-        Ok(Ok(Ok(()))) => StatusCode::ACCEPTED.into_response(),
-        Ok(Ok(Err(error @ LeaveError::Unknown))) => refuse(StatusCode::NOT_FOUND, &error.to_string()),
-        _ => refuse(StatusCode::SERVICE_UNAVAILABLE, &LeaveError::Unavailable.to_string()),
+    let answered = async {
+        if let Err(refusal) = ask(&shared, ClusterRequest::Leave { name, leaving, answer }).await {
+            return refusal;
+        }
+        match wait.await {
+            Ok(Ok(())) => StatusCode::ACCEPTED.into_response(),
+            Ok(Err(error @ LeaveError::Unknown)) => {
+                refuse(StatusCode::NOT_FOUND, &format!("{error}; GET /api/v1/cluster lists the members"))
+            }
+            Ok(Err(error @ LeaveError::Unavailable)) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+            Err(_) => ending(),
+        }
+    };
+    timeout(limits::ADMIN_REQUEST_WAIT, answered).await.unwrap_or_else(|_| no_answer())
+}
+
+/// Reads everything again; says what is in force, what waits for a restart, and what could not be read.
+async fn reload(State(shared): State<Arc<Shared>>) -> Response {
+    let (answer, wait) = oneshot::channel();
+    let answered = async {
+        shared.node.reload.send(answer).await.ok()?;
+        wait.await.ok()
+    };
+    match timeout(limits::ADMIN_REQUEST_WAIT, answered).await {
+        Ok(Some(report)) => {
+            let status = if report.failed.is_empty() { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+            (status, axum::Json(report)).into_response()
+        }
+        Ok(None) => ending(),
+        Err(_) => no_answer(),
     }
 }
 
 async fn drain(State(shared): State<Arc<Shared>>) -> Response {
     let (done, _) = oneshot::channel();
     let request = ClusterRequest::Drain { rate: limits::DRAIN_RATE, patience: limits::DRAIN_PATIENCE, done };
-    match shared.node.cluster.requests.send(request).await {
-        Ok(()) => StatusCode::ACCEPTED.into_response(),
-        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the node is ending"),
+    match timeout(limits::ADMIN_REQUEST_WAIT, ask(&shared, request)).await {
+        Ok(Ok(())) => StatusCode::ACCEPTED.into_response(),
+        Ok(Err(refusal)) => refusal,
+        Err(_) => no_answer(),
     }
+}
+
+/// Hands a request to the cluster's thread.
+async fn ask(shared: &Shared, request: ClusterRequest) -> Result<(), Response> {
+    shared.node.cluster.requests.send(request).await.map_err(|_| ending())
+}
+
+fn ending() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "this node is ending; ask another")
+}
+
+fn no_answer() -> Response {
+    let within = limits::ADMIN_REQUEST_WAIT.as_secs();
+    let what =
+        format!("the cluster gave no answer within {within} s; the request may yet be done: look, then try again");
+    refuse(StatusCode::SERVICE_UNAVAILABLE, &what)
 }
 
 #[cfg(test)]

@@ -23,19 +23,33 @@ pub struct Cli {
 pub enum Command {
     /// Run several nodes on this machine's loopback, to try them and to break them.
     Local(LocalArguments),
+    /// Write a user and what proves the password into a password file.
+    Passwd(PasswdArguments),
 }
 
 /// How to run a broker. Flags win over the environment, which wins over the file.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Run {
     /// A configuration file (YAML).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "MQTT_BROKER_CONFIG")]
     pub config: Option<PathBuf>,
     /// Listen for clients; may be given several times. Replaces the file's listeners.
-    #[arg(long, value_name = "mqtt://HOST:PORT")]
+    #[arg(long, value_name = "mqtt://HOST:PORT", env = "MQTT_BROKER_LISTEN", value_delimiter = ',')]
     pub listen: Vec<String>,
+    /// For --listen mqtts://… and wss://…: the certificate (PEM).
+    #[arg(long, value_name = "FILE", env = "MQTT_BROKER_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// For --listen mqtts://… and wss://…: its key (PEM).
+    #[arg(long, value_name = "FILE", env = "MQTT_BROKER_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Users and what proves them; `mqtt-broker passwd` writes it.
+    #[arg(long, value_name = "FILE", env = "MQTT_BROKER_PASSWORD_FILE")]
+    pub password_file: Option<PathBuf>,
+    /// What clients may.
+    #[arg(long, value_name = "FILE", env = "MQTT_BROKER_ACL_FILE")]
+    pub acl_file: Option<PathBuf>,
     /// Keep everything that must survive in this directory.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "MQTT_BROKER_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// The name of this node within its cluster.
     #[arg(long, value_name = "NAME", env = "MQTT_BROKER_NODE_NAME")]
@@ -44,14 +58,29 @@ pub struct Run {
     #[arg(long, value_name = "HOST:PORT", env = "MQTT_BROKER_ADVERTISE")]
     pub advertise: Option<String>,
     /// Serve health, metrics and the API here.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", env = "MQTT_BROKER_ADMIN")]
     pub admin: Option<String>,
     /// How many worker threads; the default is one per core.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "MQTT_BROKER_WORKERS")]
     pub workers: Option<u16>,
     /// Check the configuration and say what is wrong with it, without running.
     #[arg(long)]
     pub check_config: bool,
+}
+
+/// The arguments of `mqtt-broker passwd`. The password is read from standard input: its first line.
+#[derive(Clone, Debug, Args)]
+pub struct PasswdArguments {
+    /// The password file; it is made if it is not there.
+    pub file: PathBuf,
+    /// The user.
+    pub user: String,
+    /// Remove the user instead.
+    #[arg(long)]
+    pub delete: bool,
+    /// Let the user also prove the password by SCRAM-SHA-256.
+    #[arg(long)]
+    pub scram: bool,
 }
 
 /// The arguments of `mqtt-broker local`.

@@ -21,6 +21,8 @@ pub mod status;
 pub mod tasks;
 
 mod delivery;
+mod relays;
+mod retained_reads;
 mod room;
 mod shard_client;
 mod shard_frames;

@@ -11,7 +11,8 @@ mod place;
 use std::path::{Path, PathBuf};
 
 pub use error::ConfigError;
-pub use listen::Listen;
+pub use file::CertificateFiles;
+pub use listen::{ClientCertificates, Listen, ListenTls, TlsVersion, UserFrom};
 
 use crate::cli::Run;
 use crate::limits::ClientLimits;
@@ -24,6 +25,10 @@ const SHARDS_MAX: u16 = 256;
 const WORKERS_MAX: u16 = 256;
 /// What a name in DNS may have.
 const NODE_NAME_BYTES_MAX: usize = 253;
+/// As in Mosquitto.
+const SYS_INTERVAL_SECONDS_DEFAULT: u64 = 10;
+/// A day.
+const SYS_INTERVAL_SECONDS_MAX: u64 = 86_400;
 /// Where clients are served if nobody says otherwise.
 const LISTEN_DEFAULT: &str = "mqtt://127.0.0.1:1883";
 
@@ -38,6 +43,14 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// At least one.
     pub listeners: Vec<Listen>,
+    /// Users and what proves them.
+    pub password_file: Option<PathBuf>,
+    /// What clients may.
+    pub acl_file: Option<PathBuf>,
+    /// `None`: the default.
+    pub log_filter: Option<String>,
+    /// Seconds from one report in `$SYS` topics to the next. `None`: there is none.
+    pub sys_interval_seconds: Option<u64>,
     /// `None`: no admin HTTP.
     pub admin: Option<Admin>,
     /// `None`: a cluster of one.
@@ -100,11 +113,25 @@ impl Config {
     fn new(file: file::File, run: &Run) -> Result<Config, ConfigError> {
         let node = file.node.unwrap_or_default();
         let replication = file.replication.unwrap_or_default();
+        let auth = file.auth.unwrap_or_default();
+        let password_file = run.password_file.clone().or(auth.password_file);
         Ok(Config {
             node_name: node_name(run.node_name.as_deref(), node.name)?,
             workers: workers(run.workers, node.workers)?,
             data_dir: data_dir(run.data_dir.clone(), file.data_dir)?,
-            listeners: listeners(&run.listen, file.listeners)?,
+            listeners: listeners(run, file.listeners, password_file.is_some())?,
+            password_file,
+            acl_file: run.acl_file.clone().or(auth.acl_file),
+            log_filter: file.log.and_then(|log| log.filter),
+            sys_interval_seconds: match file.sys_interval_seconds {
+                None => Some(SYS_INTERVAL_SECONDS_DEFAULT),
+                Some(0) => None,
+                Some(seconds @ 1..=SYS_INTERVAL_SECONDS_MAX) => Some(seconds),
+                Some(seconds) => {
+                    let remedy = format!("choose from 1 to {SYS_INTERVAL_SECONDS_MAX}, or 0 for none");
+                    return Err(ConfigError::value("sys_interval_seconds", seconds, &remedy));
+                }
+            },
             admin: admin(run.admin.as_deref(), file.admin)?,
             cluster: file.cluster.map(|cluster| peers(run.advertise.clone(), cluster)).transpose()?,
             replication_factor: match replication.factor {
@@ -167,19 +194,25 @@ fn data_dir(flag: Option<PathBuf>, file: Option<PathBuf>) -> Result<Option<PathB
     }
 }
 
-fn listeners(flags: &[String], file: Option<Vec<file::Listener>>) -> Result<Vec<Listen>, ConfigError> {
-    if !flags.is_empty() {
-        return flags.iter().map(|url| Listen::new("--listen", url, None)).collect();
+fn listeners(run: &Run, file: Option<Vec<file::Listener>>, users: bool) -> Result<Vec<Listen>, ConfigError> {
+    if !run.listen.is_empty() {
+        let tls = match (&run.tls_cert, &run.tls_key) {
+            (Some(cert_file), Some(key_file)) => {
+                Some(CertificateFiles { cert_file: cert_file.clone(), key_file: key_file.clone() })
+            }
+            (None, None) => None,
+            _ => return Err(ConfigError::value("--tls-cert", "and --tls-key", "give both, or neither")),
+        };
+        return run.listen.iter().map(|url| Listen::from_flag(url, tls.clone(), users)).collect();
     }
     match file {
-        None => Ok(vec![Listen::new("listeners", LISTEN_DEFAULT, None)?]),
+        None => Ok(vec![Listen::from_flag(LISTEN_DEFAULT, None, users)?]),
         Some(asked) if asked.is_empty() => {
             Err(ConfigError::value("listeners", "[]", "give at least one, or leave the key out"))
         }
         Some(asked) => {
-            let each = asked.iter().enumerate();
-            each.map(|(index, one)| Listen::new(&format!("listeners[{index}].url"), &one.url, one.allow_anonymous))
-                .collect()
+            let each = asked.into_iter().enumerate();
+            each.map(|(index, one)| Listen::from_file(&format!("listeners[{index}]"), one, users)).collect()
         }
     }
 }

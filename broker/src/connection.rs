@@ -7,16 +7,24 @@ mod input;
 mod layout;
 mod output;
 mod stream;
+mod websocket;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::Waker;
 
+use tokio::sync::oneshot;
+
+use crate::auth::Exchange;
 use crate::identity::ClientId;
+use crate::listener::Ticket;
 use crate::session::{Opening, Session};
 
 pub use input::{Chunk, Input};
 pub use layout::{Content, Form, Layouts, Payload, packet_bytes};
 pub use output::{Output, Spares};
 pub use stream::{Duplex, Stream};
+pub use websocket::WebSocket;
 
 /// A connection in its worker's table.
 pub struct Connection {
@@ -44,16 +52,65 @@ pub struct Connection {
     pub blocked: bool,
     /// Why nothing is read.
     pub pauses: Pauses,
-    /// The listener lets anybody in.
-    pub anonymous: bool,
+    /// How it came here.
+    pub origin: Origin,
+    /// The topic it last published to, and whether it may; kept only while there are rules.
+    pub verdict: Option<Box<(String, bool)>>,
+    /// It proved itself by AUTH packets.
+    pub authentication: Option<Box<Authentication>>,
     /// How it takes part in slowing publishers down, once it does.
     pub congestion: Option<Box<Congestion>>,
+}
+
+/// How a connection came here.
+#[derive(Debug)]
+pub struct Origin {
+    /// Through which listener.
+    pub entrance: Ticket,
+    /// From where; a balancer may have said so.
+    pub peer: Option<SocketAddr>,
+    /// The user: proven by a certificate at first, by whatever CONNECT brought later. `None`: anonymous.
+    pub user: Option<Arc<str>>,
+}
+
+/// A CONNECT whose user is not proven yet.
+#[derive(Debug)]
+pub struct Proof {
+    /// The packet.
+    pub connect: Vec<u8>,
+    /// What it waits for.
+    pub step: ProofStep,
+}
+
+/// What proves a user.
+#[derive(Debug)]
+pub enum ProofStep {
+    /// A password, which is being checked.
+    Password {
+        /// Who says to be.
+        user: Arc<str>,
+        /// Whether it is right.
+        answer: oneshot::Receiver<bool>,
+    },
+    /// An exchange of AUTH packets; `None` before the client's first message.
+    Scram(Option<Exchange>),
+}
+
+/// What is kept of a client that proved itself by AUTH packets.
+#[derive(Debug)]
+pub struct Authentication {
+    /// The server's last message, for CONNACK.
+    pub last: String,
+    /// It is proving itself again.
+    pub again: Option<Exchange>,
 }
 
 /// Where a connection stands.
 pub enum State {
     /// CONNECT has not come.
     Connecting,
+    /// CONNECT has come, and what proves its user hasn't, or is being checked.
+    Proving(Box<Proof>),
     /// CONNECT waits for its shard.
     Opening(Box<Opening>),
     /// A session.
@@ -113,7 +170,7 @@ pub struct Congestion {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(generation: u32, stream: Stream, anonymous: bool, tick: u32) -> Connection {
+    pub fn new(generation: u32, stream: Stream, origin: Origin, tick: u32) -> Connection {
         Connection {
             generation,
             state: State::Connecting,
@@ -127,7 +184,9 @@ impl Connection {
             dirty: false,
             blocked: false,
             pauses: Pauses::default(),
-            anonymous,
+            origin,
+            verdict: None,
+            authentication: None,
             congestion: None,
         }
     }

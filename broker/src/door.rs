@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::identity::{ClientId, ConnectionId, NodeId, ShardId};
 use crate::message::{Message, Subscription};
-use crate::shard::{Ack, Close, Delivery, Evicted, Open, Outcome};
+use crate::shard::{Ack, Close, Delivery, Evicted, Open, Outcome, Place};
 
 /// Where a message must go beyond the worker that read it.
 pub type Targets = SmallVec<[RouteOwner; 4]>;
@@ -70,7 +70,8 @@ pub enum ToCluster {
         filters: Vec<Arc<str>>,
     },
     /// A message for shards and other nodes (`targets` never names workers here). At QoS 0 not answered; above, answered
-    /// by [`ToWorker::Published`] when every shard has stored it and every node has it (K1).
+    /// by [`ToWorker::Published`] when every shard has stored it and every node has it (K1). With RETAIN it also goes to
+    /// the shard of its topic, to be kept.
     Publish {
         /// Who published.
         connection: ConnectionId,
@@ -81,8 +82,41 @@ pub enum ToCluster {
         /// Where to.
         targets: Targets,
     },
-    /// What the client of a persistent session acknowledged.
+    /// A message of QoS 2 from a persistent session, for whoever `targets` names, this node's workers included (as
+    /// [`RouteOwner::Node`]). Answered by [`ToWorker::Published`] when its shard has the packet id and everybody the
+    /// message.
+    PublishOnce {
+        /// Who published.
+        connection: ConnectionId,
+        /// Comes back with the answer.
+        token: u64,
+        /// The session.
+        client_id: ClientId,
+        /// Its epoch.
+        epoch: u64,
+        /// Of the PUBLISH.
+        packet_id: u16,
+        /// What.
+        message: Message,
+        /// Where to.
+        targets: Targets,
+    },
+    /// PUBREL of a persistent session. Answered by [`ToWorker::ExchangeEnded`].
+    EndExchange {
+        /// Whose.
+        connection: ConnectionId,
+        /// The session.
+        client_id: ClientId,
+        /// Its epoch.
+        epoch: u64,
+        /// Of the PUBREL.
+        packet_id: u16,
+    },
+    /// What the client of a persistent session acknowledged. Answered by [`ToWorker::Acknowledged`] if PUBRECs are among
+    /// it.
     Acknowledge {
+        /// Whose.
+        connection: ConnectionId,
         /// The session.
         client_id: ClientId,
         /// Its epoch.
@@ -123,6 +157,13 @@ pub enum ToCluster {
         /// The highest queue number sent to the client by this connection; 0 for none.
         sent_to: u64,
     },
+    /// The answer to [`ToWorker::Evict`]: no connection of this worker holds the client id in this epoch, nor will.
+    Released {
+        /// The client id.
+        client_id: ClientId,
+        /// The epoch that was held.
+        epoch: u64,
+    },
     /// The answer to [`ToWorker::Originate`].
     Originated {
         /// As asked.
@@ -131,6 +172,34 @@ pub enum ToCluster {
         message: Message,
         /// Where it must go beyond this node's workers.
         targets: Targets,
+    },
+    /// A subscriber reads the retained messages that match its filter. Answered by [`ToWorker::Retained`], a piece at a time.
+    ReadRetained {
+        /// Who asks.
+        connection: ConnectionId,
+        /// Comes back with the answer.
+        token: u32,
+        /// The subscription's.
+        filter: Arc<str>,
+        /// Where to begin.
+        place: Place,
+    },
+    /// What was read for a persistent session, to its queue. Answered by [`ToWorker::Enqueued`].
+    Enqueue {
+        /// Who asks.
+        connection: ConnectionId,
+        /// Comes back with the answer.
+        token: u32,
+        /// The session.
+        client_id: ClientId,
+        /// Its epoch.
+        epoch: u64,
+        /// The subscription's.
+        filter: Arc<str>,
+        /// Those above QoS 0.
+        messages: Vec<Message>,
+        /// Where to go on; `None` when that was all.
+        next: Option<Place>,
     },
     /// How many connections this worker has now.
     Connections {
@@ -169,6 +238,24 @@ pub enum ToWorker {
         /// [`Outcome::Stored`] with the number of queues and nodes reached, or [`Outcome::Refused`].
         outcome: Outcome,
     },
+    /// The answer to [`ToCluster::EndExchange`]: [`Outcome::Done`], `NotFound`, `Stale` or `Refused`.
+    ExchangeEnded {
+        /// Whose.
+        connection: ConnectionId,
+        /// Of the PUBREL.
+        packet_id: u16,
+        /// The result.
+        outcome: Outcome,
+    },
+    /// The answer to [`ToCluster::Acknowledge`]: it is stored that the client has received these.
+    Acknowledged {
+        /// Whose.
+        connection: ConnectionId,
+        /// The epoch it must hold; else the worker drops this.
+        epoch: u64,
+        /// By queue number.
+        received: Vec<u64>,
+    },
     /// The answer to [`ToCluster::Settle`].
     Settled {
         /// Whose.
@@ -195,6 +282,26 @@ pub enum ToWorker {
         /// The epoch it should hold.
         epoch: u64,
     },
+    /// The answer to [`ToCluster::ReadRetained`].
+    Retained {
+        /// Whose.
+        connection: ConnectionId,
+        /// As asked.
+        token: u32,
+        /// In order; few enough to be sent at once.
+        messages: Vec<Message>,
+        /// Where to go on; `None` when that was all.
+        next: Option<Place>,
+    },
+    /// The answer to [`ToCluster::Enqueue`]: [`Outcome::Owes`], `Stale` or `Refused`.
+    Enqueued {
+        /// Whose.
+        connection: ConnectionId,
+        /// As asked.
+        token: u32,
+        /// The result.
+        outcome: Outcome,
+    },
     /// Messages from another worker or node for this worker's connected subscribers.
     Forward(Vec<Message>),
     /// Publish a message of the broker's own (a will) to the connected subscribers of this node. Answered by
@@ -212,10 +319,12 @@ pub enum ToWorker {
         /// In order.
         changes: Vec<RouteChange>,
     },
-    /// The connection has lost its client id.
+    /// The connection has lost its client id. Answered by [`ToCluster::Released`].
     Evict {
         /// Which.
         connection: ConnectionId,
+        /// What it held.
+        client_id: ClientId,
         /// The epoch it held.
         epoch: u64,
         /// Why.

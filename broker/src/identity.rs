@@ -45,6 +45,11 @@ impl ShardId {
     pub fn of_client(client_id: &str, shards: u16) -> ShardId {
         ShardId((stable_hash(client_id.as_bytes()) % u64::from(shards.max(1))) as u16)
     }
+
+    /// The shard that owns the retained message of `topic`.
+    pub fn of_topic(topic: &str, shards: u16) -> ShardId {
+        ShardId::of_client(topic, shards)
+    }
 }
 
 /// A Raft group of this cluster: the control group, or one shard.

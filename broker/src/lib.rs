@@ -3,6 +3,7 @@
 //! The rooms, in the order a PUBLISH walks them. `ARCHITECTURE.md` has the map.
 
 pub mod admin;
+pub mod auth;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -29,6 +29,14 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 pub const ACCEPT_RETRY_MS: u64 = 20;
 /// Accepted connections on their way to a worker. At the bound the listener waits.
 pub const ACCEPTED_MAX: usize = 1024;
+/// Bytes of the head of a request for WebSocket. Longer ones are closed.
+pub const HTTP_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Headers of it.
+pub const HTTP_HEADERS_MAX: usize = 64;
+/// Questions of administrators that wait for one worker. At the bound they wait outside.
+pub const ASKS_MAX: usize = 64;
+/// Items of one page of the admin API.
+pub const ADMIN_PAGE_MAX: usize = 1000;
 /// How often in one turn a client's output is filled again from what waits for it.
 pub const PUMPS_PER_TURN_MAX: usize = 4;
 /// Milliseconds of one tick of a worker's timer: how exactly keep-alive and time-outs are kept.
@@ -47,7 +55,8 @@ pub const LARGE_PACKET_BYTES_MIN: usize = 16 * 1024;
 pub struct ClientLimits {
     /// Largest packet a client may send (5.0: told as Maximum Packet Size; 0x95).
     pub packet_bytes_max: u32,
-    /// Publishes above QoS 0 that a client may have unacknowledged (5.0: told as Receive Maximum). More are not read.
+    /// Publishes above QoS 0 that a client may have unacknowledged (5.0: told as Receive Maximum; 0x93). Of older versions
+    /// more are not read. An exchange of QoS 2 counts until its PUBCOMP.
     pub receive_maximum: u16,
     /// Messages above QoS 0 that are sent to a client before it acknowledges, if it allows more or cannot say.
     pub in_flight_max: u16,
@@ -109,23 +118,69 @@ pub const SESSION_SUBSCRIPTIONS_MAX: usize = 10_000;
 /// Messages above the client's receive maximum that it is sent while its acknowledgements are on their way into the log.
 /// At the bound the client waits for the log.
 pub const SESSION_ACKS_AHEAD_MAX: u64 = 1024;
+/// Exchanges of QoS 2 that one client may have open, over all its connections. More are refused: 0x97 Quota exceeded.
+pub const SESSION_EXCHANGES_MAX: usize = 16_384;
+/// Bytes of messages of QoS 2 that one shard has on their way to others. At the bound publishes are refused: 0x97 Quota
+/// exceeded.
+pub const SHARD_OUTBOX_BYTES_MAX: usize = 64 << 20;
 /// From the oldest message in flight to the newest; less than there are packet ids. At the bound the client waits.
 pub const SESSION_SPAN_MAX: u64 = 65_000;
 /// Refused publishes that a shard remembers of one node. Of older ones it no longer knows whether they were stored, and
 /// calls them refused if it is asked again.
 pub const STREAM_REFUSALS_MAX: usize = 1024;
-/// Connections that lost their client id and that a shard remembers, to tell them again. At the bound the oldest is
-/// forgotten.
+/// Connections of one shard that lost their client id and have not let go of it yet. At the bound a CONNECT that would
+/// take another one over is refused: 0x97 Quota exceeded.
 pub const SHARD_EVICTIONS_MAX: usize = 65_536;
-/// Milliseconds that they are remembered: longer than a node lives that cannot be reached.
-pub const EVICTION_MS: u64 = 60_000;
 /// Bytes of commands of one node to one shard that are not answered. At the bound publishes are refused: 0x97 Quota
 /// exceeded.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes of the body of an admin request.
-pub const ADMIN_BODY_BYTES_MAX: usize = 64 << 10;
+/// Passwords that wait to be checked. At the bound CONNECT is refused: 0x89 Server busy.
+pub const CHECK_QUEUE_MAX: usize = 256;
+/// Of those, how many may be of one address (of IPv6: one /64 network).
+pub const CHECK_PENDING_PER_ADDRESS_MAX: u32 = 64;
+/// Wrong passwords of one address, [`CHECK_FAILURES_WITHIN`]; then it is refused unchecked: 0x89 Server busy.
+pub const CHECK_FAILURES_MAX: u32 = 20;
+/// See [`CHECK_FAILURES_MAX`].
+pub const CHECK_FAILURES_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+/// Addresses of which wrong passwords are counted. At the bound a new one is refused: 0x89 Server busy.
+pub const CHECK_ADDRESSES_MAX: usize = 65_536;
+/// How long a right password is known without checking it again.
+pub const CHECKED_REMEMBERED: std::time::Duration = std::time::Duration::from_secs(600);
+/// How many are known. At the bound the oldest is forgotten.
+pub const CHECKED_REMEMBERED_MAX: usize = 65_536;
+/// Threads that check passwords; each takes about 20 MiB while it does.
+pub const CHECK_THREADS_MAX: usize = 4;
+
+/// Bytes of the body of an admin request. No request needs one: it is never read, and a larger one is refused (413).
+pub const ADMIN_BODY_BYTES_MAX: u64 = 64 << 10;
+/// Connections of administrators. More wait in the system's queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// The longest that one admin connection may take, from accept to the last byte of the answer.
+pub const ADMIN_EXCHANGE: std::time::Duration = std::time::Duration::from_secs(10);
+/// The longest that an admin request waits for the cluster; shorter than [`ADMIN_EXCHANGE`], so that it is answered.
+pub const ADMIN_REQUEST_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+/// A node whose cluster thread has not moved for so long is not healthy.
+pub const HEARTBEAT_SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+/// Retained messages of one shard. At the bound a new one is refused: 0x97 Quota exceeded.
+pub const SHARD_RETAINED_ITEMS_MAX: usize = 250_000;
+/// Bytes of topics, properties and payloads of the retained messages of one shard; policy as above.
+pub const SHARD_RETAINED_BYTES_MAX: usize = 64 << 20;
+/// Retained messages that a subscriber is handed at once.
+pub const RETAINED_PAGE_ITEMS_MAX: usize = 256;
+/// Bytes of them, the last one not counted.
+pub const RETAINED_PAGE_BYTES_MAX: usize = 64 << 10;
+/// Topics that a shard looks at before others have their turn.
+pub const RETAINED_PAGE_STEPS_MAX: usize = 1024;
+/// Ticks until retained messages are read again for a session whose queue had no room for them.
+pub const RETAINED_RETRY_TICKS: u32 = 5;
+/// Topics whose retained message changed while a session was being sent those of before. At the bound the first is
+/// forgotten: its older message may follow the newer.
+pub const RETAINED_SEEN_MAX: usize = 10_000;
+
 /// Clients a second that each worker asks to go when the node drains.
 pub const DRAIN_RATE: u32 = 500;
+/// How long clients that knock while a node starts may wait for it before they are refused.
+pub const START_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 /// The longest that a drain may take.
 pub const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);

@@ -2,22 +2,23 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use mqtt_broker::cli::{Cli, Command, Run};
 use mqtt_broker::config::Config;
 use mqtt_broker::local::Local;
-use mqtt_broker::node;
+use mqtt_broker::node::{self, LOG_FILTER_DEFAULT, SetLogFilter};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MQTT_BROKER_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(cli) {
+    let (set_log_filter, from_environment) = start_log();
+    match run(cli, set_log_filter, from_environment) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -26,10 +27,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+/// Starts the log; gives what changes its filter, and whether the environment has said it.
+fn start_log() -> (SetLogFilter, bool) {
+    let (filter, from_environment) = match EnvFilter::try_from_env("MQTT_BROKER_LOG") {
+        Ok(filter) => (filter, true),
+        Err(_) => (EnvFilter::new(LOG_FILTER_DEFAULT), false),
+    };
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    let set = move |text: &str| {
+        let filter = EnvFilter::try_new(text).with_context(|| format!("log.filter: {text}"))?;
+        Ok(handle.reload(filter)?)
+    };
+    (Box::new(set), from_environment)
+}
+
+fn run(cli: Cli, set_log_filter: SetLogFilter, from_environment: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match cli.command {
-        None => runtime.block_on(serve(&cli.run)),
+        None => {
+            let set_log_filter = (!from_environment).then_some(set_log_filter);
+            runtime.block_on(serve(cli.run, set_log_filter))
+        }
+        Some(Command::Passwd(asked)) => node::passwd(&asked),
         Some(Command::Local(arguments)) => {
             let local = Local { nodes: arguments.nodes, data_dir: arguments.data_dir, port: arguments.port };
             let program = std::env::current_exe()?;
@@ -38,11 +59,14 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
-async fn serve(run: &Run) -> Result<()> {
-    let config = Config::load(run)?;
+async fn serve(run: Run, set_log_filter: Option<SetLogFilter>) -> Result<()> {
+    let config = Config::load(&run)?;
     if run.check_config {
         println!("the configuration is good");
         return Ok(());
     }
-    node::start(config).await?.run().await
+    if let (Some(set), Some(filter)) = (&set_log_filter, &config.log_filter) {
+        set(filter)?;
+    }
+    node::start(config, run, set_log_filter).await?.run().await
 }

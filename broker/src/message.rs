@@ -75,3 +75,15 @@ pub struct SubscriptionOptions {
     /// Subscription identifier, 1 to 268,435,455.
     pub identifier: Option<u32>,
 }
+
+impl SubscriptionOptions {
+    /// Whether subscribing so brings the retained messages ([MQTT-3.3.1-9] to [MQTT-3.3.1-11]); `known`: the filter was
+    /// subscribed to before.
+    pub fn wants_retained(&self, known: bool) -> bool {
+        match self.retain_handling {
+            0 => true,
+            1 => !known,
+            _ => false,
+        }
+    }
+}

@@ -2,16 +2,25 @@
 //!
 //! Deliberately absent: anything that goes on after the start, but for the end.
 
+mod passwd;
+mod reload;
+mod sys;
+
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use tokio::sync::{mpsc, oneshot};
+use arc_swap::ArcSwapOption;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
+use tokio::time::timeout;
 
 use crate::admin::{self, AdminState};
+use crate::auth::{Checker, Guard, Policy};
+use crate::cli::Run;
 use crate::cluster::control::RUN_BITS;
 use crate::cluster::handle::{
     self, ClusterConfig, ClusterDoors, ClusterHandle, ClusterRequest, ClusterWorld, Founding,
@@ -22,9 +31,17 @@ use crate::config::{Config, Peers};
 use crate::door::{ToCluster, ToWorker};
 use crate::identity::{Incarnation, NodeId, Origin};
 use crate::limits;
-use crate::listener;
+use crate::listener::{self, Entrance};
 use crate::storage::{self, FileDisk, Log, MemoryDisk, Options, Recovered};
 use crate::worker::{self, WorkerConfig, WorkerHandle};
+
+pub use passwd::passwd;
+pub use reload::{ReloadRequest, Report, SetLogFilter, read_token};
+
+use self::reload::Reloader;
+
+/// What is logged if nobody says otherwise.
+pub const LOG_FILTER_DEFAULT: &str = "info,openraft=error";
 
 /// A node that runs on threads of its own.
 pub struct Node {
@@ -32,27 +49,47 @@ pub struct Node {
     pub cluster: ClusterHandle,
     /// Ready when the cluster's thread has ended, with the reason.
     ended: oneshot::Receiver<Result<()>>,
+    /// Keeps what reloads alive.
+    _reload: mpsc::Sender<ReloadRequest>,
 }
 
 /// Starts everything and returns once clients can knock. Must be called within a runtime, on which listeners accept.
 ///
 /// # Errors
 /// What can't be opened, bound or read, with its name.
-pub async fn start(config: Config) -> Result<Node> {
+pub async fn start(config: Config, run: Run, set_log_filter: Option<SetLogFilter>) -> Result<Node> {
     let origin = identify(config.data_dir.as_deref())?;
     let seed = rand::random::<u64>();
     let now_ms = wall_clock_ms();
 
     let mut listeners = Vec::new();
     for listen in &config.listeners {
-        let bound = listener::bind(listen.address)?;
-        tracing::info!(address = %bound.local_addr()?, "listens for clients");
-        listeners.push((bound, listen.anonymous));
+        let entrance = Entrance::new(listen).with_context(|| format!("listener {}", listen.url))?;
+        let bound = listener::bind(listen.address).with_context(|| format!("listener {}", listen.url))?;
+        tracing::info!(url = listen.url, address = %bound.local_addr()?, "listens for clients");
+        listeners.push((bound, Arc::new(entrance)));
     }
     let admin = match &config.admin {
         None => None,
         Some(asked) => Some(admin::bind(asked).await?),
     };
+    let policy = Policy {
+        passwords: config
+            .password_file
+            .as_deref()
+            .map(reload::read_passwords)
+            .transpose()
+            .context("auth.password_file")?,
+        acl: config.acl_file.as_deref().map(reload::read_acl).transpose().context("auth.acl_file")?,
+        limits: config.limits.clone(),
+    };
+    let checker = match &policy.passwords {
+        None => Checker::idle(),
+        Some(_) => Checker::start(usize::from(config.workers).min(limits::CHECK_THREADS_MAX))
+            .context("starting a thread that checks passwords")?,
+    };
+    let (policy, followed) = watch::channel(Arc::new(policy));
+    let guard = Guard::new(followed, Arc::new(checker));
     let (to_cluster, from_workers) = mpsc::unbounded_channel();
     let workers: Vec<(worker::WorkerDoors, WorkerHandle)> =
         worker::doors(config.workers, &to_cluster, &config.limits).into_iter().collect();
@@ -62,7 +99,7 @@ pub async fn start(config: Config) -> Result<Node> {
         let config = WorkerConfig {
             index: index as u16,
             node: origin.node,
-            limits: config.limits.clone(),
+            guard: guard.clone(),
             seed: seed.wrapping_add(index as u64 + 1),
             now_ms,
         };
@@ -73,15 +110,33 @@ pub async fn start(config: Config) -> Result<Node> {
     let commands = handles.iter().map(|handle| handle.commands.clone()).collect();
     let ended = spawn_cluster(&config, origin, seed, from_workers, commands, doors)?;
 
-    for (bound, anonymous) in listeners {
+    let entrances: Vec<Arc<Entrance>> = listeners.iter().map(|(_, entrance)| entrance.clone()).collect();
+    for (bound, entrance) in listeners {
         let accepted = handles.iter().map(|handle| handle.accepted.clone()).collect();
-        tokio::spawn(listener::run(bound, anonymous, accepted));
+        let mut status = cluster.status.clone();
+        tokio::spawn(async move {
+            // Who knocks while the node starts waits in the backlog instead of being refused; not for ever, since a node
+            // that finds no majority must say so (K3).
+            let _ = timeout(limits::START_PATIENCE, status.wait_for(|status| status.serving)).await;
+            listener::run(bound, entrance, accepted).await;
+        });
     }
-    let counters = handles.into_iter().map(|handle| handle.counters).collect();
-    if let Some((bound, token)) = admin {
-        tokio::spawn(admin::serve(bound, token, AdminState { cluster: cluster.clone(), counters }));
+    if let Some(seconds) = config.sys_interval_seconds {
+        tokio::spawn(sys::report(Duration::from_secs(seconds), handles.clone()));
     }
-    Ok(Node { cluster, ended })
+    let (token, admin) = match admin {
+        None => (None, None),
+        Some((bound, token)) => (token, Some(bound)),
+    };
+    let token = Arc::new(ArcSwapOption::from_pointee(token));
+    let (reload, requests) = mpsc::channel(1);
+    let reloader = Reloader { run, config, entrances: entrances.clone(), policy, token: token.clone(), set_log_filter };
+    tokio::spawn(reloader.run(requests));
+    if let Some(bound) = admin {
+        let state = AdminState { cluster: cluster.clone(), workers: handles, entrances, token, reload: reload.clone() };
+        tokio::spawn(admin::serve(bound, state));
+    }
+    Ok(Node { cluster, ended, _reload: reload })
 }
 
 impl Node {

@@ -5,6 +5,7 @@
 //! (`$share/…`), which are refused before they come here.
 
 mod cache;
+mod level_map;
 mod levels;
 mod routes;
 mod subscribers;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use crate::door::{RouteChange, RouteOwner, Targets};
 
+pub use level_map::LevelMap;
 pub use subscribers::{Subscriber, Subscribers};
 pub use trie::{Trie, ValueId};
 

@@ -5,6 +5,8 @@
 //! sockets, clocks, encodings, and the fan-out.
 
 mod backlog;
+mod exchanges;
+mod readings;
 mod receipts;
 pub mod request;
 mod subscriptions;
@@ -16,6 +18,8 @@ use crate::protocol::Version;
 use crate::shard::{Ack, Delivery};
 
 pub use backlog::{Backlog, BacklogBounds, Identifiers, Waiting};
+pub use exchanges::{Begun, Exchanges};
+pub use readings::{Reading, Readings};
 pub use receipts::Receipts;
 pub use request::Opening;
 pub use subscriptions::{Awaited, AwaitedKind, Subscriptions};
@@ -49,12 +53,16 @@ pub struct Session {
     pub subscriptions: Subscriptions,
     /// What it published and the broker has not acknowledged.
     pub receipts: Receipts,
+    /// What it published at QoS 2 and has not released.
+    pub exchanges: Exchanges,
     /// SUBSCRIBE and UNSUBSCRIBE that are not answered yet.
     pub awaited: Vec<Awaited>,
     /// CONNACK has not been sent: the client's subscriptions are still on their way to every node (K6).
     pub held: bool,
     /// Deliveries that came while `held`.
     pub held_deliveries: Vec<Delivery>,
+    /// Retained messages that it is still to be sent.
+    pub readings: Option<Box<Readings>>,
     window: Window,
     backlog: Option<Box<Backlog>>,
     acks: Vec<Ack>,
@@ -76,9 +84,11 @@ impl Session {
             terms,
             subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
+            exchanges: Exchanges::default(),
             awaited: Vec::new(),
             held: false,
             held_deliveries: Vec::new(),
+            readings: None,
             window: Window::default(),
             backlog: None,
             acks: Vec::new(),
@@ -95,7 +105,7 @@ impl Session {
             QoS::AtMostOnce => Admission::Send(None),
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
                 if self.window.has_room(self.terms.receive_maximum) {
-                    Admission::Send(Some(self.window.send()))
+                    Admission::Send(Some(self.window.send(qos)))
                 } else {
                     Admission::Wait
                 }
@@ -121,7 +131,7 @@ impl Session {
             }
             return None;
         };
-        let packet_id = (next.qos != QoS::AtMostOnce).then(|| self.window.send());
+        let packet_id = (next.qos != QoS::AtMostOnce).then(|| self.window.send(next.qos));
         Some((next, packet_id))
     }
 
@@ -148,23 +158,50 @@ impl Session {
 
     /// Takes a delivery of the persistent queue; gives its packet id. `None` if this connection has sent it before.
     pub fn deliver(&mut self, delivery: &Delivery) -> Option<u16> {
-        self.window.send_numbered(delivery.seq)
-    }
-
-    /// A delivery that is not sent after all (expired, too large): acknowledged on the client's behalf.
-    pub fn give_up(&mut self, packet_id: u16) {
-        self.acknowledge(packet_id);
-    }
-
-    /// PUBACK of the client. False if nothing of that id is in flight.
-    pub fn acknowledge(&mut self, packet_id: u16) -> bool {
-        let Some(number) = self.window.acknowledge(packet_id) else {
-            return false;
-        };
-        if self.terms.persistent {
-            self.acks.push(Ack::Done(number));
+        let packet_id = self.window.send_numbered(delivery.seq, delivery.message.qos)?;
+        if delivery.received {
+            self.window.receive(packet_id);
         }
-        true
+        Some(packet_id)
+    }
+
+    /// A delivery that is not sent after all (expired, too large), or that the client refused with its PUBREC: over.
+    /// False if nothing of that id is in flight.
+    pub fn give_up(&mut self, packet_id: u16) -> bool {
+        let number = self.window.give_up(packet_id);
+        self.note(number.map(Ack::Done))
+    }
+
+    /// PUBACK of the client. False if nothing of that id is in flight at QoS 1.
+    pub fn acknowledge(&mut self, packet_id: u16) -> bool {
+        let number = self.window.acknowledge(packet_id);
+        self.note(number.map(Ack::Done))
+    }
+
+    /// PUBREC of the client. False if nothing of that id is in flight at QoS 2. PUBREL may follow at once for an
+    /// ephemeral session; for a persistent one when its shard has stored this, or a failure would bring the message
+    /// again to a client that has forgotten it ([MQTT-4.3.3-6]).
+    pub fn receive(&mut self, packet_id: u16) -> bool {
+        let number = self.window.receive(packet_id);
+        self.note(number.map(Ack::Received))
+    }
+
+    /// The shard has stored that the client has received this number: the packet id to release, if it still is to be.
+    pub fn release(&self, number: u64) -> Option<u16> {
+        self.window.is_received(number).then(|| Delivery::packet_id(number))
+    }
+
+    /// PUBCOMP of the client. False if nothing of that id waits for it.
+    pub fn complete(&mut self, packet_id: u16) -> bool {
+        let number = self.window.complete(packet_id);
+        self.note(number.map(Ack::Completed))
+    }
+
+    fn note(&mut self, ack: Option<Ack>) -> bool {
+        if self.terms.persistent {
+            self.acks.extend(ack);
+        }
+        ack.is_some()
     }
 
     /// What the client acknowledged of its persistent queue since this was last asked.

@@ -1,12 +1,17 @@
-//! The replicated state machine of one shard: persistent sessions and their queues, who holds a client id, wills.
+//! The replicated state machine of one shard: persistent sessions, their queues and exchanges, retained messages, who holds
+//! a client id, wills.
 //!
 //! Commands in, effects out. Deliberately absent: sockets, files, clocks, randomness, async. Time comes with each
 //! entry, stamped by the shard's leader.
 
 mod command;
 mod evictions;
+mod exchanges;
 mod machine;
+mod owed;
 mod queue;
+mod relay;
+mod retained;
 mod session;
 mod snapshot;
 mod streams;
@@ -16,8 +21,10 @@ mod wills;
 mod tests;
 
 pub use command::{
-    Ack, Close, CloseCause, Command, Delivery, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome, Refusal, Will,
+    Ack, Close, CloseCause, Command, Delivery, Destination, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome,
+    Place, PublishOnce, Refusal, Relayed, Will,
 };
 pub use machine::{Shard, Totals};
+pub use retained::Page;
 pub use session::Attached;
 pub use streams::Expected;

@@ -5,15 +5,19 @@
 //! other worker, a batch for the cluster thread. Nothing here is shared with another thread but the channels and the
 //! published counters; no lock and no atomic per message.
 
+mod access;
+mod asks;
 mod commands;
 mod connect;
 mod core;
 mod counters;
+mod exactly_once;
 mod fanout;
 mod flush;
 mod lifetime;
 mod packets;
 mod reading;
+mod retained;
 mod subscribe;
 mod table;
 mod wheel;
@@ -30,12 +34,14 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::MissedTickBehavior;
 
+use crate::auth::Guard;
 use crate::door::{ToCluster, ToWorker};
 use crate::identity::NodeId;
-use crate::limits::{ACCEPTED_MAX, ClientLimits, TICK_MS};
-use crate::listener::Accepted;
+use crate::limits::{ACCEPTED_MAX, ASKS_MAX, ClientLimits, TICK_MS};
+use crate::listener::{Accepted, TurnTaking};
 use crate::message::Message;
 
+pub use asks::{Ask, ClientSubscription, ConnectedClient};
 pub use counters::{Counters, PublishedCounters};
 
 use self::core::Core;
@@ -47,8 +53,8 @@ pub struct WorkerConfig {
     pub index: u16,
     /// The node it is part of: its own routes are not followed.
     pub node: NodeId,
-    /// Bounds on clients.
-    pub limits: ClientLimits,
+    /// Who may what, and the bounds on clients.
+    pub guard: Guard,
     /// For assigned client ids.
     pub seed: u64,
     /// The wall clock when the worker starts, in milliseconds since the Unix epoch. From there on it counts on tokio's.
@@ -61,6 +67,7 @@ pub struct WorkerDoors {
     commands: mpsc::UnboundedReceiver<Vec<ToWorker>>,
     accepted: mpsc::Receiver<Accepted>,
     forwards: mpsc::Receiver<Vec<Message>>,
+    asks: mpsc::Receiver<Ask>,
     /// By worker number; unused at its own.
     peers: Vec<mpsc::Sender<Vec<Message>>>,
     counters: Arc<PublishedCounters>,
@@ -73,6 +80,8 @@ pub struct WorkerHandle {
     pub commands: mpsc::UnboundedSender<Vec<ToWorker>>,
     /// For listeners.
     pub accepted: mpsc::Sender<Accepted>,
+    /// For administrators.
+    pub asks: mpsc::Sender<Ask>,
     /// For metrics.
     pub counters: Arc<PublishedCounters>,
 }
@@ -89,16 +98,19 @@ pub fn doors(
         .map(|forwards| {
             let (commands_sender, commands) = mpsc::unbounded_channel();
             let (accepted_sender, accepted) = mpsc::channel(ACCEPTED_MAX);
+            let (asks_sender, asks) = mpsc::channel(ASKS_MAX);
             let counters = Arc::new(PublishedCounters::default());
             let doors = WorkerDoors {
                 to_cluster: to_cluster.clone(),
                 commands,
                 accepted,
                 forwards,
+                asks,
                 peers: peers.clone(),
                 counters: counters.clone(),
             };
-            let handle = WorkerHandle { commands: commands_sender, accepted: accepted_sender, counters };
+            let handle =
+                WorkerHandle { commands: commands_sender, accepted: accepted_sender, asks: asks_sender, counters };
             (doors, handle)
         })
         .collect()
@@ -115,8 +127,9 @@ pub fn spawn(config: WorkerConfig, doors: WorkerDoors) -> io::Result<JoinHandle<
 /// Runs a worker until nobody can command it any more. Must be called within a [`LocalSet`]. Dropping the future closes
 /// every connection.
 pub async fn run(config: WorkerConfig, doors: WorkerDoors) {
-    let WorkerDoors { to_cluster, mut commands, mut accepted, mut forwards, peers, counters } = doors;
-    let worker = Rc::new(Worker { core: RefCell::new(Core::new(config, to_cluster, peers, counters)) });
+    let WorkerDoors { to_cluster, mut commands, mut accepted, mut forwards, mut asks, peers, counters } = doors;
+    let core = RefCell::new(Core::new(config, to_cluster, peers, counters));
+    let worker = Rc::new(Worker { core, turns: TurnTaking::default() });
     let mut tasks = Tasks { worker: worker.clone(), handles: Vec::new() };
     tasks.add({
         let worker = worker.clone();
@@ -127,6 +140,14 @@ pub async fn run(config: WorkerConfig, doors: WorkerDoors) {
         async move {
             while let Some(batch) = forwards.recv().await {
                 worker.core.borrow_mut().forward(batch);
+            }
+        }
+    });
+    tasks.add({
+        let worker = worker.clone();
+        async move {
+            while let Some(ask) = asks.recv().await {
+                worker.core.borrow_mut().asked(ask);
             }
         }
     });
@@ -157,6 +178,8 @@ pub async fn run(config: WorkerConfig, doors: WorkerDoors) {
 /// A worker as its tasks share it. No borrow lives across an await.
 struct Worker {
     core: RefCell<Core>,
+    /// Of TLS handshakes.
+    turns: TurnTaking,
 }
 
 /// The tasks of a worker; they and its connections end with it.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -31,21 +32,38 @@ pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
 /// The figures at the time of a scrape.
 #[derive(Debug)]
 struct Snapshot {
-    workers: BTreeMap<&'static str, u64>,
+    workers: BTreeMap<&'static str, (&'static str, u64)>,
+    forwards_dropped: u64,
     gauges: Vec<(&'static str, &'static str, i64)>,
+    listeners: Vec<Listener>,
+}
+
+/// The figures of one listener.
+#[derive(Debug)]
+struct Listener {
+    url: String,
+    connections: u64,
+    accepted: u64,
+    refused_full: u64,
+    handshakes_failed: u64,
 }
 
 impl Snapshot {
     fn of(node: &AdminState) -> Snapshot {
-        let mut workers: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for counters in &node.counters {
-            for (name, value) in counters.read().named() {
-                *workers.entry(name).or_default() += value;
+        let mut workers: BTreeMap<&'static str, (&'static str, u64)> = BTreeMap::new();
+        for worker in &node.workers {
+            for (name, help, value) in worker.counters.read().named() {
+                // The encoder ends each help with a full stop of its own.
+                workers.entry(name).or_insert((help.trim().trim_end_matches('.'), 0)).1 += value;
             }
         }
         let status = node.cluster.status.borrow();
+        let connections: i64 = status.members.iter().map(|member| i64::from(member.connections)).sum();
+        let sessions: u64 = status.members.iter().map(|member| member.sessions).sum();
         let gauges = vec![
             ("members", "Members of the cluster", status.members.len() as i64),
+            ("cluster_connections", "Client connections of all members", connections),
+            ("cluster_sessions", "Persistent sessions of the cluster", sessions as i64),
             ("peers_linked", "Nodes that this one has a link to", status.linked as i64),
             ("shards", "Shards of the cluster", i64::from(status.shards)),
             ("shards_under_replicated", "Shards that lack a replica in sync", status.under_replicated as i64),
@@ -59,24 +77,34 @@ impl Snapshot {
             ),
             ("subscribes_unsettled", "SUBSCRIBEs that wait for other nodes", status.unsettled as i64),
         ];
-        Snapshot { workers, gauges }
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let listeners = node.entrances.iter().map(|entrance| Listener {
+            url: entrance.url.clone(),
+            connections: read(&entrance.connections),
+            accepted: read(&entrance.accepted),
+            refused_full: read(&entrance.refused_full),
+            handshakes_failed: read(&entrance.handshakes_failed),
+        });
+        Snapshot { workers, forwards_dropped: status.forwards_dropped, gauges, listeners: listeners.collect() }
     }
 }
 
+/// Which of a listener's counters.
+type CountOf = fn(&Listener) -> u64;
+
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for (name, value) in &self.workers {
+        for (name, (help, value)) in &self.workers {
             if name.starts_with("dropped_") {
                 // These are one family, below.
                 continue;
             }
-            let help = format!("{} of this node's workers", name.replace('_', " "));
             if GAUGES.contains(name) {
                 let gauge = ConstGauge::new(*value as i64);
-                gauge.encode(encoder.encode_descriptor(name, &help, None, gauge.metric_type())?)?;
+                gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
             } else {
                 let counter = ConstCounter::new(*value);
-                counter.encode(encoder.encode_descriptor(name, &help, None, counter.metric_type())?)?;
+                counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
             }
         }
         let counter = ConstCounter::new(0_u64);
@@ -86,9 +114,38 @@ impl Collector for Snapshot {
             None,
             counter.metric_type(),
         )?;
-        for (name, value) in &self.workers {
-            if let Some(reason) = name.strip_prefix("dropped_") {
-                ConstCounter::new(*value).encode(dropped.encode_family(&[("reason", reason)])?)?;
+        let by_workers =
+            self.workers.iter().filter_map(|(name, (_, value))| Some((name.strip_prefix("dropped_")?, *value)));
+        for (reason, value) in by_workers.chain([("node_not_reached", self.forwards_dropped)]) {
+            ConstCounter::new(value).encode(dropped.encode_family(&[("reason", reason)])?)?;
+        }
+        let gauge = ConstGauge::new(0_i64);
+        let mut open = encoder.encode_descriptor(
+            "listener_connections",
+            "Connections that exist now, by listener",
+            None,
+            gauge.metric_type(),
+        )?;
+        for listener in &self.listeners {
+            let labels = [("listener", listener.url.as_str())];
+            ConstGauge::new(listener.connections as i64).encode(open.encode_family(&labels)?)?;
+        }
+        let counted: [(&str, &str, CountOf); 3] = [
+            ("listener_accepted", "Connections accepted, by listener", |listener| listener.accepted),
+            (
+                "listener_refused_full",
+                "Connections closed because there were connections_max, by listener",
+                |listener| listener.refused_full,
+            ),
+            ("listener_handshakes_failed", "Connections that ended before MQTT began, by listener", |listener| {
+                listener.handshakes_failed
+            }),
+        ];
+        for (name, help, value) in counted {
+            let mut family = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            for listener in &self.listeners {
+                let labels = [("listener", listener.url.as_str())];
+                ConstCounter::new(value(listener)).encode(family.encode_family(&labels)?)?;
             }
         }
         for (name, help, value) in &self.gauges {

@@ -131,9 +131,11 @@ impl Deliveries {
         deliveries.retain(|delivery| delivery.seq < attached.send_bound);
         let Some(last) = deliveries.last() else { return Vec::new() };
         cursor.next = Some(last.seq + 1);
-        let (expired, live): (Vec<Delivery>, Vec<Delivery>) = deliveries
-            .into_iter()
-            .partition(|delivery| delivery.message.expires_at_ms.is_some_and(|at| at <= now_ms) && !delivery.dup);
+        let (expired, live): (Vec<Delivery>, Vec<Delivery>) = deliveries.into_iter().partition(|delivery| {
+            let expired = delivery.message.expires_at_ms.is_some_and(|at| at <= now_ms);
+            // What the client has received is brought to its end.
+            expired && !delivery.dup && !delivery.received
+        });
         cursor.unacknowledged.extend(live.iter().map(|delivery| delivery.seq));
         let mut say = Vec::new();
         if !live.is_empty() {

@@ -1,9 +1,12 @@
 //! The cluster's room from outside: how it is started, and what can be asked of it from other threads.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::asks::{Ask, Reply};
 use super::control::ControlAnswer;
@@ -112,13 +115,20 @@ pub struct ClusterHandle {
     pub status: watch::Receiver<Status>,
     /// What can be asked.
     pub requests: mpsc::Sender<ClusterRequest>,
+    /// Counts up each [`HEARTBEAT`] while the cluster's thread turns; 0 until it first does.
+    pub heartbeat: Arc<AtomicU64>,
 }
+
+/// How often the cluster's thread shows that it turns.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Doors for [`run`], and for those who ask.
 pub fn doors() -> (ClusterDoors, ClusterHandle) {
     let (status, seen) = watch::channel(Status { not_ready: "starts".into(), ..Status::default() });
     let (requests, asked) = mpsc::channel(REQUESTS_MAX);
-    (ClusterDoors { status, requests: asked }, ClusterHandle { status: seen, requests })
+    let heartbeat = Arc::new(AtomicU64::new(0));
+    let doors = ClusterDoors { status, requests: asked, heartbeat: heartbeat.clone() };
+    (doors, ClusterHandle { status: seen, requests, heartbeat })
 }
 
 /// Requests of administrators that wait; more wait outside.
@@ -128,6 +138,7 @@ const REQUESTS_MAX: usize = 64;
 pub struct ClusterDoors {
     status: watch::Sender<Status>,
     requests: mpsc::Receiver<ClusterRequest>,
+    heartbeat: Arc<AtomicU64>,
 }
 
 #[cfg(test)]
@@ -156,8 +167,13 @@ pub async fn run(config: ClusterConfig, world: ClusterWorld, mut doors: ClusterD
     let _end = EndWithMe(tasks.clone());
     let room = Room::new(config, origin, net, log, to_workers, now_ms, tasks.clone(), doors.status);
     room.start(Box::new(ShardRooms::build)).await?;
+    let mut heartbeat = interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            _ = heartbeat.tick() => {
+                doors.heartbeat.fetch_add(1, Ordering::Relaxed);
+            }
             batch = from_workers.recv() => {
                 let Some(batch) = batch else { return Ok(()) };
                 for message in batch {

@@ -4,8 +4,9 @@
 
 use std::collections::VecDeque;
 
-use crate::identity::{ConnectionId, NodeId};
+use crate::identity::{ConnectionId, NodeId, ShardId};
 use crate::limits;
+use crate::message::Message;
 use crate::shard::Command;
 
 /// Bytes of commands in one frame, about.
@@ -22,6 +23,16 @@ pub(super) enum Waiter {
     Subscribe { connection: ConnectionId, token: u32 },
     /// A publish, by its key.
     Publish(u64),
+    /// A PUBLISH of QoS 2 in a persistent session.
+    PublishOnce { connection: ConnectionId, token: u64 },
+    /// A PUBREL of a persistent session.
+    EndExchange { connection: ConnectionId, packet_id: u16 },
+    /// Acknowledgements with PUBRECs among them.
+    Acknowledge(ConnectionId),
+    /// The outbox of a shard that this node leads, or led.
+    Relay { from: ShardId, to: ShardId, number: u64 },
+    /// A connection that puts retained messages into its session's queue.
+    Enqueue { connection: ConnectionId, token: u32 },
 }
 
 #[derive(Debug)]
@@ -140,7 +151,13 @@ impl ShardClient {
 /// About what a command takes in an entry.
 pub(super) fn command_bytes(command: &Command) -> usize {
     match command {
-        Command::Publish(message) => 64 + message.topic.len() + message.payload.len() + message.properties.len(),
+        Command::Publish(message) | Command::Retain(message) | Command::Relay { message, .. } => {
+            64 + message_bytes(message)
+        }
+        Command::PublishOnce(publish) => {
+            64 + publish.client_id.len() + message_bytes(&publish.message) + publish.destinations.len() * 16
+        }
+        Command::Relayed(relayed) => 16 + relayed.len() * 24,
         Command::Open(open) => {
             let will = open.will.as_ref().map_or(0, |will| will.message.payload.len() + will.message.topic.len());
             96 + open.client_id.len() + will
@@ -154,9 +171,19 @@ pub(super) fn command_bytes(command: &Command) -> usize {
         }
         Command::Acknowledge { client_id, acks, .. } => 32 + client_id.len() + acks.len() * 8,
         Command::Close(close) => 48 + close.client_id.len(),
-        Command::WillFired { client_id, .. } => 32 + client_id.len(),
+        Command::Enqueue { client_id, filter, messages, .. } => {
+            let messages: usize = messages.iter().map(|message| 64 + message_bytes(message)).sum();
+            64 + client_id.len() + filter.len() + messages
+        }
+        Command::WillFired { client_id, .. }
+        | Command::Released { client_id, .. }
+        | Command::EndExchange { client_id, .. } => 32 + client_id.len(),
         Command::NodeGone(_) | Command::Tick => 32,
     }
+}
+
+fn message_bytes(message: &Message) -> usize {
+    message.topic.len() + message.payload.len() + message.properties.len()
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! What the shards' rooms of two nodes say to each other. The mesh carries it without looking.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{ClientId, ConnectionId, NodeId, ShardId};
+use crate::identity::{ClientId, ConnectionId, Incarnation, NodeId, ShardId};
+use crate::message::Message;
 use crate::shard::{Command, Delivery, Evicted, Outcome};
 
 /// One frame. New variants go to the end.
@@ -20,11 +23,19 @@ pub(super) enum ShardFrame {
     /// From a leader to the node that a session's client is connected to.
     Deliver { connection: ConnectionId, epoch: u64, deliveries: Vec<Delivery> },
     /// From a leader to the node of a connection that lost its client id.
-    Evict { connection: ConnectionId, epoch: u64, why: Evicted },
+    Evict { connection: ConnectionId, client_id: ClientId, epoch: u64, why: Evicted },
     /// From the leader of this term to the node of a connection: what have you sent?
     Attach { shard: ShardId, term: u64, connection: ConnectionId, client_id: ClientId, epoch: u64 },
     /// The answer; epoch 0 when the connection does not hold the session.
     Attached { shard: ShardId, client_id: ClientId, epoch: u64, sent_to: u64 },
+    /// From a leader to a run of a node: a message from the shard's outbox for its connected subscribers.
+    Relay { shard: ShardId, to: Incarnation, number: u64, message: Message },
+    /// The answer: that run has everything up to this number.
+    Relayed { shard: ShardId, to: Incarnation, number: u64 },
+    /// To a leader: what retained messages match, after this topic? `read` comes back with the answer.
+    ReadRetained { shard: ShardId, read: u64, filter: Arc<str>, after: Option<Arc<str>> },
+    /// The answer: some of them, and after which topic to go on.
+    Retained { read: u64, messages: Vec<Message>, next: Option<Arc<str>> },
 }
 
 impl ShardFrame {

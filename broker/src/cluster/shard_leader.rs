@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::delivery::Deliveries;
+use crate::cluster::relays::Relays;
 use crate::cluster::shard_client::command_bytes;
 use crate::identity::Origin;
 use crate::shard::{Command, Entry, Expected, Numbered, Shard};
@@ -19,6 +20,7 @@ const OUTSTANDING_MAX: usize = 4;
 pub(super) struct ShardLeader {
     pub term: u64,
     pub deliveries: Deliveries,
+    pub relays: Relays,
     /// The last number taken of each origin; ahead of what is applied.
     taken: BTreeMap<Origin, u64>,
     gathered: Vec<Numbered>,
@@ -42,6 +44,7 @@ impl ShardLeader {
         ShardLeader {
             term,
             deliveries: Deliveries::default(),
+            relays: Relays::default(),
             taken: BTreeMap::new(),
             gathered: Vec::new(),
             gathered_bytes: 0,

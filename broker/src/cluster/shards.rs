@@ -4,6 +4,8 @@
 //! another node, is gathered into an entry (`shard_leader`) and proposed; applied, its effects come back to be carried
 //! out. What to send is decided at once; sending waits for the end of the turn, so that it goes in batches.
 
+mod relaying;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -15,19 +17,23 @@ use tokio::sync::Notify;
 
 use super::delivery::Say;
 use super::mesh::{LocalFuture, Shards, Surroundings};
+use super::relays::Relays;
 use super::replica::{Replica, replica_of};
+use super::retained_reads::{Asked, Question, Reads};
 use super::shard_client::{ShardClient, Waiter};
 use super::shard_frames::ShardFrame;
 use super::shard_leader::{ShardLeader, Taken};
 use crate::door::{RouteOwner, Targets, ToCluster, ToWorker};
 use crate::faults;
-use crate::identity::{ClientId, ConnectionId, GroupId, NodeId, Origin, ShardId};
+use crate::identity::{ClientId, ConnectionId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS};
 use crate::replication::{Group, Position};
-use crate::shard::{Command, Effect, Outcome, Refusal, Shard};
+use crate::shard::{Ack, Command, Destination, Effect, Outcome, Page, PublishOnce, Refusal, Relayed, Shard};
 
 /// How often expiries are looked for and silent streams sent again.
 const TICK: Duration = Duration::from_millis(500);
+/// How long a leader waits to hear from a majority that it leads; whoever reads asks again.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The rooms. Made by [`ShardRooms::build`], held by the cluster's room as [`Shards`].
 pub struct ShardRooms {
@@ -37,11 +43,21 @@ pub struct ShardRooms {
     clients: RefCell<BTreeMap<ShardId, ShardClient>>,
     hosted: RefCell<BTreeMap<ShardId, Hosted>>,
     publishes: RefCell<BTreeMap<u64, PendingPublish>>,
+    reads: RefCell<Reads>,
+    asked: RefCell<BTreeMap<ShardId, Asked>>,
     next_key: Cell<u64>,
     /// Wills of led shards that are being published, until their shard knows.
     firing: RefCell<BTreeSet<(ShardId, ClientId, u64)>>,
     /// Against K1, to see that tests notice.
     acknowledges_early: bool,
+    /// Against K4, likewise.
+    lets_two_hold: bool,
+    /// The runs of other nodes that are linked, or were last.
+    runs: RefCell<BTreeMap<NodeId, Incarnation>>,
+    /// The last number that this run has taken from the outbox of each shard.
+    taken: RefCell<BTreeMap<ShardId, u64>>,
+    /// What has arrived from the outboxes of shards that this node leads, until the end of the turn.
+    arrived: RefCell<BTreeMap<ShardId, Vec<Relayed>>>,
     /// Frames of this node to itself, until the end of the turn.
     inbox: RefCell<VecDeque<ShardFrame>>,
     work: Notify,
@@ -84,9 +100,15 @@ impl ShardRooms {
             clients: RefCell::default(),
             hosted: RefCell::default(),
             publishes: RefCell::default(),
+            reads: RefCell::default(),
+            asked: RefCell::default(),
             next_key: Cell::new(1),
             firing: RefCell::default(),
             acknowledges_early: faults::breaks_k1(),
+            lets_two_hold: faults::breaks_k4(),
+            runs: RefCell::default(),
+            taken: RefCell::default(),
+            arrived: RefCell::default(),
             inbox: RefCell::default(),
             work: Notify::new(),
         });
@@ -146,6 +168,10 @@ impl ShardRooms {
             let Some(frame) = frame else { break };
             self.handle(me, frame);
         }
+        let arrived = self.arrived.take();
+        for (shard, relayed) in arrived {
+            self.push(shard, Command::Relayed(relayed), Waiter::Nobody);
+        }
         let mut frames = Vec::new();
         for (shard, client) in self.clients.borrow_mut().iter_mut() {
             while client.has_unsent() {
@@ -177,6 +203,10 @@ impl ShardRooms {
         for client in self.clients.borrow_mut().values_mut() {
             client.tick();
         }
+        let questions = self.reads.borrow_mut().ask_again();
+        for question in questions {
+            self.ask_retained(question);
+        }
         let mut due = Vec::new();
         for (shard, hosted) in self.hosted.borrow().iter() {
             if let Some(group) = hosted.group.as_ref().filter(|_| hosted.leader.is_some())
@@ -197,6 +227,10 @@ impl ShardRooms {
             }
             // Those that could not be published when they fell due.
             self.carry_out(shard, wills);
+            let relays = self.with_led(shard, |group, leader| group.with(|state| leader.relays.tick(state)));
+            for to in relays.into_iter().flatten() {
+                self.relay(shard, to);
+            }
         }
         self.work.notify_one();
     }
@@ -219,8 +253,11 @@ impl ShardRooms {
             ShardFrame::Deliver { connection, epoch, deliveries } => {
                 self.to_worker(connection, ToWorker::Deliver { connection, epoch, deliveries });
             }
-            ShardFrame::Evict { connection, epoch, why } => {
-                self.to_worker(connection, ToWorker::Evict { connection, epoch, why });
+            ShardFrame::Evict { client_id, epoch, .. } if self.lets_two_hold => {
+                Shards::worker(self, ToCluster::Released { client_id, epoch });
+            }
+            ShardFrame::Evict { connection, client_id, epoch, why } => {
+                self.to_worker(connection, ToWorker::Evict { connection, client_id, epoch, why });
             }
             ShardFrame::Attach { shard, term, connection, client_id, epoch } => {
                 // The answer goes to whoever is known to lead.
@@ -232,6 +269,23 @@ impl ShardRooms {
                     group.with(|state| leader.deliveries.attached(state, &client_id, epoch, sent_to));
                 });
                 self.deliver(shard, &client_id);
+            }
+            ShardFrame::Relay { shard, to, number, message } => self.relayed_here(from, shard, to, number, message),
+            ShardFrame::Relayed { shard, to, number } => {
+                let to = Destination::Node(Origin { node: from.node, incarnation: to });
+                self.has_arrived(shard, Relayed { to, number, refused: None });
+            }
+            ShardFrame::ReadRetained { shard, read, filter, after } => {
+                self.asked_retained(from, Question { shard, read, filter, after });
+            }
+            ShardFrame::Retained { read, messages, next } => {
+                let (answer, more) = self.reads.borrow_mut().answered(read, Page { messages, next });
+                if let Some((connection, answer)) = answer {
+                    self.to_worker(connection, answer);
+                }
+                if let Some(question) = more {
+                    self.ask_retained(question);
+                }
             }
         }
     }
@@ -258,11 +312,27 @@ impl ShardRooms {
             Waiter::Subscribe { connection, token } => {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
             }
+            Waiter::PublishOnce { connection, token } => {
+                self.to_worker(connection, ToWorker::Published { connection, token, outcome });
+            }
+            Waiter::EndExchange { connection, packet_id } => {
+                self.to_worker(connection, ToWorker::ExchangeEnded { connection, packet_id, outcome });
+            }
+            Waiter::Acknowledge(connection) => {
+                if let (Command::Acknowledge { epoch, acks, .. }, Outcome::Done) = (command, outcome) {
+                    let received = acks.iter().filter_map(Ack::received).collect();
+                    self.to_worker(connection, ToWorker::Acknowledged { connection, epoch, received });
+                }
+            }
+            Waiter::Relay { from, to, number } => self.relay_answered(from, to, number, &outcome),
             Waiter::Publish(key) => match outcome {
                 Outcome::Stored(count) => self.publish_part(key, count, None),
                 Outcome::Refused(refusal) => self.publish_part(key, 0, Some(refusal)),
                 _ => self.publish_part(key, 0, Some(Refusal::Unavailable)),
             },
+            Waiter::Enqueue { connection, token } => {
+                self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
+            }
         }
     }
 
@@ -286,11 +356,15 @@ impl ShardRooms {
     fn publish(&self, origin: Option<PublishOrigin>, message: Message, targets: &Targets) {
         let key = self.next_key.get();
         self.next_key.set(key + 1);
-        let outstanding = targets.iter().filter(|target| !matches!(target, RouteOwner::Worker(_))).count() as u32;
+        let mut outstanding = targets.iter().filter(|target| !matches!(target, RouteOwner::Worker(_))).count() as u32;
         let counted = origin.is_some();
+        outstanding += u32::from(message.retain);
         if let Some(origin) = origin {
             let pending = PendingPublish { origin, outstanding: outstanding + 1, stored: 0, refused: None };
             self.publishes.borrow_mut().insert(key, pending);
+        }
+        if message.retain {
+            self.retain(message.clone(), counted.then_some(key));
         }
         for target in targets {
             match target {
@@ -310,6 +384,25 @@ impl ShardRooms {
         }
         if counted {
             self.publish_part(key, 0, None);
+        }
+    }
+
+    /// Gives a message to the shard that keeps its topic's ([MQTT-3.3.1-5]); `key` is that of the publish.
+    fn retain(&self, message: Message, key: Option<u64>) {
+        let shard = match self.around.directory.shards() {
+            0 => None,
+            shards => Some(ShardId::of_topic(&message.topic, shards)),
+        };
+        match (shard.filter(|shard| !self.is_full(*shard)), key) {
+            (Some(shard), key) => {
+                let waiter = key.map_or(Waiter::Nobody, Waiter::Publish);
+                self.push(shard, Command::Retain(message), waiter);
+            }
+            (None, Some(key)) => {
+                let refusal = if shard.is_some() { Refusal::Quota } else { Refusal::Unavailable };
+                self.publish_part(key, 0, Some(refusal));
+            }
+            (None, None) => tracing::debug!(topic = %message.topic, "a retained message of QoS 0 was dropped"),
         }
     }
 
@@ -348,12 +441,31 @@ impl ShardRooms {
     fn refuse(&self, waiter: Waiter) {
         let outcome = Outcome::Refused(Refusal::Unavailable);
         match waiter {
-            Waiter::Nobody => {}
+            Waiter::Nobody | Waiter::Acknowledge(_) => {}
+            Waiter::PublishOnce { connection, token } => {
+                self.to_worker(connection, ToWorker::Published { connection, token, outcome });
+            }
+            Waiter::EndExchange { connection, packet_id } => {
+                self.to_worker(connection, ToWorker::ExchangeEnded { connection, packet_id, outcome });
+            }
+            Waiter::Relay { from, to, number } => self.relay_answered(from, to, number, &outcome),
             Waiter::Open(connection) => self.to_worker(connection, ToWorker::Opened { connection, outcome }),
             Waiter::Subscribe { connection, token } => {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
             }
             Waiter::Publish(key) => self.publish_part(key, 0, Some(Refusal::Unavailable)),
+            Waiter::Enqueue { connection, token } => {
+                self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
+            }
+        }
+    }
+
+    /// Asks the leader of a shard. Without one, or a link to it, the question is asked again at the pace of `tick`.
+    fn ask_retained(&self, question: Question) {
+        let Question { shard, read, filter, after } = question;
+        let known = self.clients.borrow().get(&shard).and_then(|client| client.leader);
+        if let Some((leader, _)) = known.or_else(|| self.around.directory.leader(shard)) {
+            self.send(leader, ShardFrame::ReadRetained { shard, read, filter, after });
         }
     }
 }
@@ -421,12 +533,48 @@ impl ShardRooms {
         }
     }
 
+    /// A node asks for retained messages.
+    fn asked_retained(&self, from: Origin, question: Question) {
+        let shard = question.shard;
+        if self.with_led(shard, |_, _| ()).is_none() {
+            let leader = self.around.directory.leader(shard).map(|(leader, _)| leader);
+            return self.send(from.node, ShardFrame::NotLeader { shard, leader });
+        }
+        let begins = self.asked.borrow_mut().entry(shard).or_default().ask(from, question);
+        let (true, Some(rooms)) = (begins, self.me.upgrade()) else { return };
+        self.around.tasks.spawn(async move {
+            loop {
+                let questions = rooms.asked.borrow_mut().entry(shard).or_default().round();
+                if questions.is_empty() {
+                    return;
+                }
+                rooms.answer_retained(shard, questions).await;
+            }
+        });
+    }
+
+    /// Answers from what was committed when this was called, or later. Says nothing if this node leads no longer.
+    async fn answer_retained(&self, shard: ShardId, questions: Vec<(Origin, Question)>) {
+        let Some(group) = self.with_led(shard, |group, _| group.clone()) else { return };
+        match tokio::time::timeout(CONFIRM_TIMEOUT, group.linearizable()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return tracing::debug!(shard = shard.0, %error, "retained messages cannot be read"),
+            Err(_) => return tracing::debug!(shard = shard.0, "no majority confirms that this node leads"),
+        }
+        for (from, Question { read, filter, after, .. }) in questions {
+            let Page { messages, next } = group.with(|state| state.retained(&filter, after.as_deref()));
+            self.send_to_run(from, ShardFrame::Retained { read, messages, next });
+            // A page is some work: others have their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// An entry was applied here. If this node proposed it in its present leadership, its effects are carried out.
     fn applied(&self, shard: ShardId, position: Position, effects: Option<Vec<Effect>>) {
         let led = self.with_led(shard, |_, leader| leader.term == position.term);
         let Some(effects) = effects.filter(|_| led == Some(true)) else { return };
         let mut replies: BTreeMap<Origin, Vec<(u64, Outcome)>> = BTreeMap::new();
-        let mut deliverable = BTreeSet::new();
+        let (mut deliverable, mut relayable) = (BTreeSet::new(), BTreeSet::new());
         for effect in effects {
             match effect {
                 Effect::Reply { origin, seq, outcome: outcome @ Outcome::Codes(_) } => {
@@ -446,6 +594,9 @@ impl ShardRooms {
                     });
                 }
                 evict @ Effect::Evict { .. } => self.carry_out(shard, [evict]),
+                Effect::Relayable(to) => {
+                    relayable.insert(to);
+                }
                 Effect::RouteAdded(filter) => self.around.announcer.change(shard, position.term, filter, true),
                 Effect::RouteRemoved(filter) => self.around.announcer.change(shard, position.term, filter, false),
                 will @ Effect::Will { .. } => self.carry_out(shard, [will]),
@@ -458,6 +609,9 @@ impl ShardRooms {
         for client_id in deliverable {
             self.deliver(shard, &client_id);
         }
+        for to in relayable {
+            self.relay(shard, to);
+        }
     }
 
     /// Carries out what may have been carried out before, by an earlier leader or over a link that was lost.
@@ -466,7 +620,7 @@ impl ShardRooms {
             match effect {
                 Effect::Evict { client_id, holder, epoch, why } => {
                     self.with_led(shard, |_, leader| leader.deliveries.evicted(&client_id, epoch));
-                    let frame = ShardFrame::Evict { connection: holder.connection, epoch, why };
+                    let frame = ShardFrame::Evict { connection: holder.connection, client_id, epoch, why };
                     self.send_to_run(holder.origin, frame);
                 }
                 Effect::Will { client_id, epoch, message } => self.originate(shard, client_id, epoch, message),
@@ -551,6 +705,10 @@ impl ShardRooms {
             self.say(shard, ask);
         }
         self.carry_out(shard, effects);
+        let destinations = self.with_led(shard, |group, _| group.with(Shard::destinations)).unwrap_or_default();
+        for to in destinations {
+            self.relay(shard, to);
+        }
         self.end_runs(shard, &self.around.directory.ended());
     }
 
@@ -639,9 +797,44 @@ impl Shards for ShardRooms {
                     self.publish(Some(will.origin), message, &targets);
                 }
             }
-            ToCluster::Acknowledge { client_id, epoch, acks } => {
+            ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets } => {
+                let (here, destinations) = Default::default();
+                let publish = PublishOnce { client_id, epoch, packet_id, message, here, destinations };
+                self.publish_once(connection, token, publish, &targets);
+            }
+            ToCluster::EndExchange { connection, client_id, epoch, packet_id } => {
+                let waiter = Waiter::EndExchange { connection, packet_id };
+                match self.shard_of(&client_id) {
+                    Some(shard) => self.push(shard, Command::EndExchange { client_id, epoch, packet_id }, waiter),
+                    None => self.refuse(waiter),
+                }
+            }
+            ToCluster::Acknowledge { connection, client_id, epoch, acks } => {
+                let received = acks.iter().any(|ack| ack.received().is_some());
+                let waiter = if received { Waiter::Acknowledge(connection) } else { Waiter::Nobody };
                 if let Some(shard) = self.shard_of(&client_id) {
-                    self.push(shard, Command::Acknowledge { client_id, epoch, acks }, Waiter::Nobody);
+                    self.push(shard, Command::Acknowledge { client_id, epoch, acks }, waiter);
+                }
+            }
+            ToCluster::Released { client_id, epoch } => {
+                if let Some(shard) = self.shard_of(&client_id) {
+                    self.push(shard, Command::Released { client_id, epoch }, Waiter::Nobody);
+                }
+            }
+            ToCluster::ReadRetained { connection, token, filter, place } => {
+                let shards = self.around.directory.shards();
+                let question = self.reads.borrow_mut().begin(connection, token, filter, place, shards);
+                if let Some(question) = question {
+                    self.ask_retained(question);
+                }
+            }
+            ToCluster::Enqueue { connection, token, client_id, epoch, filter, messages, next } => {
+                let waiter = Waiter::Enqueue { connection, token };
+                match self.shard_of(&client_id) {
+                    Some(shard) => {
+                        self.push(shard, Command::Enqueue { client_id, epoch, filter, messages, next }, waiter);
+                    }
+                    None => self.refuse(waiter),
                 }
             }
             ToCluster::Attached { client_id, epoch, sent_to } => {
@@ -700,6 +893,7 @@ impl Shards for ShardRooms {
     }
 
     fn link_up(&self, peer: Origin) {
+        self.runs.borrow_mut().insert(peer.node, peer.incarnation);
         for client in self.clients.borrow_mut().values_mut() {
             if client.leader.is_some_and(|(leader, _)| leader == peer.node) {
                 client.rewind();
@@ -718,6 +912,8 @@ impl Shards for ShardRooms {
             let evictions = self.with_led(shard, |group, _| group.with(Shard::evictions)).unwrap_or_default();
             let theirs = |effect: &Effect| matches!(effect, Effect::Evict { holder, .. } if holder.origin == peer);
             self.carry_out(shard, evictions.into_iter().filter(theirs));
+            self.with_led(shard, |_, leader| leader.relays.rewind_node(peer.node));
+            self.relay(shard, Destination::Node(peer));
         }
         self.work.notify_one();
     }
@@ -747,7 +943,9 @@ impl Shards for ShardRooms {
     }
 
     fn begin_run(&self) {
+        self.taken.borrow_mut().clear();
         let mut unanswered = Vec::new();
+        self.reads.borrow_mut().clear();
         for (shard, client) in self.clients.borrow_mut().iter_mut() {
             unanswered.extend(client.reset().into_iter().map(|(command, waiter)| (*shard, command, waiter)));
         }
@@ -759,6 +957,8 @@ impl Shards for ShardRooms {
             }
         }
         for shard in self.led() {
+            // The news of what had arrived may be among what was let go.
+            self.with_led(shard, |_, leader| leader.relays = Relays::default());
             self.end_runs(shard, &self.around.directory.ended());
         }
     }

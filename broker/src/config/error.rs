@@ -45,6 +45,14 @@ impl ConfigError {
         ConfigError::Value { place: String::new(), key, value, remedy: remedy.to_owned() }
     }
 
+    /// About a value that the one at hand is part of.
+    pub(super) fn about(mut self, whole: &str) -> ConfigError {
+        if let ConfigError::Value { value, .. } = &mut self {
+            *value = whole.to_owned();
+        }
+        self
+    }
+
     /// With its place in the file, unless a flag is to blame.
     pub(super) fn at(mut self, path: &Path, text: &str) -> ConfigError {
         if let ConfigError::Value { place, key, .. } = &mut self

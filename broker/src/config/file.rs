@@ -27,6 +27,12 @@ pub struct File {
     pub data_dir: Option<PathBuf>,
     /// For clients; default: `mqtt://127.0.0.1:1883`.
     pub listeners: Option<Vec<Listener>>,
+    /// Who clients are, and what they may.
+    pub auth: Option<Auth>,
+    /// What is said about what happens.
+    pub log: Option<Logging>,
+    /// Seconds from one report in `$SYS` topics to the next; 0: none.
+    pub sys_interval_seconds: Option<u64>,
     /// Health, metrics and the API; absent: off.
     pub admin: Option<Admin>,
     /// The other nodes; absent: a cluster of one.
@@ -51,10 +57,62 @@ pub struct Node {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// `mqtt://HOST:PORT`.
+    /// `mqtt://HOST:PORT`, or `mqtts`, `ws`, `wss`; the last two may end in a path.
     pub url: String,
-    /// Let in clients that don't prove who they are; default: on loopback only.
+    /// Let in clients that don't prove who they are; default: on loopback only, and while there is no password file.
     pub allow_anonymous: Option<bool>,
+    /// A balancer in front sends a PROXY header (version 1 or 2) first; default: no.
+    pub proxy_protocol: Option<bool>,
+    /// Connections at once; more are closed.
+    pub connections_max: Option<u64>,
+    /// Connections accepted a second; more wait.
+    pub connections_per_second: Option<u64>,
+    /// For `mqtts` and `wss`.
+    pub tls: Option<ListenerTls>,
+}
+
+/// `listeners[].tls`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTls {
+    /// At least one; each is used for the names it is valid for, the first for all others.
+    pub certificates: Vec<CertificateFiles>,
+    /// `1.2` or `1.3`; default: `1.2`.
+    pub min_version: Option<String>,
+    /// Who may sign the certificates of clients (PEM); absent: none is asked for.
+    pub client_ca_file: Option<PathBuf>,
+    /// `required` or `optional`; default: `required`.
+    pub client_certificates: Option<String>,
+    /// What of a client's certificate is its user name: `cn`, `san` or `none`; default: `none`.
+    pub user_from: Option<String>,
+}
+
+/// One of `listeners[].tls.certificates`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// The certificate and those above it (PEM).
+    pub cert_file: PathBuf,
+    /// Its key (PEM).
+    pub key_file: PathBuf,
+}
+
+/// `auth`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// Users and what proves them; absent: nobody has a password.
+    pub password_file: Option<PathBuf>,
+    /// What clients may; absent: everything.
+    pub acl_file: Option<PathBuf>,
+}
+
+/// `log`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logging {
+    /// As in `MQTT_BROKER_LOG`, which wins; default: `info`.
+    pub filter: Option<String>,
 }
 
 /// `admin`.

@@ -21,7 +21,8 @@ fn refused(text: &str, words: &[&str]) {
 #[test]
 fn nothing_asked_for_is_a_useful_broker_on_loopback() {
     let config = load("").unwrap();
-    assert_eq!(config.listeners, [Listen { address: "127.0.0.1:1883".parse().unwrap(), anonymous: true }]);
+    let [listen] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
+    assert_eq!((listen.address, listen.anonymous), ("127.0.0.1:1883".parse().unwrap(), true));
     assert_eq!((config.data_dir, config.cluster, config.shards), (None, None, 16));
     assert!(!config.node_name.is_empty());
 }
@@ -94,7 +95,10 @@ fn a_flag_is_named_where_it_is_to_blame() {
     refused(Run { admin: Some("x".into()), ..Run::default() }, "--admin: x: write HOST:PORT");
     refused(Run { advertise: Some("0.0.0.0:1".into()), ..Run::default() }, "--advertise (or MQTT_BROKER_ADVERTISE): ");
     refused(Run { data_dir: Some("".into()), ..Run::default() }, "--data-dir: \"\": name a directory");
-    refused(Run { listen: vec!["mqtt://0.0.0.0:1".into()], ..Run::default() }, "--listen: mqtt://0.0.0.0:1: there are");
+    refused(
+        Run { listen: vec!["mqtt://0.0.0.0:1".into()], ..Run::default() },
+        "--listen: mqtt://0.0.0.0:1: there are no users",
+    );
 }
 
 #[test]
@@ -167,10 +171,8 @@ fn an_address_that_is_none_is_named() {
     refused("listeners: [{url: mqtt://127.0.0.1}]", &["HOST:PORT"]);
     refused("listeners: [{url: mqtt://127.0.0.1:99999}]", &["99999", "0 to 65535"]);
     refused("listeners: [{url: mqtt://me@127.0.0.1:1}]", &["HOST:PORT"]);
-    for scheme in ["mqtts", "ws", "wss"] {
-        let text = format!("listeners:\n- url: mqtt://127.0.0.1:1\n- url: {scheme}://127.0.0.1:1");
-        refused(&text, &["broker.yaml:3: listeners[1].url: ", scheme, "not served yet"]);
-    }
+    refused("listeners:\n- url: mqtts://127.0.0.1:1", &["broker.yaml:2: listeners[0].url: ", "give a certificate"]);
+    refused("listeners: [{url: tcp://127.0.0.1:1}]", &["tcp://127.0.0.1:1: write mqtt://HOST:PORT, mqtts://"]);
     refused("admin:\n  listen: nowhere", &["broker.yaml:2: admin.listen: nowhere: write HOST:PORT"]);
     let cluster = |more: &str| format!("cluster:\n  {more}\n  tls: {{ca_file: a, cert_file: b, key_file: c}}");
     refused(
@@ -185,7 +187,10 @@ fn an_address_that_is_none_is_named() {
 #[test]
 fn strangers_are_let_in_only_where_it_is_said() {
     refused("listeners: [{url: mqtt://0.0.0.0:1883}]", &["mqtt://0.0.0.0:1883", "allow_anonymous: true"]);
-    refused("listeners: [{url: mqtt://127.0.0.1:1, allow_anonymous: false}]", &["broker.yaml:1: ", "no users yet"]);
+    refused(
+        "listeners: [{url: mqtt://127.0.0.1:1, allow_anonymous: false}]",
+        &["broker.yaml:1: ", "there are no users"],
+    );
     assert!(load("listeners: [{url: mqtt://0.0.0.0:1883, allow_anonymous: true}]").is_ok());
 }
 
@@ -194,4 +199,58 @@ fn a_file_that_is_not_there_is_named() {
     let run = Run { config: Some("/no/such/file.yaml".into()), ..Run::default() };
     let error = Config::load(&run).unwrap_err().to_string();
     assert!(error.contains("/no/such/file.yaml") && error.contains("--config"), "{error}");
+}
+
+#[test]
+fn each_listener_has_its_own_settings() {
+    let config = load(
+        "
+auth: { password_file: /p, acl_file: /a }
+listeners:
+  - url: mqtt://127.0.0.1:1
+    proxy_protocol: true
+    connections_per_second: 5
+  - url: wss://0.0.0.0:2/chat
+    connections_max: 10
+    tls:
+      certificates: [{ cert_file: /c, key_file: /k }]
+      min_version: \"1.3\"
+      client_ca_file: /ca
+      client_certificates: optional
+      user_from: cn
+  - url: ws://127.0.0.1:3
+    allow_anonymous: true
+",
+    )
+    .unwrap();
+    let [plain, secure, web] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
+    assert!(plain.proxy_protocol && !plain.anonymous, "with users, anonymous is not the default even on loopback");
+    assert_eq!(plain.connections_per_second, Some(5));
+    let tls = secure.tls.as_ref().unwrap();
+    assert_eq!((secure.web_path.as_deref(), secure.connections_max), (Some("/chat"), Some(10)));
+    assert_eq!((tls.min_version, tls.user_from), (TlsVersion::V1_3, UserFrom::CommonName));
+    assert_eq!(tls.client_certificates, ClientCertificates::Optional);
+    assert_eq!((web.web_path.as_deref(), web.anonymous), (Some("/mqtt"), true));
+}
+
+#[test]
+fn tls_that_makes_no_sense_is_named() {
+    let tls = |tls: &str| format!("listeners:\n- url: mqtts://127.0.0.1:1\n  tls: {{{tls}}}");
+    let one = "certificates: [{cert_file: c, key_file: k}]";
+    refused(&tls("certificates: []"), &["broker.yaml:3: listeners[0].tls.certificates", "give at least one"]);
+    refused(&tls(&format!("{one}, min_version: \"1.1\"")), &["tls.min_version: 1.1: choose"]);
+    refused(&tls(&format!("{one}, user_from: cn")), &["tls.user_from: ", "give it"]);
+    refused(&tls(&format!("{one}, client_ca_file: x, user_from: uid")), &["uid: choose cn, san or none"]);
+    refused("listeners: [{url: mqtt://127.0.0.1:1, tls: {certificates: []}}]", &["not mqtts://"]);
+    let run = Run { listen: vec!["mqtts://127.0.0.1:1".into()], ..Run::default() };
+    assert!(load_with("", &run).unwrap_err().contains("--tls-cert"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "([a-z_]{0,12}[:\\- {}\\[\\],\"0-9\n]{0,3}){0,40}", url in "[a-z]{0,5}(://)?[0-9a-z.:/\\[\\]@?#]{0,24}") {
+        let _ = load(&text);
+        let _ = load(&format!("listeners: [{{url: \"{url}\"}}]"));
+        let _ = load(&format!("listeners:\n- url: 1\n  {text}"));
+    }
 }

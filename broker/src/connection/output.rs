@@ -59,8 +59,8 @@ impl Output {
         *self = Output::default();
     }
 
-    /// Writes until all is written or the stream takes no more; returns the bytes written. [`Poll::Pending`] never
-    /// comes: whether something is left, [`Output::is_empty`] says.
+    /// Writes until all is written or the stream takes no more; returns the bytes written. Whether something is left,
+    /// [`Output::is_empty`] and [`Stream::unflushed`] say; then `context` is woken when the stream takes more.
     pub fn write_to(
         &mut self,
         stream: &mut Stream,
@@ -84,6 +84,11 @@ impl Output {
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(error)) => return Err(error),
             }
+        }
+        if self.is_empty()
+            && let Poll::Ready(Err(error)) = stream.poll_flush(context)
+        {
+            return Err(error);
         }
         Ok(total)
     }

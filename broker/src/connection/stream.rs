@@ -6,8 +6,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
-/// A stream that isn't plain TCP: of a simulated network now; TLS and WebSocket fit here.
+use super::websocket::WebSocket;
+
+/// A stream that is none of the others: of a simulated network.
 pub trait Duplex: AsyncRead + AsyncWrite + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Send> Duplex for S {}
@@ -16,6 +19,10 @@ impl<S: AsyncRead + AsyncWrite + Send> Duplex for S {}
 pub enum Stream {
     /// Plain TCP.
     Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// WebSocket over either.
+    Web(Box<WebSocket>),
     /// Anything else.
     Other(Pin<Box<dyn Duplex>>),
     /// Nothing: the connection is over.
@@ -33,6 +40,8 @@ impl Stream {
         let mut buffer = ReadBuf::new(buffer);
         ready!(match self {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, &mut buffer),
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_read(context, &mut buffer),
+            Stream::Web(stream) => return stream.poll_read(context, buffer.initialize_unfilled()),
             Stream::Other(stream) => stream.as_mut().poll_read(context, &mut buffer),
             Stream::Closed => Poll::Ready(Ok(())),
         })?;
@@ -56,8 +65,29 @@ impl Stream {
                     done => return Poll::Ready(done),
                 }
             },
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(context, slices),
+            Stream::Web(stream) => stream.poll_write(context, slices),
             Stream::Other(stream) => stream.as_mut().poll_write_vectored(context, slices),
             Stream::Closed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    /// Lets what was taken by [`Stream::poll_write`] leave. Ready at once but for TLS, which encrypts more than the socket
+    /// may take.
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_flush(context),
+            Stream::Web(stream) => stream.poll_flush(context),
+            Stream::Tcp(_) | Stream::Other(_) | Stream::Closed => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Whether something that was taken has not left.
+    pub fn unflushed(&self) -> bool {
+        match self {
+            Stream::Tls(stream) => stream.get_ref().1.wants_write(),
+            Stream::Web(stream) => stream.unflushed(),
+            Stream::Tcp(_) | Stream::Other(_) | Stream::Closed => false,
         }
     }
 
@@ -65,6 +95,8 @@ impl Stream {
     pub fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(context),
+            Stream::Web(stream) => stream.poll_shutdown(context),
             Stream::Other(stream) => stream.as_mut().poll_shutdown(context),
             Stream::Closed => Poll::Ready(Ok(())),
         }

@@ -214,3 +214,49 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn a_search_finds_what_a_naive_one_finds_however_it_is_cut_up(
+        topics in prop::collection::btree_set(topic(), 0..60),
+        filter in filter(),
+        (steps, matches) in (1_usize..6, 1_usize..4),
+    ) {
+        let mut map = LevelMap::default();
+        for topic in &topics {
+            map.insert(topic.as_str().into(), topic.clone());
+        }
+        let naive: BTreeSet<&String> = topics.iter().filter(|topic| matches_naively(&filter, topic)).collect();
+        let mut found = Vec::new();
+        let mut after: Option<Arc<str>> = None;
+        loop {
+            let mut taken = 0;
+            after = map.search(&filter, after.as_deref(), steps, |topic| {
+                found.push(topic);
+                taken += 1;
+                if taken == matches { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
+            });
+            if after.is_none() {
+                break;
+            }
+        }
+        prop_assert_eq!(found.len(), naive.len());
+        prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), naive);
+    }
+}
+
+#[test]
+fn a_search_looks_at_no_branch_that_cannot_match() {
+    let mut map = LevelMap::default();
+    for device in 0..100 {
+        for value in 0..100 {
+            map.insert(format!("device{device}/value{value}").into(), ());
+        }
+    }
+    let mut found = 0;
+    let more = map.search("+/value50", None, 3 * 100 + 1, |()| {
+        found += 1;
+        std::ops::ControlFlow::Continue(())
+    });
+    assert_eq!((found, more), (100, None));
+}

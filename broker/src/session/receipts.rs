@@ -1,8 +1,11 @@
-//! What a client published at QoS 1 and the broker has not yet acknowledged.
+//! What a client published at QoS 1 and 2 and the broker has not yet answered with PUBACK or PUBREC.
 //!
-//! PUBACKs leave in the order of the PUBLISHes ([MQTT-4.6.0-2]): one that is settled waits for those before it.
+//! Both leave in the order of the PUBLISHes ([MQTT-4.6.0-2], [MQTT-4.6.0-3]): one that is settled waits for those before
+//! it.
 
 use std::collections::VecDeque;
+
+use crate::message::QoS;
 
 /// Receipts that are owed to a client, oldest first.
 #[derive(Debug, Default)]
@@ -15,6 +18,7 @@ pub struct Receipts {
 #[derive(Debug)]
 struct Receipt {
     packet_id: u16,
+    qos: QoS,
     /// The reason code to answer with; `None` while it isn't settled.
     reason: Option<u8>,
 }
@@ -31,13 +35,13 @@ impl Receipts {
     }
 
     /// Owes a receipt that is settled later, under the token returned.
-    pub fn owe(&mut self, packet_id: u16) -> u64 {
-        self.push(packet_id, None)
+    pub fn owe(&mut self, packet_id: u16, qos: QoS) -> u64 {
+        self.push(packet_id, qos, None)
     }
 
     /// Owes a receipt that is settled already, but has others before it.
-    pub fn owe_settled(&mut self, packet_id: u16, reason: u8) {
-        self.push(packet_id, Some(reason));
+    pub fn owe_settled(&mut self, packet_id: u16, qos: QoS, reason: u8) {
+        self.push(packet_id, qos, Some(reason));
     }
 
     /// Settles what `token` names. False if nothing of that name is open.
@@ -54,10 +58,10 @@ impl Receipts {
         }
     }
 
-    /// The next receipt that may leave: packet id and reason code.
-    pub fn next_settled(&mut self) -> Option<(u16, u8)> {
-        let Receipt { packet_id, reason } = self.owed.front()?;
-        let settled = (*packet_id, (*reason)?);
+    /// The next receipt that may leave: packet id, QoS of the PUBLISH, and reason code.
+    pub fn next_settled(&mut self) -> Option<(u16, QoS, u8)> {
+        let Receipt { packet_id, qos, reason } = self.owed.front()?;
+        let settled = (*packet_id, *qos, (*reason)?);
         self.owed.pop_front();
         self.first += 1;
         if self.owed.is_empty() {
@@ -66,8 +70,8 @@ impl Receipts {
         Some(settled)
     }
 
-    fn push(&mut self, packet_id: u16, reason: Option<u8>) -> u64 {
-        self.owed.push_back(Receipt { packet_id, reason });
+    fn push(&mut self, packet_id: u16, qos: QoS, reason: Option<u8>) -> u64 {
+        self.owed.push_back(Receipt { packet_id, qos, reason });
         self.first + self.owed.len() as u64 - 1
     }
 }
@@ -79,19 +83,20 @@ mod tests {
     #[test]
     fn receipts_leave_in_the_order_of_their_publishes() {
         let mut receipts = Receipts::default();
-        let first = receipts.owe(10);
-        let second = receipts.owe(11);
-        receipts.owe_settled(12, 0x10);
+        let (q1, q2) = (QoS::AtLeastOnce, QoS::ExactlyOnce);
+        let first = receipts.owe(10, q1);
+        let second = receipts.owe(11, q2);
+        receipts.owe_settled(12, q1, 0x10);
         assert_eq!(receipts.next_settled(), None);
         assert!(receipts.settle(second, 0));
         assert_eq!(receipts.next_settled(), None);
         assert!(receipts.settle(first, 0x97));
         assert!(!receipts.settle(first, 0));
-        assert_eq!(receipts.next_settled(), Some((10, 0x97)));
-        assert_eq!(receipts.next_settled(), Some((11, 0)));
-        assert_eq!(receipts.next_settled(), Some((12, 0x10)));
+        assert_eq!(receipts.next_settled(), Some((10, q1, 0x97)));
+        assert_eq!(receipts.next_settled(), Some((11, q2, 0)));
+        assert_eq!(receipts.next_settled(), Some((12, q1, 0x10)));
         assert!(receipts.is_empty());
         assert!(!receipts.settle(second, 0));
-        assert_eq!(receipts.owe(13), second + 2);
+        assert_eq!(receipts.owe(13, q1), second + 2);
     }
 }

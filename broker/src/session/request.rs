@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::identity::ClientId;
 use crate::limits::CLIENT_ID_BYTES_MAX;
-use crate::message::{Message, QoS};
+use crate::message::Message;
 use crate::protocol::{Connect, PropertyId, ReasonCode, Version};
 use crate::shard::Will;
 
@@ -32,21 +32,12 @@ pub struct Opening {
 /// # Errors
 /// The reason code for CONNACK.
 pub fn check(connect: &Connect<'_>) -> Result<(), ReasonCode> {
-    if connect.properties.text(PropertyId::AuthenticationMethod).is_some() {
-        return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
-    }
     // [MQTT-3.1.3-8] of 3.1.1: a session that is kept needs a name.
     let nameless = connect.client_id.is_empty() && connect.version < Version::V5 && !connect.clean_start;
     if nameless || connect.client_id.len() > CLIENT_ID_BYTES_MAX {
         return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
     }
-    match connect.will {
-        // [MQTT-3.2.2-12]
-        Some(will) if will.qos == QoS::ExactlyOnce => Err(ReasonCode::QOS_NOT_SUPPORTED),
-        // [MQTT-3.2.2-13]
-        Some(will) if will.retain => Err(ReasonCode::RETAIN_NOT_SUPPORTED),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// What is remembered of a CONNECT that was not refused. `in_flight_max` bounds what the client may allow.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{ClientId, ConnectionId, Origin};
+use crate::identity::{ClientId, ConnectionId, Origin, ShardId};
 use crate::message::{Message, Subscription};
 
 /// One entry of a shard's log: a batch.
@@ -79,6 +79,99 @@ pub enum Command {
     },
     /// Nothing but the passing of time: expiries and wills that fall due.
     Tick,
+    /// The connection that held the client id in this epoch, and was to go, has let go of it (K4).
+    Released {
+        /// The client id.
+        client_id: ClientId,
+        /// The epoch that was held.
+        epoch: u64,
+    },
+    /// A message of QoS 2 from a persistent session. Its shard records the packet id and sees to it that the message goes
+    /// everywhere once. Answered when it is there; with the same packet id again, without going anywhere again.
+    PublishOnce(PublishOnce),
+    /// PUBREL of a persistent session: the packet id is free. Answered [`Outcome::NotFound`] if it was.
+    EndExchange {
+        /// The session.
+        client_id: ClientId,
+        /// The epoch that [`Outcome::Opened`] gave.
+        epoch: u64,
+        /// Whose exchange is over.
+        packet_id: u16,
+    },
+    /// A message from the outbox of another shard: answered as [`Command::Publish`] is, and as often as it comes, but
+    /// applied once.
+    Relay {
+        /// Whose outbox.
+        from: ShardId,
+        /// Its number there.
+        number: u64,
+        /// What is published.
+        message: Message,
+    },
+    /// Destinations have what was on its way to them.
+    Relayed(Vec<Relayed>),
+    /// A message published with RETAIN: it becomes its topic's retained message, or without a payload ends it. Whoever
+    /// subscribes to the topic gets it by [`Command::Publish`].
+    Retain(Message),
+    /// Retained messages that a persistent session has subscribed to: to its queue. Answered by [`Outcome::Owes`].
+    Enqueue {
+        /// The session.
+        client_id: ClientId,
+        /// The epoch that [`Outcome::Opened`] gave.
+        epoch: u64,
+        /// The subscription's.
+        filter: Arc<str>,
+        /// What was read from the place where the session stood.
+        messages: Vec<Message>,
+        /// Where to go on; `None` when that was all.
+        next: Option<Place>,
+    },
+}
+
+/// How far the retained messages of a filter have been read: shard by shard, in the order of their topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The shard to read.
+    pub shard: ShardId,
+    /// The topic there to go on after.
+    pub after: Option<Arc<str>>,
+}
+
+/// A PUBLISH of QoS 2 in a persistent session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PublishOnce {
+    /// The session.
+    pub client_id: ClientId,
+    /// The epoch that [`Outcome::Opened`] gave.
+    pub epoch: u64,
+    /// Of the PUBLISH.
+    pub packet_id: u16,
+    /// What.
+    pub message: Message,
+    /// This shard has sessions that want it.
+    pub here: bool,
+    /// Who else must have it; each at most once.
+    pub destinations: Vec<Destination>,
+}
+
+/// Where a message goes from a shard's outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Destination {
+    /// Another shard.
+    Shard(ShardId),
+    /// The connected subscribers of this run of a node.
+    Node(Origin),
+}
+
+/// What became of a message from an outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relayed {
+    /// Who has it now, and all before it.
+    pub to: Destination,
+    /// Its number in the outbox.
+    pub number: u64,
+    /// Why it was not stored there.
+    pub refused: Option<Refusal>,
 }
 
 /// What CONNECT says that the shard must know.
@@ -143,6 +236,16 @@ pub enum Ack {
     Completed(u64),
 }
 
+impl Ack {
+    /// The number, if this is PUBREC.
+    pub fn received(&self) -> Option<u64> {
+        match self {
+            Ack::Received(number) => Some(*number),
+            Ack::Done(_) | Ack::Completed(_) => None,
+        }
+    }
+}
+
 /// Which connection holds a client id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
@@ -168,7 +271,7 @@ pub enum Effect {
     Opened(ClientId),
     /// The queue of a session that is connected has something new to send.
     Deliverable(ClientId),
-    /// A connection has lost its client id and must go.
+    /// A connection has lost its client id and must go. Its node says [`Command::Released`].
     Evict {
         /// The session.
         client_id: ClientId,
@@ -183,6 +286,8 @@ pub enum Effect {
     RouteAdded(Arc<str>),
     /// The last one has gone.
     RouteRemoved(Arc<str>),
+    /// The outbox for a destination has something new.
+    Relayable(Destination),
     /// A will is due: publish it, then say [`Command::WillFired`].
     Will {
         /// Whose will.
@@ -214,6 +319,8 @@ pub enum Outcome {
         session_present: bool,
         /// Its subscriptions; empty for a new one.
         subscriptions: Vec<Subscription>,
+        /// Of those, the ones whose retained messages are not all in its queue, and where to go on reading them.
+        owed: Vec<(Arc<str>, Place)>,
     },
     /// Done: closed, acknowledged, fired, ticked.
     Done,
@@ -225,6 +332,11 @@ pub enum Outcome {
     Stale,
     /// A limit refused it.
     Refused(Refusal),
+    /// No exchange of this packet id is open.
+    NotFound,
+    /// Where to go on reading the retained messages of a filter for a session; `None` when nothing is owed. The place of
+    /// before, when its queue has no room for them now.
+    Owes(Option<Place>),
 }
 
 /// Which limit refused a command.
@@ -241,7 +353,7 @@ pub enum Refusal {
 pub struct Delivery {
     /// The queue number: from 1, without gaps, per session. The packet id is [`Delivery::packet_id`].
     pub seq: u64,
-    /// The message; its `qos` and `retain` are those to send.
+    /// The message; its `qos` and `retain` are those to send. Without payload once it is received.
     pub message: Message,
     /// It may have been sent before: DUP is set ([MQTT-3.3.1-1]).
     pub dup: bool,

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use super::command::*;
 use super::evictions::Evictions;
+use super::exchanges::Traffic;
+use super::owed::Owed;
 use super::queue::{Queued, size};
+use super::relay::abandon;
+use super::retained::{Page, Retained};
 use super::session::{Attached, Session};
 use super::streams::{Expected, Streams};
 use super::wills::Wills;
-use crate::identity::{ClientId, Map, Origin};
+use crate::identity::{ClientId, Incarnation, Map, Origin};
 use crate::limits;
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::router::Trie;
@@ -29,12 +33,15 @@ pub struct Shard {
     pub(super) wills: Wills,
     pub(super) evictions: Evictions,
     pub(super) dropped_queue_full: u64,
+    pub(super) traffic: Traffic,
+    pub(super) retained: Retained,
+    pub(super) refused_retained_full: u64,
     /// Persistent subscriptions with QoS above 0: who, and how.
     matching: Trie<BTreeMap<ClientId, SubscriptionOptions>>,
     /// Sessions to delete, by time.
     expiries: BTreeSet<(u64, ClientId)>,
-    queued_items: usize,
-    queued_bytes: usize,
+    pub(super) queued_items: usize,
+    pub(super) queued_bytes: usize,
     persistent: usize,
 }
 
@@ -51,6 +58,12 @@ pub struct Totals {
     pub queued_bytes: usize,
     /// Messages that were not queued because a queue was full.
     pub dropped_queue_full: u64,
+    /// Retained messages.
+    pub retained_items: usize,
+    /// Bytes of them.
+    pub retained_bytes: usize,
+    /// Retained messages that were refused for want of room, since this replica started.
+    pub refused_retained_full: u64,
 }
 
 impl Shard {
@@ -65,7 +78,7 @@ impl Shard {
 
     fn numbered(&mut self, Numbered { origin, seq, command }: Numbered, effects: &mut Vec<Effect>) {
         let outcome = match self.streams.expected(origin) {
-            Expected::Nothing => Outcome::Refused(Refusal::Unavailable),
+            Expected::Nothing => Some(Outcome::Refused(Refusal::Unavailable)),
             Expected::Next(next) if seq < next => self.answer_again(origin, seq, &command, effects),
             // A gap: the leader should have refused it. Not applied, not answered: its origin sends it again in order.
             Expected::Next(next) if seq > next => return,
@@ -73,23 +86,29 @@ impl Shard {
                 if let Some(earlier) = self.streams.advance(origin, seq) {
                     self.end_run(earlier, effects);
                 }
-                let is_publish = matches!(command, Command::Publish(_));
-                let outcome = self.command(origin, command, effects);
-                if is_publish && matches!(outcome, Outcome::Refused(_)) {
+                if let (1, Some(before)) = (seq, origin.incarnation.0.checked_sub(1)) {
+                    self.forget_destinations(Origin { incarnation: Incarnation(before), ..origin }, effects);
+                }
+                let is_publish = matches!(command, Command::Publish(_) | Command::Retain(_));
+                let outcome = self.command(origin, seq, command, effects);
+                if is_publish && matches!(outcome, Some(Outcome::Refused(_))) {
                     self.streams.refuse(origin, seq);
                 }
                 outcome
             }
         };
-        effects.push(Effect::Reply { origin, seq, outcome });
+        if let Some(outcome) = outcome {
+            effects.push(Effect::Reply { origin, seq, outcome });
+        }
     }
 
-    fn command(&mut self, origin: Origin, command: Command, effects: &mut Vec<Effect>) -> Outcome {
-        match command {
-            Command::Open(open) => self.open(origin, open, effects),
+    /// `None`: it is answered later.
+    fn command(&mut self, origin: Origin, seq: u64, command: Command, effects: &mut Vec<Effect>) -> Option<Outcome> {
+        Some(match command {
+            Command::Open(open) => return self.open(origin, seq, open, effects),
             Command::Close(close) => self.close(close, effects),
             Command::Subscribe { client_id, epoch, subscriptions } => {
-                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Outcome::Stale };
+                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
                 let mut codes = Vec::with_capacity(subscriptions.len());
                 for subscription in subscriptions {
                     let known = session.subscriptions.contains_key(&subscription.filter);
@@ -98,6 +117,9 @@ impl Shard {
                         continue;
                     }
                     codes.push(subscription.options.qos as u8);
+                    if subscription.options.qos > QoS::AtMostOnce && subscription.options.wants_retained(known) {
+                        session.owed.begin(subscription.filter.clone());
+                    }
                     session.subscriptions.insert(subscription.filter.clone(), subscription.options);
                     set_matching(
                         &mut self.matching,
@@ -110,10 +132,11 @@ impl Shard {
                 Outcome::Codes(codes)
             }
             Command::Unsubscribe { client_id, epoch, filters } => {
-                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Outcome::Stale };
+                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
                 let mut codes = Vec::with_capacity(filters.len());
                 for filter in filters {
                     let existed = session.subscriptions.remove(&filter).is_some();
+                    session.owed.end(&filter);
                     codes.push(if existed { SUCCESS } else { NO_SUBSCRIPTION_EXISTED });
                     set_matching(&mut self.matching, &filter, &client_id, None, effects);
                 }
@@ -121,7 +144,7 @@ impl Shard {
             }
             Command::Publish(message) => self.publish(message, effects),
             Command::Acknowledge { client_id, epoch, acks } => {
-                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Outcome::Stale };
+                let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
                 for ack in acks {
                     if let Some(queued) = session.queue.acknowledge(ack) {
                         self.queued_items -= 1;
@@ -138,6 +161,7 @@ impl Shard {
                 if self.streams.end(gone) {
                     self.end_run(gone, effects);
                 }
+                self.forget_destinations(gone, effects);
                 Outcome::Done
             }
             Command::WillFired { client_id, epoch } => {
@@ -145,15 +169,38 @@ impl Shard {
                 Outcome::Done
             }
             Command::Tick => Outcome::Done,
-        }
+            Command::Retain(message) => self.retain(message),
+            Command::Enqueue { client_id, epoch, filter, messages, next } => {
+                self.enqueue(&client_id, epoch, &filter, messages, next, effects)
+            }
+            Command::Released { client_id, epoch } => {
+                self.released(&client_id, epoch, effects);
+                Outcome::Done
+            }
+            Command::PublishOnce(publish) => return self.publish_once((origin, seq), publish, effects),
+            Command::EndExchange { client_id, epoch, packet_id } => {
+                self.end_exchange(&client_id, epoch, packet_id, effects)
+            }
+            Command::Relay { from, number, message } => self.relay(from, number, message, effects),
+            Command::Relayed(relayed) => {
+                for relayed in relayed {
+                    self.relayed(relayed, effects);
+                }
+                Outcome::Done
+            }
+        })
     }
 
-    /// What a command that was applied before is answered. The state is as it left it, or newer.
-    fn answer_again(&self, origin: Origin, seq: u64, command: &Command, effects: &mut Vec<Effect>) -> Outcome {
+    /// What a command that was applied before is answered. The state is as it left it, or newer. `None`: it is answered
+    /// later.
+    fn answer_again(&self, origin: Origin, seq: u64, command: &Command, effects: &mut Vec<Effect>) -> Option<Outcome> {
         let session = |client_id: &ClientId| self.sessions.get(client_id);
-        match command {
+        Some(match command {
             Command::Open(open) => match session(&open.client_id) {
                 Some(session) if session.holder == Some(Holder { origin, connection: open.connection }) => {
+                    if self.evictions.is_waiting(&open.client_id) {
+                        return None;
+                    }
                     // It never heard that it was opened, so it was sent nothing.
                     effects.push(Effect::Opened(open.client_id.clone()));
                     effects.push(Effect::Deliverable(open.client_id.clone()));
@@ -173,16 +220,33 @@ impl Shard {
                 }
             }
             Command::Unsubscribe { filters, .. } => Outcome::Codes(vec![SUCCESS; filters.len()]),
-            Command::Publish(_) if self.streams.may_have_refused(origin, seq) => Outcome::Refused(Refusal::Quota),
-            Command::Publish(_) => Outcome::Stored(1),
+            Command::Publish(_) | Command::Retain(_) if self.streams.may_have_refused(origin, seq) => {
+                Outcome::Refused(Refusal::Quota)
+            }
+            Command::Publish(_) | Command::Retain(_) => Outcome::Stored(1),
+            Command::Enqueue { client_id, epoch, filter, .. } => {
+                let session = session(client_id).filter(|session| session.epoch == *epoch);
+                session.map_or(Outcome::Stale, |session| Outcome::Owes(session.owed.place(filter).cloned()))
+            }
+            Command::Acknowledge { client_id, epoch, .. } | Command::EndExchange { client_id, epoch, .. }
+                if session(client_id).is_none_or(|session| session.epoch != *epoch) =>
+            {
+                Outcome::Stale
+            }
+            Command::PublishOnce(publish) => return self.once_again((origin, seq), publish),
+            Command::Relay { from, number, .. } => self.relayed_before(*from, *number),
             _ => Outcome::Done,
-        }
+        })
     }
 
-    fn open(&mut self, origin: Origin, open: Open, effects: &mut Vec<Effect>) -> Outcome {
+    fn open(&mut self, origin: Origin, seq: u64, open: Open, effects: &mut Vec<Effect>) -> Option<Outcome> {
         let client_id = open.client_id.clone();
-        if !self.sessions.contains_key(&client_id) && self.sessions.len() >= limits::SHARD_SESSIONS_MAX {
-            return Outcome::Refused(Refusal::Quota);
+        let full = match self.sessions.get(&client_id) {
+            None => self.sessions.len() >= limits::SHARD_SESSIONS_MAX,
+            Some(session) => session.holder.is_some() && self.evictions.is_full(),
+        };
+        if full {
+            return Some(Outcome::Refused(Refusal::Quota));
         }
         self.evict(&client_id, effects);
         if open.clean_start {
@@ -204,6 +268,8 @@ impl Shard {
             subscriptions: BTreeMap::new(),
             queue: Default::default(),
             sent_to: 0,
+            exchanges: BTreeMap::new(),
+            owed: Owed::default(),
         });
         if let Some(at) = session.expires_at_ms.take() {
             self.expiries.remove(&(at, client_id.clone()));
@@ -216,25 +282,45 @@ impl Shard {
         session.was_present = was_present;
         session.will = open.will;
         self.persistent += usize::from(session.expiry_seconds > 0);
-        let outcome = opened(session);
+        if self.evictions.wait(&client_id, (origin, seq)) {
+            return None;
+        }
+        Some(self.begun(&client_id, effects))
+    }
+
+    /// The connection that holds a client id hears so from now on, and is sent what waits.
+    fn begun(&self, client_id: &ClientId, effects: &mut Vec<Effect>) -> Outcome {
+        let Some(session) = self.sessions.get(client_id) else { return Outcome::Stale };
         effects.push(Effect::Opened(client_id.clone()));
         if session.queue.next() > session.queue.first() {
-            effects.push(Effect::Deliverable(client_id));
+            effects.push(Effect::Deliverable(client_id.clone()));
         }
-        outcome
+        opened(session)
     }
 
     /// Ends the present connection of a client id in favour of a newer one ([MQTT-3.1.4-3]).
     fn evict(&mut self, client_id: &ClientId, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get(client_id) else { return };
         let Some(holder) = session.holder else { return };
-        let epoch = session.epoch;
-        effects.push(self.evictions.put(self.now_ms, client_id.clone(), holder, epoch, Evicted::TakenOver));
-        let sent_to = presumed_sent(session);
+        let (epoch, sent_to) = (session.epoch, presumed_sent(session));
+        match self.evictions.stop_waiting(client_id) {
+            // It was never told that it holds the client id.
+            Some((origin, seq)) => effects.push(Effect::Reply { origin, seq, outcome: Outcome::Stale }),
+            None => effects.push(self.evictions.put(client_id.clone(), holder, epoch, Evicted::TakenOver)),
+        }
         self.detach(client_id, CloseCause::WithWill, sent_to, effects);
     }
 
+    /// The connection of this epoch has let go of the client id: a newer one that waited for it holds it alone now (K4).
+    fn released(&mut self, client_id: &ClientId, epoch: u64, effects: &mut Vec<Effect>) {
+        if let Some((origin, seq)) = self.evictions.release(client_id, epoch) {
+            let outcome = self.begun(client_id, effects);
+            effects.push(Effect::Reply { origin, seq, outcome });
+        }
+    }
+
     fn close(&mut self, close: Close, effects: &mut Vec<Effect>) -> Outcome {
+        self.released(&close.client_id, close.epoch, effects);
         let Some(session) = held(&mut self.sessions, &close.client_id, close.epoch) else { return Outcome::Stale };
         if let Some(expiry) = close.session_expiry_seconds {
             self.persistent -= usize::from(session.expiry_seconds > 0);
@@ -250,6 +336,7 @@ impl Shard {
     fn detach(&mut self, client_id: &ClientId, cause: CloseCause, sent_to: u64, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get_mut(client_id) else { return };
         session.holder = None;
+        self.evictions.stop_waiting(client_id);
         session.sent_to = session.sent_to.max(sent_to);
         let will = session.will.take().filter(|_| cause == CloseCause::WithWill);
         if let Some(Will { message, delay_seconds }) = will {
@@ -273,6 +360,7 @@ impl Shard {
         self.wills.hasten(client_id, self.now_ms);
         self.wills.fall_due(self.now_ms, effects);
         let Some(session) = self.sessions.remove(client_id) else { return };
+        abandon(session.exchanges.values(), effects);
         for filter in session.subscriptions.keys() {
             set_matching(&mut self.matching, filter, client_id, None, effects);
         }
@@ -286,8 +374,9 @@ impl Shard {
 
     /// All connections of a run of a node are over, and of those before it.
     fn end_run(&mut self, gone: Origin, effects: &mut Vec<Effect>) {
+        self.forget_destinations(gone, effects);
         let is_over = |origin: Origin| origin.node == gone.node && origin.incarnation <= gone.incarnation;
-        self.evictions.forget(is_over);
+        let free = self.evictions.forget(is_over);
         let is_held = |session: &&Session| session.holder.is_some_and(|holder| is_over(holder.origin));
         let mut lost: Vec<(ClientId, u64)> = self
             .sessions
@@ -300,9 +389,13 @@ impl Shard {
         for (client_id, sent_to) in lost {
             self.detach(&client_id, CloseCause::WithWill, sent_to, effects);
         }
+        for (client_id, (origin, seq)) in free.into_iter().filter(|(_, (origin, _))| !is_over(*origin)) {
+            let outcome = self.begun(&client_id, effects);
+            effects.push(Effect::Reply { origin, seq, outcome });
+        }
     }
 
-    fn publish(&mut self, message: Message, effects: &mut Vec<Effect>) -> Outcome {
+    pub(super) fn publish(&mut self, message: Message, effects: &mut Vec<Effect>) -> Outcome {
         if self.queued_bytes + size(&message) > limits::SHARD_QUEUE_BYTES_MAX {
             return Outcome::Refused(Refusal::Quota);
         }
@@ -322,6 +415,9 @@ impl Shard {
         let (mut stored, mut full) = (0, 0);
         for (client_id, (qos, retain, mut identifiers)) in matched {
             let Some(session) = self.sessions.get_mut(client_id) else { continue };
+            if message.retain {
+                session.owed.note(&message.topic);
+            }
             identifiers.sort_unstable();
             let queued = Queued { message: message.clone(), qos, retain, received: false, identifiers };
             if !session.queue.push(queued) {
@@ -349,7 +445,7 @@ impl Shard {
             self.delete(&client_id, effects);
         }
         self.wills.fall_due(self.now_ms, effects);
-        self.evictions.pass_time(self.now_ms);
+        self.retained.pass_time(self.now_ms);
     }
 
     /// Fills what is derived from the sessions, after a snapshot gave them.
@@ -383,14 +479,17 @@ impl Shard {
         self.streams.expected(origin) != Expected::Nothing
     }
 
-    /// A session whose client is connected.
+    /// A session whose client is connected, and holds its client id alone.
     pub fn attached(&self, client_id: &str) -> Option<Attached> {
-        self.sessions.get(client_id)?.attached()
+        self.sessions.get(client_id).filter(|_| !self.evictions.is_waiting(client_id))?.attached()
     }
 
     /// All sessions whose clients are connected and that have subscriptions or a queue.
     pub fn all_attached(&self) -> Vec<Attached> {
-        let worth = |session: &&Session| !session.subscriptions.is_empty() || session.queue.next() > 1;
+        let worth = |session: &&Session| {
+            (!session.subscriptions.is_empty() || session.queue.next() > 1)
+                && !self.evictions.is_waiting(&session.client_id)
+        };
         self.sessions.values().filter(worth).filter_map(Session::attached).collect()
     }
 
@@ -420,7 +519,7 @@ impl Shard {
         self.sessions.get(client_id).is_some_and(|session| session.queue.contains(number))
     }
 
-    /// Connections that lost their client id of late: a new leader's to tell.
+    /// Connections that lost their client id and have not let go: a new leader's to tell.
     pub fn evictions(&self) -> Vec<Effect> {
         self.evictions.all()
     }
@@ -430,10 +529,15 @@ impl Shard {
         self.wills.due()
     }
 
+    /// The retained messages that match `filter`, from after a topic on.
+    pub fn retained(&self, filter: &str, after: Option<&str>) -> Page {
+        self.retained.page(filter, after)
+    }
+
     /// When a [`Command::Tick`] has something to do, in milliseconds of the shard's clock.
     pub fn next_due_ms(&self) -> Option<u64> {
         let expiry = self.expiries.first().map(|(at, _)| *at);
-        [expiry, self.wills.next_due_ms()].into_iter().flatten().min()
+        [expiry, self.wills.next_due_ms(), self.retained.next_due_ms()].into_iter().flatten().min()
     }
 
     /// The time of the last entry.
@@ -449,6 +553,9 @@ impl Shard {
             queued_items: self.queued_items,
             queued_bytes: self.queued_bytes,
             dropped_queue_full: self.dropped_queue_full,
+            retained_items: self.retained.items(),
+            retained_bytes: self.retained.bytes(),
+            refused_retained_full: self.refused_retained_full,
         }
     }
 }
@@ -458,7 +565,11 @@ const SUCCESS: u8 = 0x00;
 const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
 const QUOTA_EXCEEDED: u8 = 0x97;
 
-fn held<'s>(sessions: &'s mut Map<ClientId, Session>, client_id: &str, epoch: u64) -> Option<&'s mut Session> {
+pub(super) fn held<'s>(
+    sessions: &'s mut Map<ClientId, Session>,
+    client_id: &str,
+    epoch: u64,
+) -> Option<&'s mut Session> {
     sessions.get_mut(client_id).filter(|session| session.epoch == epoch && session.holder.is_some())
 }
 
@@ -471,6 +582,7 @@ fn opened(session: &Session) -> Outcome {
         epoch: session.epoch,
         session_present: session.was_present,
         subscriptions: session.subscriptions.iter().map(subscription).collect(),
+        owed: session.owed.all(),
     }
 }
 

@@ -115,7 +115,11 @@ impl Queue {
                 break;
             }
             let seq = self.first + place as u64;
-            let message = Message { qos: queued.qos, retain: queued.retain, ..Message::clone(&queued.message) };
+            let mut message = Message { qos: queued.qos, retain: queued.retain, ..Message::clone(&queued.message) };
+            if queued.received {
+                // Only PUBREL is sent.
+                (message.payload, message.properties) = Default::default();
+            }
             deliveries.push(Delivery {
                 seq,
                 message,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::command::{Holder, Will};
+use super::exchanges::Exchange;
+use super::owed::Owed;
 use super::queue::Queue;
 use crate::identity::ClientId;
 use crate::limits;
@@ -28,6 +30,10 @@ pub(super) struct Session {
     pub queue: Queue,
     /// The highest queue number that may have been sent in an earlier connection.
     pub sent_to: u64,
+    /// What the client published at QoS 2 and has not released, by packet id.
+    pub exchanges: BTreeMap<u16, Exchange>,
+    /// Retained messages that are still to come into the queue.
+    pub owed: Owed,
 }
 
 /// A session whose client is connected.

@@ -1,25 +1,28 @@
 //! A shard's state as bytes: the same state gives the same bytes on every replica.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{Effect, Entry, Holder, Will};
+use super::command::{Destination, Effect, Entry, Holder, Will};
 use super::evictions::Evictions;
+use super::exchanges::{Exchange, Leaving, Outbox, Traffic};
 use super::machine::Shard;
+use super::owed::Owed;
 use super::queue::{Queue, Queued};
+use super::retained::Retained;
 use super::session::Session;
-use super::streams::Streams;
+use super::streams::{Stream, Streams};
 use super::wills::Wills;
-use crate::identity::ClientId;
+use crate::identity::{ClientId, ShardId};
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::replication::StateMachine;
 
 /// In front of a snapshot.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -32,6 +35,10 @@ struct State {
     /// Each message once, however many queues it stands in.
     messages: Vec<Message>,
     sessions: Vec<SessionRecord>,
+    exchanges: u64,
+    outboxes: Vec<(Destination, u64, Vec<LeavingRecord>)>,
+    taken: BTreeMap<ShardId, Stream>,
+    retained: Vec<Message>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,6 +55,16 @@ struct SessionRecord {
     first: u64,
     queue: Vec<Option<QueuedRecord>>,
     sent_to: u64,
+    exchanges: BTreeMap<u16, Exchange>,
+    owed: Owed,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LeavingRecord {
+    message: usize,
+    client_id: ClientId,
+    packet_id: u16,
+    exchange: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,6 +92,16 @@ impl StateMachine for Shard {
         sessions.sort_by(|a, b| a.client_id.cmp(&b.client_id));
         let mut messages = Messages::default();
         let sessions = sessions.into_iter().map(|session| record(session, &mut messages)).collect();
+        let mut leaving = |leaving: &Leaving| LeavingRecord {
+            message: messages.place(&leaving.message),
+            client_id: leaving.client_id.clone(),
+            packet_id: leaving.packet_id,
+            exchange: leaving.exchange,
+        };
+        let outboxes = self.traffic.outboxes.iter();
+        let outboxes =
+            outboxes.map(|(to, outbox)| (*to, outbox.first, outbox.leaving.iter().map(&mut leaving).collect()));
+        let outboxes = outboxes.collect();
         let state = State {
             now_ms: self.now_ms,
             streams: self.streams.clone(),
@@ -84,6 +111,10 @@ impl StateMachine for Shard {
             evictions: self.evictions.clone(),
             messages: messages.all,
             sessions,
+            exchanges: self.traffic.exchanges,
+            outboxes,
+            taken: self.traffic.taken.clone(),
+            retained: self.retained.all(),
         };
         let mut bytes = vec![VERSION];
         // Serialising plain data to memory has no way to fail.
@@ -108,10 +139,23 @@ impl StateMachine for Shard {
         shard.dropped_queue_full = state.dropped_queue_full;
         shard.wills = state.wills;
         shard.evictions = state.evictions;
+        shard.retained = Retained::restored(state.retained);
         for record in state.sessions {
             let session = session(record, &messages).ok_or_else(|| invalid("a message is missing".into()))?;
             shard.sessions.insert(session.client_id.clone(), session);
         }
+        let missing = || invalid("a message is missing".into());
+        let leaving = |record: LeavingRecord| {
+            let message = messages.get(record.message).cloned();
+            let LeavingRecord { client_id, packet_id, exchange, .. } = record;
+            message.map(|message| Leaving { message, client_id, packet_id, exchange })
+        };
+        let mut outboxes = BTreeMap::new();
+        for (to, first, records) in state.outboxes {
+            let leaving: Option<VecDeque<_>> = records.into_iter().map(leaving).collect();
+            outboxes.insert(to, Outbox { first, leaving: leaving.ok_or_else(missing)? });
+        }
+        shard.traffic = Traffic::restored(state.exchanges, outboxes, state.taken);
         shard.rebuild();
         *self = shard;
         Ok(())
@@ -154,6 +198,8 @@ fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
         first: session.queue.first(),
         queue: session.queue.items().iter().map(|item| item.as_ref().map(&mut queued)).collect(),
         sent_to: session.sent_to,
+        exchanges: session.exchanges.clone(),
+        owed: session.owed.clone(),
     }
 }
 
@@ -183,5 +229,7 @@ fn session(record: SessionRecord, messages: &[Rc<Message>]) -> Option<Session> {
         subscriptions: record.subscriptions,
         queue: Queue::restored(record.first, items.collect::<Option<_>>()?),
         sent_to: record.sent_to,
+        exchanges: record.exchanges,
+        owed: record.owed,
     })
 }

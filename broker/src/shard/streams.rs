@@ -22,10 +22,11 @@ pub(super) struct Streams {
     nodes: BTreeMap<NodeId, Stream>,
 }
 
+/// How far a stream was applied, and which of it was refused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Stream {
+pub(super) struct Stream {
     incarnation: Incarnation,
-    last: u64,
+    pub last: u64,
     gone: bool,
     /// Publishes that were refused, of late.
     refused: BTreeSet<u64>,
@@ -59,17 +60,14 @@ impl Streams {
 
     /// Remembers that a publish was refused, so that it is never said to be stored when it comes again (K1).
     pub(super) fn refuse(&mut self, origin: Origin, seq: u64) {
-        let Some(stream) = self.nodes.get_mut(&origin.node) else { return };
-        stream.refused.insert(seq);
-        if stream.refused.len() > limits::STREAM_REFUSALS_MAX {
-            stream.forgotten_to = stream.refused.pop_first().unwrap_or_default();
+        if let Some(stream) = self.nodes.get_mut(&origin.node) {
+            stream.refuse(seq);
         }
     }
 
     /// Whether a publish that was applied before may have been refused.
     pub(super) fn may_have_refused(&self, origin: Origin, seq: u64) -> bool {
-        let stream = self.nodes.get(&origin.node);
-        stream.is_none_or(|stream| seq <= stream.forgotten_to || stream.refused.contains(&seq))
+        self.nodes.get(&origin.node).is_none_or(|stream| stream.may_have_refused(seq))
     }
 
     /// Ends a run, and all before it; later commands of it are refused. False if it had ended, or a later one was heard.
@@ -83,5 +81,18 @@ impl Streams {
                 true
             }
         }
+    }
+}
+
+impl Stream {
+    pub(super) fn refuse(&mut self, seq: u64) {
+        self.refused.insert(seq);
+        if self.refused.len() > limits::STREAM_REFUSALS_MAX {
+            self.forgotten_to = self.refused.pop_first().unwrap_or_default();
+        }
+    }
+
+    pub(super) fn may_have_refused(&self, seq: u64) -> bool {
+        seq <= self.forgotten_to || self.refused.contains(&seq)
     }
 }

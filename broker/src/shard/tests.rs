@@ -1,6 +1,8 @@
 //! The shard as sentences, then at random: replicas stay equal, and snapshots are as good as the log.
 
+mod exactly_once;
 mod model;
+mod retained;
 
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::identity::{ClientId, ConnectionId, Incarnation, NodeId, Origin};
+use crate::identity::{ClientId, ConnectionId, Incarnation, NodeId, Origin, ShardId};
 use crate::limits;
 use crate::message::{Message, QoS, Subscription, SubscriptionOptions};
 use crate::replication::StateMachine as _;
@@ -40,11 +42,46 @@ impl Given {
         })
     }
 
+    /// A CONNECT; whoever held the client id lets go at once.
     fn open(&mut self, origin: Origin, open: Open) -> (u64, bool) {
-        match self.say(origin, Command::Open(open)) {
-            Outcome::Opened { epoch, session_present, .. } => (epoch, session_present),
+        let mut answer = self.connect(origin, open);
+        let evicted: Vec<(Origin, ClientId, u64)> = self
+            .effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Evict { client_id, holder, epoch, .. } => Some((holder.origin, client_id.clone(), *epoch)),
+                _ => None,
+            })
+            .collect();
+        let mut effects = std::mem::take(&mut self.effects);
+        for (node, client_id, epoch) in evicted {
+            self.say(node, Command::Released { client_id, epoch });
+            answer = answer.or_else(|| self.answered(origin));
+            effects.append(&mut self.effects);
+        }
+        self.effects = effects;
+        match answer {
+            Some(Outcome::Opened { epoch, session_present, .. }) => (epoch, session_present),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A CONNECT, and its answer if it has one yet.
+    fn connect(&mut self, origin: Origin, open: Open) -> Option<Outcome> {
+        let Expected::Next(seq) = self.shard.expected(origin) else { panic!("{origin:?} is expected no more") };
+        self.say_numbered(origin, seq, Command::Open(open))
+    }
+
+    /// The last answer to a CONNECT of this node.
+    fn answered(&self, origin: Origin) -> Option<Outcome> {
+        self.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Reply { origin: to, outcome: outcome @ (Outcome::Opened { .. } | Outcome::Stale), .. }
+                if *to == origin =>
+            {
+                Some(outcome.clone())
+            }
+            _ => None,
+        })
     }
 
     fn subscribe(&mut self, client_id: &str, epoch: u64, filter: &str, qos: QoS) -> Outcome {
@@ -354,21 +391,78 @@ fn of_refusals_long_past_nothing_is_said_to_be_stored() {
 }
 
 #[test]
-fn an_eviction_is_remembered_for_a_while_and_until_its_node_is_gone() {
+fn a_newer_connection_waits_until_the_older_has_let_go() {
     let mut given = Given::default();
     let (old, _) = given.open(NODE_A, durable("c", 1));
-    given.open(NODE_B, durable("c", 2));
-    let told = |given: &Given| given.shard.evictions().len();
+    given.subscribe("c", old, "t", QoS::AtLeastOnce);
+    assert_eq!(given.connect(NODE_B, durable("c", 2)), None);
     assert!(matches!(given.shard.evictions()[..], [Effect::Evict { epoch, .. }] if epoch == old));
-    given.now_ms = limits::EVICTION_MS - 1;
-    given.say(NODE_B, Command::Tick);
-    assert_eq!(told(&given), 1);
-    given.now_ms += 1;
-    given.say(NODE_B, Command::Tick);
-    assert_eq!(told(&given), 0);
-    given.open(NODE_A, durable("c", 3));
+    given.publish("t", "x");
+    assert!(given.shard.attached("c").is_none(), "nothing is sent to a connection that waits");
+    assert_eq!(given.say_numbered(NODE_B, 1, Command::Open(durable("c", 2))), None, "asked again, it waits still");
+    given.say(NODE_A, Command::Released { client_id: "c".into(), epoch: old + 7 });
+    assert_eq!(given.answered(NODE_B), None, "another epoch has no say");
+    let bytes = given.shard.snapshot();
+    given.shard = Shard::default();
+    given.shard.restore(&bytes).unwrap();
+    given.say(NODE_A, Command::Released { client_id: "c".into(), epoch: old });
+    let answer = given.answered(NODE_B);
+    assert!(matches!(answer, Some(Outcome::Opened { epoch, session_present: true, .. }) if epoch > old));
+    assert!(given.has(|effect| matches!(effect, Effect::Deliverable(_))));
+    assert_eq!(given.shard.evictions(), []);
+    let again = given.say_numbered(NODE_B, 1, Command::Open(durable("c", 2)));
+    assert_eq!(again, answer, "a new leader finds that it need not wait");
+}
+
+#[test]
+fn an_older_connection_lets_go_by_its_end_or_by_that_of_its_run() {
+    let mut given = Given::default();
+    let (old, _) = given.open(NODE_A, durable("c", 1));
+    assert_eq!(given.connect(NODE_B, durable("c", 2)), None);
+    assert_eq!(given.say(NODE_A, close("c", old, CloseCause::Normal)), Outcome::Stale);
+    assert!(matches!(given.answered(NODE_B), Some(Outcome::Opened { .. })));
+    assert_eq!(given.connect(NODE_A, durable("c", 3)), None);
     given.say(NODE_A, Command::NodeGone(NODE_B));
-    assert_eq!(told(&given), 0);
+    assert!(matches!(given.answered(NODE_A), Some(Outcome::Opened { .. })));
+}
+
+#[test]
+fn of_two_connections_that_wait_the_newest_wins() {
+    let mut given = Given::default();
+    let (old, _) = given.open(NODE_A, durable("c", 1));
+    assert_eq!(given.connect(NODE_B, durable("c", 2)), None);
+    assert_eq!(given.connect(NODE_A, durable("c", 3)), None);
+    assert_eq!(given.answered(NODE_B), Some(Outcome::Stale));
+    assert_eq!(given.shard.evictions().len(), 1, "who was never let in need not go");
+    given.say(NODE_A, Command::Released { client_id: "c".into(), epoch: old });
+    assert!(matches!(given.answered(NODE_A), Some(Outcome::Opened { .. })));
+    assert_eq!(given.answered(NODE_B), None);
+}
+
+#[test]
+fn a_connection_that_waits_ends_with_its_run() {
+    let mut given = Given::default();
+    let (old, _) = given.open(NODE_A, durable("c", 1));
+    assert_eq!(given.connect(NODE_B, durable("c", 2)), None);
+    given.say(NODE_A, Command::NodeGone(NODE_B));
+    given.say(NODE_A, Command::Released { client_id: "c".into(), epoch: old });
+    assert_eq!(given.answered(NODE_B), None);
+    assert_eq!(given.shard.totals().connected, 0);
+    given.open(NODE_A, durable("c", 3));
+}
+
+#[test]
+fn a_takeover_that_cannot_be_remembered_is_refused() {
+    let mut given = Given::default();
+    for number in 0..=limits::SHARD_EVICTIONS_MAX as u32 {
+        given.open(NODE_A, durable(&format!("c{number}"), number));
+    }
+    for number in 0..limits::SHARD_EVICTIONS_MAX as u32 {
+        assert_eq!(given.connect(NODE_B, durable(&format!("c{number}"), number)), None);
+    }
+    let last = durable(&format!("c{}", limits::SHARD_EVICTIONS_MAX), 1);
+    assert_eq!(given.connect(NODE_B, last), Some(Outcome::Refused(Refusal::Quota)));
+    assert!(matches!(given.connect(NODE_B, durable("new", 1)), Some(Outcome::Opened { .. })));
 }
 
 #[test]
@@ -445,6 +539,8 @@ fn any_command() -> impl Strategy<Value = (u8, Command)> {
         (client, 0..12_u64, 0..9_u64).prop_map(|(client_id, epoch, seq)| ack(&client_id, epoch, vec![Ack::Done(seq)])),
         (0..2_u64).prop_map(|node| Command::NodeGone(Origin { node: NodeId(node + 1), incarnation: Incarnation(1) })),
         Just(Command::Tick),
+        (prop::sample::select(vec!["c", "d", "e"]), 0..12_u64)
+            .prop_map(|(client_id, epoch)| Command::Released { client_id: client_id.into(), epoch }),
     ];
     (0..3_u8, command)
 }

@@ -4,15 +4,16 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 
 use super::core::{Core, Drain};
+use super::exactly_once::acknowledgement;
 use super::lifetime::{Ending, acknowledge};
-use super::table::{Source, content_of};
+use super::table::{Source, content_of, expired_content_of};
 use super::wheel::{Timed, ticks};
 use crate::connection::{Form, State, packet_bytes};
 use crate::door::{RouteChange, RouteOwner, Targets, ToCluster, ToWorker};
 use crate::identity::{ClientId, ConnectionId};
 use crate::limits::CUT_OFF_MS;
-use crate::message::Message;
-use crate::protocol::ReasonCode;
+use crate::message::{Message, QoS};
+use crate::protocol::{PacketType, ReasonCode};
 use crate::shard::{Delivery, Evicted, Outcome, Refusal};
 
 impl Core {
@@ -27,6 +28,14 @@ impl Core {
                 ToWorker::Published { connection, token, outcome } => {
                     self.published(timed(connection), token, &outcome);
                 }
+                ToWorker::ExchangeEnded { connection, packet_id, outcome } => {
+                    self.exchange_ended(timed(connection), packet_id, &outcome);
+                }
+                ToWorker::Acknowledged { connection, epoch, received } => {
+                    if self.holds(timed(connection), epoch) {
+                        self.received(timed(connection), &received);
+                    }
+                }
                 ToWorker::Settled { connection, token } => self.settled(timed(connection), token),
                 ToWorker::Deliver { connection, epoch, deliveries } => {
                     if self.holds(timed(connection), epoch) {
@@ -36,16 +45,16 @@ impl Core {
                 ToWorker::Attach { connection, client_id, epoch } => {
                     self.attach(timed(connection), client_id, epoch);
                 }
+                ToWorker::Retained { connection, token, messages, next } => {
+                    self.retained(timed(connection), token, messages, next);
+                }
+                ToWorker::Enqueued { connection, token, outcome } => {
+                    self.enqueued(timed(connection), token, outcome);
+                }
                 ToWorker::Forward(messages) => self.forward(messages),
                 ToWorker::Routes { number, changes } => self.apply_routes(number, &changes),
-                ToWorker::Evict { connection, epoch, why } => {
-                    if self.holds(timed(connection), epoch) {
-                        let reason = match why {
-                            Evicted::TakenOver => ReasonCode::SESSION_TAKEN_OVER,
-                            Evicted::Administrative => ReasonCode::ADMINISTRATIVE_ACTION,
-                        };
-                        self.close(connection.slot, Some(reason), Ending::Evicted);
-                    }
+                ToWorker::Evict { connection, client_id, epoch, why } => {
+                    self.evict(timed(connection), client_id, epoch, why);
                 }
                 ToWorker::Originate { token, message } => self.originate(token, message),
                 ToWorker::Serving(serving) => self.serve(serving),
@@ -66,6 +75,21 @@ impl Core {
             (false, Some(tick)) => Some(tick),
             (false, None) => Some(self.wheel.now() + ticks(CUT_OFF_MS)),
         };
+    }
+
+    /// A connection has lost its client id. Once it is gone, the newer one is let in (K4).
+    fn evict(&mut self, timed: Timed, client_id: ClientId, epoch: u64, why: Evicted) {
+        if self.holds(timed, epoch) {
+            let reason = match why {
+                Evicted::TakenOver => ReasonCode::SESSION_TAKEN_OVER,
+                Evicted::Administrative => ReasonCode::ADMINISTRATIVE_ACTION,
+            };
+            self.close(timed.0, Some(reason), Ending::Evicted);
+        } else {
+            // The answer to its CONNECT may be on its way still: it comes too late.
+            self.lose_opening(timed, &client_id);
+        }
+        self.tell(ToCluster::Released { client_id, epoch });
     }
 
     /// Publishes a message of the broker's own to the subscribers of this node.
@@ -128,8 +152,20 @@ impl Core {
             let Some(packet_id) = session.deliver(delivery) else {
                 continue;
             };
+            if delivery.received {
+                let buffer = connection.output.buffer(&mut self.table.spares);
+                acknowledgement(packet_id, ReasonCode::SUCCESS).encode(
+                    PacketType::PubRel,
+                    session.terms.version,
+                    buffer,
+                );
+                continue;
+            }
             let message = &delivery.message;
-            let Some(content) = content_of(message, now_ms) else {
+            // A client that may have it under this packet id is brought to the end of the exchange ([MQTT-4.3.3-7]).
+            let begun = delivery.dup && message.qos == QoS::ExactlyOnce;
+            let content = content_of(message, now_ms).or_else(|| begun.then(|| expired_content_of(message)));
+            let Some(content) = content else {
                 self.table.counters.dropped_expired += 1;
                 session.give_up(packet_id);
                 continue;
@@ -158,13 +194,14 @@ impl Core {
     /// A new leader asks what was sent. What the client acknowledged is passed on first.
     fn attach(&mut self, timed: Timed, client_id: ClientId, epoch: u64) {
         let (mut attached_epoch, mut sent_to) = (0, 0);
+        let id = self.id_of(timed.0);
         if let Some(session) = self.table.get(timed).and_then(|connection| connection.session())
             && session.terms.client_id == client_id
             && session.terms.epoch == epoch
         {
             let held = session.held_deliveries.last().map_or(0, |delivery| delivery.seq);
             (attached_epoch, sent_to) = (epoch, session.sent_to().max(held));
-            if let Some(acknowledge) = acknowledge(session) {
+            if let Some(acknowledge) = acknowledge(id, session) {
                 self.tell(acknowledge);
             }
         }

@@ -1,10 +1,14 @@
 //! CONNECT: refused here, or passed to the client's shard, whose answer makes a session.
 
+use std::sync::Arc;
+
 use rand::Rng;
 
+use super::access::Identity;
 use super::core::Core;
 use super::lifetime::Ending;
 use super::wheel::{Timed, ticks};
+use crate::auth::SCRAM_METHOD;
 use crate::connection::{Pauses, State};
 use crate::door::ToCluster;
 use crate::message::Subscription;
@@ -12,28 +16,37 @@ use crate::protocol::{
     ConnAck, Connect, Packet, PacketType, Properties, PropertiesBuilder, PropertyId, ReasonCode, Version, frame,
 };
 use crate::router::Subscriber;
-use crate::session::{Awaited, AwaitedKind, Opening, Session, Terms, request};
-use crate::shard::{Close, CloseCause, Open, Outcome, Refusal};
+use crate::session::{Awaited, AwaitedKind, Opening, Reading, Session, Terms, request};
+use crate::shard::{Close, CloseCause, Open, Outcome, Place, Refusal};
 
 impl Core {
     /// A client's CONNECT.
     pub(super) fn connect(&mut self, timed: Timed, connect: Connect<'_>) {
         let (slot, _) = timed;
-        let Some(connection) = self.table.get(timed) else {
-            return;
-        };
-        let refused = if !connection.anonymous {
-            // Nobody can prove yet who they are.
-            Err(ReasonCode::NOT_AUTHORIZED)
-        } else if self.draining.is_some() {
+        let refused = if self.draining.is_some() {
             Err(ReasonCode::USE_ANOTHER_SERVER)
         } else if !self.serving {
             Err(ReasonCode::SERVER_UNAVAILABLE)
         } else {
             request::check(&connect)
         };
-        if let Err(reason) = refused {
-            return self.refuse(slot, connect.version, reason);
+        match refused.and_then(|()| self.identify(timed, &connect)) {
+            Err(reason) => self.refuse(slot, connect.version, reason),
+            Ok(Identity::Known(user)) => self.admit(timed, connect, user),
+            Ok(Identity::Unproven(step)) => self.wait_for_proof(timed, connect, step),
+        }
+    }
+
+    /// A CONNECT whose user is proven, or anonymous.
+    pub(super) fn admit(&mut self, timed: Timed, connect: Connect<'_>, user: Option<Arc<str>>) {
+        let (slot, _) = timed;
+        if let Some(connection) = self.table.get(timed) {
+            connection.origin.user = user;
+        }
+        if let Some(will) = connect.will
+            && !self.may_publish_as(timed, connect.client_id, will.topic)
+        {
+            return self.refuse(slot, connect.version, ReasonCode::NOT_AUTHORIZED);
         }
         let assigned = connect.client_id.is_empty();
         let client_id = match assigned {
@@ -64,8 +77,8 @@ impl Core {
         };
         match std::mem::replace(&mut connection.state, State::Closing { shut: false }) {
             State::Opening(opening) => match outcome {
-                Outcome::Opened { epoch, session_present, subscriptions } => {
-                    self.begin_session(timed, *opening, epoch, session_present, subscriptions);
+                Outcome::Opened { epoch, session_present, subscriptions, owed } => {
+                    self.begin_session(timed, *opening, epoch, session_present, subscriptions, owed);
                 }
                 Outcome::Refused(Refusal::Quota) => {
                     self.refuse(slot, opening.version, ReasonCode::QUOTA_EXCEEDED);
@@ -95,10 +108,11 @@ impl Core {
         epoch: u64,
         session_present: bool,
         subscriptions: Vec<Subscription>,
+        owed: Vec<(Arc<str>, Place)>,
     ) {
         let (slot, _) = timed;
         let mut connack = Vec::new();
-        self.accepted(&opening, session_present).encode(opening.version, &mut connack);
+        self.accepted(timed, &opening, session_present).encode(opening.version, &mut connack);
         let persistent = opening.session_expiry_seconds > 0 || session_present;
         let keep_alive_seconds = opening.keep_alive_seconds;
         let mut session = Session::new(Terms {
@@ -110,10 +124,24 @@ impl Core {
             packet_bytes_max: opening.packet_bytes_max,
             session_expiry_seconds: opening.session_expiry_seconds,
         });
+        let client_id = session.terms.client_id.clone();
+        let (subscriptions, denied): (Vec<_>, Vec<_>) = subscriptions
+            .into_iter()
+            .partition(|subscription| self.may_subscribe_as(timed, &client_id, &subscription.filter));
+        self.withdraw(timed, client_id, epoch, denied);
         for subscription in subscriptions {
             let subscriber = Subscriber::new(slot, &subscription.options, persistent);
             if self.router.subscribe(&subscription.filter, subscriber) {
                 self.announce(subscription.filter.clone(), true);
+            }
+            if let Some((filter, place)) = owed.iter().find(|(filter, _)| *filter == subscription.filter) {
+                session.readings.get_or_insert_default().push(Reading {
+                    filter: filter.clone(),
+                    options: subscription.options,
+                    place: place.clone(),
+                    after: None,
+                    asked: None,
+                });
             }
             session.subscriptions.put(subscription);
         }
@@ -170,20 +198,26 @@ impl Core {
         self.deliver(timed, deliveries);
         self.table.lift(timed, Pauses::OPENING);
         self.table.mark_dirty(slot);
+        self.read_retained(timed);
         self.flush_soon();
     }
 
     /// CONNACK of a session that begins or goes on.
-    fn accepted(&self, opening: &Opening, session_present: bool) -> OwnedConnAck {
-        let limits = &self.table.limits;
+    fn accepted(&mut self, timed: Timed, opening: &Opening, session_present: bool) -> OwnedConnAck {
+        let limits = self.table.limits.clone();
         let mut properties = PropertiesBuilder::new();
         if opening.version == Version::V5 {
             properties = properties
                 .int(PropertyId::ReceiveMaximum, u32::from(limits.receive_maximum))
-                .int(PropertyId::MaximumQoS, 1)
-                .int(PropertyId::RetainAvailable, 0)
                 .int(PropertyId::MaximumPacketSize, limits.packet_bytes_max)
                 .int(PropertyId::SharedSubscriptionAvailable, 0);
+            if let Some(authentication) =
+                self.table.get(timed).and_then(|connection| connection.authentication.as_ref())
+            {
+                properties = properties
+                    .text(PropertyId::AuthenticationMethod, SCRAM_METHOD)
+                    .binary(PropertyId::AuthenticationData, authentication.last.as_bytes());
+            }
             if opening.assigned {
                 properties = properties.text(PropertyId::AssignedClientIdentifier, &opening.client_id);
             }
@@ -191,8 +225,18 @@ impl Core {
         OwnedConnAck { session_present, properties }
     }
 
+    /// Refuses a CONNECT whose client id was taken over before it was answered.
+    pub(super) fn lose_opening(&mut self, timed: Timed, client_id: &str) {
+        let opening = match self.table.get(timed).map(|connection| &connection.state) {
+            Some(State::Opening(opening)) if *opening.client_id == *client_id => opening,
+            _ => return,
+        };
+        let version = opening.version;
+        self.refuse(timed.0, version, ReasonCode::SERVER_UNAVAILABLE);
+    }
+
     /// Refuses a CONNECT and ends the connection.
-    fn refuse(&mut self, slot: u32, version: Version, reason: ReasonCode) {
+    pub(super) fn refuse(&mut self, slot: u32, version: Version, reason: ReasonCode) {
         self.table.counters.connects_refused += 1;
         if let Some(connection) = self.table.connections.get_mut(slot as usize) {
             let connack = ConnAck { session_present: false, reason, properties: Properties::default() };

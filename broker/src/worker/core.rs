@@ -1,5 +1,6 @@
 //! The state of a worker.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -15,10 +16,13 @@ use super::lifetime::Ending;
 use super::table::Table;
 use super::wheel::{Wheel, ticks};
 use super::{WorkerConfig, wheel::Timed};
-use crate::connection::{Connection, State, Stream};
+use crate::auth::{Guard, Policy};
+use crate::connection::{Connection, State};
 use crate::door::ToCluster;
+use crate::faults;
 use crate::identity::{ConnectionId, NodeId};
 use crate::limits::{SCRATCH_BYTES, TICK_MS};
+use crate::listener::Arrival;
 use crate::message::Message;
 use crate::protocol::ReasonCode;
 use crate::router::{Router, Subscriber};
@@ -28,22 +32,31 @@ pub(super) struct Core {
     pub(super) index: u16,
     pub(super) node: NodeId,
     pub(super) table: Table,
+    pub(super) guard: Guard,
+    /// The one in force.
+    pub(super) policy: Arc<Policy>,
     pub(super) router: Router,
     /// What connections read into, one at a time. Taken out while its bytes are processed.
     pub(super) scratch: Vec<u8>,
     /// Where subscriptions of one client that match the same message are brought together.
     pub(super) merging: Vec<Subscriber>,
     pub(super) wheel: Wheel,
+    /// Connections on which MQTT has not begun.
+    pub(super) handshakes: usize,
     pub(super) random: SmallRng,
     started: Instant,
     started_ms: u64,
     next_generation: u32,
     next_token: u32,
+    /// Against K2, to see that tests notice.
+    pub(super) forgets_exchanges: bool,
 
     pub(super) serving: bool,
     /// While this node may not serve: the tick at which its clients are closed.
     pub(super) cut_off_at: Option<u32>,
     pub(super) draining: Option<Drain>,
+    /// Sessions whose queue had no room for retained messages, and the tick at which to ask again.
+    pub(super) retained_later: VecDeque<(Timed, u32)>,
 
     /// For the cluster thread, at the end of this turn.
     pub(super) to_cluster: Vec<ToCluster>,
@@ -97,22 +110,29 @@ impl Core {
                 publishers: Vec::new(),
             })
             .collect();
+        let mut guard = config.guard;
+        let policy = guard.policy();
         Core {
             index: config.index,
             node: config.node,
-            table: Table::new(config.limits),
+            table: Table::new(policy.limits.clone()),
+            guard,
+            policy,
             router: Router::default(),
             scratch: vec![0; SCRATCH_BYTES],
             merging: Vec::new(),
             wheel: Wheel::default(),
+            handshakes: 0,
             random: SmallRng::seed_from_u64(config.seed),
             started: Instant::now(),
             started_ms: config.now_ms,
             next_generation: 0,
             next_token: 0,
+            forgets_exchanges: faults::breaks_k2(),
             serving: false,
             cut_off_at: None,
             draining: None,
+            retained_later: VecDeque::new(),
             to_cluster: Vec::new(),
             cluster,
             peers,
@@ -143,15 +163,15 @@ impl Core {
     }
 
     /// Takes in a connection; `None` if there are too many.
-    pub(super) fn add(&mut self, stream: Stream, anonymous: bool) -> Option<Timed> {
-        if self.table.connections.len() >= self.table.limits.connections_max {
+    pub(super) fn add(&mut self, arrival: Arrival) -> Option<Timed> {
+        if self.table.connections.len() + self.handshakes >= self.table.limits.connections_max {
             self.table.counters.connections_refused += 1;
             return None;
         }
         self.next_generation = self.next_generation.wrapping_add(1);
         let generation = self.next_generation;
         let tick = self.wheel.now();
-        let connection = Connection::new(generation, stream, anonymous, tick);
+        let connection = Connection::new(generation, arrival.stream, arrival.origin, tick);
         let slot = self.table.connections.insert(Box::new(connection)) as u32;
         self.table.counters.connections_accepted += 1;
         self.table.counters.connections += 1;
@@ -194,7 +214,9 @@ impl Core {
             self.cut_off_at = None;
             self.close_sessions(Ending::WithWill);
         }
+        self.follow_policy();
         self.end_congestion();
+        self.retry_retained();
         self.drain_some();
         self.tell_connections();
         self.published.publish(&self.table.counters);
@@ -211,7 +233,7 @@ impl Core {
             return;
         };
         let silence_ticks_max = match connection.state {
-            State::Connecting => connect_ticks,
+            State::Connecting | State::Proving(_) => connect_ticks,
             State::Opening(_) | State::Orphan(_) => return,
             State::Open(_) => connection.silence_ticks_max,
             State::Closing { .. } => linger_ticks,

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($(#[doc = $doc:literal] $name:ident,)*) => {
         /// The numbers of one worker, as it counts.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counters {
-            $($(#[$doc])* pub $name: u64,)*
+            $(#[doc = $doc] pub $name: u64,)*
         }
 
         /// The numbers of one worker, as others read them.
@@ -31,9 +31,9 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Every number with its name.
-            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name),)*].into_iter()
+            /// Every number with its name and what it says.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), $doc, self.$name),)*].into_iter()
             }
         }
     };
@@ -50,6 +50,8 @@ counters! {
     connections_refused,
     /// CONNECTs refused.
     connects_refused,
+    /// CONNECTs refused because nothing proved their user.
+    authentications_failed,
     /// Connections ended for a malformed packet or a broken rule.
     protocol_errors,
     /// Connections ended because nothing came within one and a half keep-alives.
@@ -70,6 +72,10 @@ counters! {
     dropped_expired,
     /// QoS 0 dropped because this node is cut off from the majority.
     dropped_not_serving,
+    /// Dropped because their publisher may not publish to their topic.
+    dropped_not_authorized,
+    /// Subscriptions refused because the client may not have them.
+    subscriptions_denied,
     /// Messages handed to other workers.
     forwarded_to_workers,
     /// Messages handed to other nodes and to shards.

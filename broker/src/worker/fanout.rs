@@ -11,6 +11,7 @@ use crate::message::{Message, QoS};
 use crate::router::{Found, Subscriber};
 
 /// Where a message went.
+#[derive(Default)]
 pub(super) struct Reach {
     /// Some connected subscriber of this node was reached.
     pub(super) here: bool,
@@ -46,7 +47,8 @@ impl Core {
                 RouteOwner::Shard(_) => beyond.push(*owner),
             }
         }
-        if !beyond.is_empty() {
+        // Its topic's shard keeps it, whoever wants it now.
+        if !beyond.is_empty() || source.retain {
             table.counters.forwarded_to_cluster += 1;
             reach.beyond = Some((Message::clone(source.keep(found.topic())), beyond));
         }
@@ -61,6 +63,26 @@ impl Core {
         }
         self.flush_soon();
         reach
+    }
+
+    /// Who must have a message that its publisher's shard hands out: shards, nodes, this one among them. Delivers
+    /// nothing.
+    pub(super) fn reach(&mut self, source: &Source<'_>) -> (Message, Targets) {
+        let Core { router, node, .. } = self;
+        let found = router.find(source.content.topic);
+        let served_here = |subscriber: &Subscriber| !subscriber.persistent || subscriber.qos == QoS::AtMostOnce;
+        let mut here = found.local().flatten().any(served_here);
+        let mut targets = Targets::new();
+        for owner in found.targets() {
+            match owner {
+                RouteOwner::Worker(_) => here = true,
+                RouteOwner::Node(_) | RouteOwner::Shard(_) => targets.push(*owner),
+            }
+        }
+        if here {
+            targets.push(RouteOwner::Node(*node));
+        }
+        (Message::clone(source.keep(found.topic())), targets)
     }
 
     /// Messages from other workers and nodes, for this worker's subscribers.

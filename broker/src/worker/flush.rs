@@ -5,6 +5,7 @@ use std::task::{Context, Poll, Waker};
 use super::core::Core;
 use super::lifetime::acknowledge;
 use crate::connection::{Pauses, State};
+use crate::identity::ConnectionId;
 use crate::limits::PUMPS_PER_TURN_MAX;
 
 impl Core {
@@ -47,7 +48,7 @@ impl Core {
                 return;
             };
             connection.dirty = false;
-            if connection.output.is_empty() || connection.blocked {
+            if (connection.output.is_empty() && !connection.stream.unflushed()) || connection.blocked {
                 break;
             }
             let mut context = Context::from_waker(connection.waker.as_ref().unwrap_or(Waker::noop()));
@@ -56,7 +57,7 @@ impl Core {
                 Ok(count) => self.table.counters.bytes_sent += count as u64,
                 Err(_) => failed = true,
             }
-            connection.blocked = !connection.output.is_empty();
+            connection.blocked = !connection.output.is_empty() || connection.stream.unflushed();
             if failed || connection.blocked {
                 break;
             }
@@ -68,15 +69,19 @@ impl Core {
     }
 
     fn after_flush(&mut self, slot: u32) {
+        let worker = self.index;
         let Some(connection) = self.table.connections.get_mut(slot as usize) else {
             return;
         };
-        let empty = connection.output.is_empty();
-        let mut drained = false;
+        let id = ConnectionId { worker, slot, generation: connection.generation };
+        let empty = connection.output.is_empty() && !connection.stream.unflushed();
+        let timed = (slot, connection.generation);
+        let (mut drained, mut reading) = (false, false);
         match &mut connection.state {
             State::Open(session) => {
                 drained = session.nothing_waits();
-                if let Some(acknowledge) = acknowledge(session) {
+                reading = drained && session.readings.is_some();
+                if let Some(acknowledge) = acknowledge(id, session) {
                     self.to_cluster.push(acknowledge);
                 }
                 // It takes more at once than a turn allows: go on in the next.
@@ -98,6 +103,9 @@ impl Core {
             && let Some(mut congestion) = connection.congestion.take()
         {
             self.table.release(&mut congestion);
+        }
+        if reading {
+            self.read_retained(timed);
         }
     }
 

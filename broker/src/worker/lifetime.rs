@@ -4,6 +4,7 @@ use super::core::Core;
 use super::wheel::ticks;
 use crate::connection::{Pauses, State, Stream};
 use crate::door::ToCluster;
+use crate::identity::ConnectionId;
 use crate::protocol::{Disconnect, Packet, Properties, ReasonCode, Version};
 use crate::session::Session;
 use crate::shard::{Close, CloseCause};
@@ -50,7 +51,7 @@ impl Core {
                 connection.state = state;
                 return;
             }
-            State::Connecting => {}
+            State::Connecting | State::Proving(_) => {}
         }
         self.linger(slot);
     }
@@ -130,7 +131,8 @@ impl Core {
             Ending::DisconnectWithWill(session_expiry_seconds) => (CloseCause::WithWill, session_expiry_seconds),
             Ending::Evicted => return,
         };
-        if let Some(acknowledge) = acknowledge(&mut session) {
+        let connection = self.id_of(slot);
+        if let Some(acknowledge) = acknowledge(connection, &mut session) {
             self.tell(acknowledge);
         }
         self.tell(ToCluster::Close(Close {
@@ -144,9 +146,10 @@ impl Core {
 }
 
 /// What the client of a persistent session has acknowledged since this was last asked.
-pub(super) fn acknowledge(session: &mut Session) -> Option<ToCluster> {
+pub(super) fn acknowledge(connection: ConnectionId, session: &mut Session) -> Option<ToCluster> {
     let acks = session.take_acks();
     (!acks.is_empty()).then(|| ToCluster::Acknowledge {
+        connection,
         client_id: session.terms.client_id.clone(),
         epoch: session.terms.epoch,
         acks,

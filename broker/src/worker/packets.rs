@@ -5,18 +5,19 @@ use std::cell::OnceCell;
 use bytes::Bytes;
 
 use super::core::Core;
+use super::exactly_once::acknowledgement;
+use super::fanout::Reach;
 use super::lifetime::Ending;
 use super::table::Source;
 use super::wheel::Timed;
 use crate::connection::{Content, Pauses, Payload, State};
 use crate::door::ToCluster;
-use crate::limits::SHARED_PAYLOAD_BYTES_MIN;
+use crate::limits::{SESSION_EXCHANGES_MAX, SHARED_PAYLOAD_BYTES_MIN};
 use crate::message::QoS;
 use crate::protocol::{
-    Acknowledgement, Disconnect, Packet, PacketType, Properties, PropertyId, ProtocolError, Publish, ReasonCode,
-    Version,
+    Acknowledgement, Disconnect, Packet, PacketType, PropertyId, ProtocolError, Publish, ReasonCode, Version,
 };
-use crate::session::Session;
+use crate::session::{Begun, Session};
 
 impl Core {
     /// Processes one packet. `whole` owns the packet's bytes if they came in a buffer of their own.
@@ -25,6 +26,7 @@ impl Core {
         let opened = self.table.get(timed).is_some_and(|connection| connection.session().is_some());
         match packet {
             Packet::Connect(connect) if !opened => self.connect(timed, connect),
+            Packet::Auth(auth) => self.authenticate(timed, auth),
             // [MQTT-3.1.0-1]
             _ if !opened => self.lost(slot),
             Packet::Publish(publish) => self.publish(timed, publish, whole),
@@ -33,17 +35,13 @@ impl Core {
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(timed, unsubscribe),
             Packet::PingReq => self.send(slot, Packet::PingResp),
             Packet::Disconnect(disconnect) => self.disconnect(timed, disconnect),
-            // Nothing of QoS 2 is granted or taken, so no exchange of it can be known.
-            Packet::PubRec(unknown) => self.send(slot, Packet::PubRel(not_found(unknown.packet_id))),
-            Packet::PubRel(unknown) => self.send(slot, Packet::PubComp(not_found(unknown.packet_id))),
-            Packet::PubComp(_) => {}
-            // A second CONNECT ([MQTT-3.1.0-2]), AUTH without a method, and what only servers send.
-            Packet::Connect(_)
-            | Packet::Auth(_)
-            | Packet::ConnAck(_)
-            | Packet::SubAck(_)
-            | Packet::UnsubAck(_)
-            | Packet::PingResp => self.break_off(slot, ReasonCode::PROTOCOL_ERROR),
+            Packet::PubRec(acknowledgement) => self.pubrec(timed, acknowledgement),
+            Packet::PubRel(acknowledgement) => self.pubrel(timed, acknowledgement.packet_id),
+            Packet::PubComp(acknowledgement) => self.pubcomp(timed, acknowledgement.packet_id),
+            // A second CONNECT ([MQTT-3.1.0-2]), and what only servers send.
+            Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                self.break_off(slot, ReasonCode::PROTOCOL_ERROR)
+            }
         }
     }
 
@@ -85,13 +83,26 @@ impl Core {
         let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
             return;
         };
+        // A repetition is no second message, whatever else it says.
+        if publish.qos == QoS::ExactlyOnce {
+            match session.exchanges.find(publish.packet_id) {
+                Begun::New => {}
+                begun => return self.repeated(slot, publish.packet_id, begun),
+            }
+        }
         if let Err(reason) = permit(session, &publish, receive_maximum) {
             return self.break_off(slot, reason);
         }
         if !self.serving {
             return self.refuse_publish(slot, &publish);
         }
-        let publisher_id = session.terms.client_id.clone();
+        let (persistent, publisher_id) = (session.terms.persistent, session.terms.client_id.clone());
+        let version = session.terms.version;
+        // What `$SYS` reports is the broker's own.
+        let permitted = !publish.topic.starts_with("$SYS/") && self.may_publish(timed, publish.topic);
+        // Outboxes know of no shard that keeps the message for its topic.
+        let once =
+            permitted && publish.qos == QoS::ExactlyOnce && persistent && !publish.retain && !self.forgets_exchanges;
         let mut properties = Vec::new();
         let mut expiry_seconds = None;
         if !publish.properties.is_empty() {
@@ -118,26 +129,40 @@ impl Core {
             publisher_id: &publisher_id,
             kept: OnceCell::new(),
         };
-        let reach = self.fan_out(&source);
+        if once {
+            let (message, targets) = self.reach(&source);
+            return self.publish_once(timed, publish.packet_id, message, targets);
+        }
+        let reach = if permitted { self.fan_out(&source) } else { Reach::default() };
         let reason = match reach.here || reach.beyond.is_some() {
             true => ReasonCode::SUCCESS,
-            false => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+            false if permitted => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+            false => self.deny(version),
         };
         let mut token = 0;
-        if publish.qos == QoS::AtLeastOnce
+        if publish.qos > QoS::AtMostOnce
             && let Some(connection) = self.table.connections.get_mut(slot as usize)
             && let State::Open(session) = &mut connection.state
         {
+            if publish.qos == QoS::ExactlyOnce {
+                session.exchanges.begin(publish.packet_id);
+            }
             if reach.beyond.is_some() {
-                token = session.receipts.owe(publish.packet_id);
+                token = session.receipts.owe(publish.packet_id, publish.qos);
             } else if session.receipts.is_empty() {
-                let puback = acknowledgement(publish.packet_id, reason);
+                let packet_type = if publish.qos == QoS::ExactlyOnce {
+                    session.exchanges.receive(publish.packet_id, reason.is_error());
+                    PacketType::PubRec
+                } else {
+                    PacketType::PubAck
+                };
                 let version = session.terms.version;
                 let spares = &mut self.table.spares;
-                puback.encode(PacketType::PubAck, version, connection.output.buffer(spares));
+                let receipt = acknowledgement(publish.packet_id, reason);
+                receipt.encode(packet_type, version, connection.output.buffer(spares));
                 self.table.mark_dirty(slot);
             } else {
-                session.receipts.owe_settled(publish.packet_id, reason.0);
+                session.receipts.owe_settled(publish.packet_id, publish.qos, reason.0);
             }
             self.pause_at_bound(timed);
         }
@@ -147,13 +172,19 @@ impl Core {
         }
     }
 
+    /// Counts a message that its client may not publish; gives what it is told. Before 5.0 nothing can be said: it is
+    /// acknowledged and dropped, as by Mosquitto.
+    fn deny(&mut self, version: Version) -> ReasonCode {
+        self.table.counters.dropped_not_authorized += 1;
+        if version == Version::V5 { ReasonCode::NOT_AUTHORIZED } else { ReasonCode::SUCCESS }
+    }
+
     /// A client that cannot be told a Receive Maximum is not read while it has so many unacknowledged.
-    fn pause_at_bound(&mut self, timed: Timed) {
+    pub(super) fn pause_at_bound(&mut self, timed: Timed) {
         let receive_maximum = usize::from(self.table.limits.receive_maximum);
         if let Some(connection) = self.table.get(timed)
             && let State::Open(session) = &connection.state
-            && session.terms.version != Version::V5
-            && session.receipts.len() >= receive_maximum
+            && is_at_bound(session, receive_maximum)
         {
             connection.pauses.set(Pauses::RECEIPTS);
         }
@@ -179,18 +210,25 @@ impl Core {
         let version = session.terms.version;
         let mut refused = false;
         let mut settled = Vec::new();
-        while let Some((packet_id, reason)) = session.receipts.next_settled() {
+        while let Some((packet_id, qos, reason)) = session.receipts.next_settled() {
             let reason = ReasonCode(reason);
             if reason.is_error() && version != Version::V5 {
-                // PUBACK cannot say no before 5.0.
+                // Neither PUBACK nor PUBREC can say no before 5.0.
                 refused = true;
                 break;
             }
-            settled.push(acknowledgement(packet_id, reason));
+            let receipt = acknowledgement(packet_id, reason);
+            settled.push(match qos {
+                QoS::ExactlyOnce => {
+                    session.exchanges.receive(packet_id, reason.is_error());
+                    Packet::PubRec(receipt)
+                }
+                _ => Packet::PubAck(receipt),
+            });
         }
-        let below_bound = session.receipts.len() < receive_maximum;
-        for puback in settled {
-            self.send(slot, Packet::PubAck(puback));
+        let below_bound = !is_at_bound(session, receive_maximum);
+        for receipt in settled {
+            self.send(slot, receipt);
         }
         if refused {
             self.close(slot, None, Ending::WithWill);
@@ -235,18 +273,15 @@ impl Core {
 /// Whether a client may publish this at all; what it is told if not.
 fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> Result<(), ReasonCode> {
     // What CONNACK did not offer.
-    if publish.qos == QoS::ExactlyOnce {
-        return Err(ReasonCode::QOS_NOT_SUPPORTED);
-    }
-    if publish.retain {
-        return Err(ReasonCode::RETAIN_NOT_SUPPORTED);
-    }
-    // [MQTT-3.3.4-9]
+    // [MQTT-3.3.4-7]
     if publish.qos > QoS::AtMostOnce
         && session.terms.version == Version::V5
-        && session.receipts.len() >= receive_maximum
+        && session.receipts.len() + session.exchanges.counted() >= receive_maximum
     {
         return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
+    }
+    if publish.qos == QoS::ExactlyOnce && session.exchanges.len() >= SESSION_EXCHANGES_MAX {
+        return Err(ReasonCode::QUOTA_EXCEEDED);
     }
     if publish.properties.is_empty() {
         return Ok(());
@@ -262,10 +297,9 @@ fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> R
     Ok(())
 }
 
-fn acknowledgement(packet_id: u16, reason: ReasonCode) -> Acknowledgement<'static> {
-    Acknowledgement { packet_id, reason, properties: Properties::default() }
-}
-
-fn not_found(packet_id: u16) -> Acknowledgement<'static> {
-    acknowledgement(packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND)
+/// Whether a client must not be read for a while: an older one has published as much as it may, or any has released more
+/// than its shard has taken.
+pub(super) fn is_at_bound(session: &Session, receive_maximum: usize) -> bool {
+    (session.terms.version != Version::V5 && session.receipts.len() >= receive_maximum)
+        || session.exchanges.releasing() >= receive_maximum
 }

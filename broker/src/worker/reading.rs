@@ -2,7 +2,9 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::spawn_local;
@@ -10,21 +12,50 @@ use tokio::task::spawn_local;
 use super::Worker;
 use super::core::Core;
 use super::wheel::Timed;
-use crate::connection::{Chunk, Input, State};
+use crate::connection::{Chunk, Input, ProofStep, State};
 use crate::limits::SCRATCH_BYTES;
-use crate::listener::Accepted;
+use crate::listener::{Accepted, Arrival};
 use crate::protocol::{Version, decode, frame};
 
 /// Takes in a connection.
 pub(super) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
-    let anonymous = accepted.anonymous;
-    let Ok(stream) = accepted.into_stream() else {
+    let Ok(arrival) = accepted.arrive() else {
         return;
     };
-    let added = worker.core.borrow_mut().add(stream, anonymous);
+    if arrival.is_ready() {
+        begin(worker, arrival);
+    } else {
+        shake_hands(worker, arrival);
+    }
+}
+
+/// Lets MQTT begin.
+fn begin(worker: &Rc<Worker>, arrival: Arrival) {
+    let added = worker.core.borrow_mut().add(arrival);
     if let Some(connection) = added {
         spawn_local(Reading { worker: worker.clone(), connection });
     }
+}
+
+/// Does what comes before MQTT, in a task of its own.
+fn shake_hands(worker: &Rc<Worker>, arrival: Arrival) {
+    let Some(patience_ms) = worker.core.borrow_mut().begin_handshake() else {
+        return;
+    };
+    let worker = worker.clone();
+    spawn_local(async move {
+        let peer = arrival.origin.peer;
+        let entrance = arrival.origin.entrance.share();
+        let done = arrival.shake_hands(&worker.turns, Duration::from_millis(patience_ms)).await;
+        worker.core.borrow_mut().handshakes -= 1;
+        match done {
+            Ok(arrival) => begin(&worker, arrival),
+            Err(error) => {
+                entrance.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(peer = ?peer, url = entrance.url, %error, "a client did not get as far as MQTT");
+            }
+        }
+    });
 }
 
 /// The task of one connection. It holds no buffer: what it reads goes through the worker's.
@@ -42,6 +73,17 @@ impl Future for Reading {
 }
 
 impl Core {
+    /// Counts a connection on which something comes before MQTT; gives the milliseconds that it may take. `None` if there
+    /// are too many.
+    fn begin_handshake(&mut self) -> Option<u64> {
+        if self.table.connections.len() + self.handshakes >= self.table.limits.connections_max {
+            self.table.counters.connections_refused += 1;
+            return None;
+        }
+        self.handshakes += 1;
+        Some(self.table.limits.connect_ms)
+    }
+
     /// Reads and processes what a connection has. Ready when the connection is over.
     fn poll_connection(&mut self, timed: Timed, context: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -62,6 +104,13 @@ impl Core {
                 State::Orphan(_) => return Poll::Ready(()),
                 State::Closing { .. } => return self.poll_end(timed, context),
                 _ => {}
+            }
+            if let State::Proving(proof) = &mut connection.state
+                && let ProofStep::Password { answer, .. } = &mut proof.step
+            {
+                let Poll::Ready(right) = Pin::new(answer).poll(context) else { return Poll::Pending };
+                self.password_checked(timed, right.unwrap_or(false));
+                continue;
             }
             if !connection.pauses.none() {
                 return Poll::Pending;
@@ -137,7 +186,7 @@ impl Core {
             let version = match &connection.state {
                 State::Open(session) => session.terms.version,
                 // CONNECT says it itself.
-                State::Connecting | State::Opening(_) => Version::V5,
+                State::Connecting | State::Proving(_) | State::Opening(_) => Version::V5,
                 State::Closing { .. } | State::Orphan(_) => return,
             };
             if !connection.pauses.none() {

@@ -7,11 +7,11 @@ use super::core::Core;
 use super::wheel::Timed;
 use crate::connection::Pauses;
 use crate::door::ToCluster;
-use crate::message::{QoS, Subscription};
+use crate::message::Subscription;
 use crate::protocol::{Packet, Properties, PropertyId, ReasonCode, SubAck, Subscribe, Unsubscribe, parse_filter};
 use crate::router::Subscriber;
-use crate::session::{Awaited, AwaitedKind};
-use crate::shard::{Outcome, Refusal};
+use crate::session::{Awaited, AwaitedKind, Reading};
+use crate::shard::{Outcome, Place, Refusal};
 
 impl Core {
     /// A client's SUBSCRIBE.
@@ -21,8 +21,8 @@ impl Core {
         let mut codes = Vec::new();
         let mut granted: Vec<Subscription> = Vec::new();
         let mut filters = Vec::new();
+        let mut owed = Vec::new();
         for (filter, mut options) in subscribe.filters.iter() {
-            options.qos = options.qos.min(QoS::AtLeastOnce);
             options.identifier = identifier;
             match self.permit_filter(timed, filter) {
                 Err(reason) => codes.push(reason.0),
@@ -30,6 +30,9 @@ impl Core {
                     let filter: Arc<str> = filter.into();
                     filters.push((codes.len(), filter.clone()));
                     codes.push(options.qos as u8);
+                    if options.wants_retained(self.is_subscribed(timed, &filter)) {
+                        owed.push((filter.clone(), options));
+                    }
                     let subscription = Subscription { filter, options };
                     self.add_subscription(timed, subscription.clone());
                     granted.push(subscription);
@@ -44,6 +47,10 @@ impl Core {
         let settling = !granted.is_empty() && !self.is_settled();
         let connection = self.id_of(slot);
         let token = if settling { self.settle(slot) } else { self.token() };
+        for (filter, options) in owed {
+            let reading = Reading { filter, options, place: Place::default(), after: Some(token), asked: None };
+            self.owe_retained(timed, reading);
+        }
         if storing {
             self.tell(ToCluster::Subscribe { connection, token, client_id, epoch, subscriptions: granted });
         }
@@ -160,12 +167,21 @@ impl Core {
         if parsed.share.is_some() {
             return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
+        if !self.may_subscribe(timed, parsed.filter) {
+            self.table.counters.subscriptions_denied += 1;
+            return Err(ReasonCode::NOT_AUTHORIZED);
+        }
         let subscriptions_max = self.table.limits.subscriptions_max;
         let session = self.table.get(timed).and_then(|connection| connection.session());
         let full = session.is_some_and(|session| {
             session.subscriptions.len() >= subscriptions_max && !session.subscriptions.contains(filter)
         });
         if full { Err(ReasonCode::QUOTA_EXCEEDED) } else { Ok(()) }
+    }
+
+    fn is_subscribed(&mut self, timed: Timed, filter: &str) -> bool {
+        let session = self.table.get(timed).and_then(|connection| connection.session());
+        session.is_some_and(|session| session.subscriptions.contains(filter))
     }
 
     fn add_subscription(&mut self, timed: Timed, subscription: Subscription) {
@@ -185,7 +201,12 @@ impl Core {
     fn remove_subscription(&mut self, timed: Timed, filter: &str) -> bool {
         let (slot, _) = timed;
         let session = self.table.get(timed).and_then(|connection| connection.session());
-        let existed = session.is_some_and(|session| session.subscriptions.remove(filter).is_some());
+        let existed = session.is_some_and(|session| {
+            if let Some(readings) = &mut session.readings {
+                readings.remove(filter);
+            }
+            session.subscriptions.remove(filter).is_some()
+        });
         if existed && self.router.unsubscribe(filter, slot) {
             self.announce(filter.into(), false);
         }
@@ -224,7 +245,14 @@ impl Core {
         let answer = SubAck { packet_id, properties: Properties::default(), codes: &codes };
         match kind {
             AwaitedKind::Connack(connack) => self.greet(timed, &connack),
-            AwaitedKind::Suback => self.send(slot, Packet::SubAck(answer)),
+            AwaitedKind::Suback => {
+                self.send(slot, Packet::SubAck(answer));
+                let session = self.table.get(timed).and_then(|connection| connection.session());
+                if let Some(readings) = session.and_then(|session| session.readings.as_mut()) {
+                    readings.subscribed(token);
+                    self.read_retained(timed);
+                }
+            }
             AwaitedKind::Unsuback => self.send(slot, Packet::UnsubAck(answer)),
         }
         if below_bound {

@@ -129,6 +129,11 @@ impl Table {
         if subscriber.no_local && source.is_from(slot, &session.terms.client_id) {
             return false;
         }
+        if source.retain
+            && let Some(readings) = &mut session.readings
+        {
+            readings.note(topic);
+        }
         let retain = subscriber.retain_as_published && source.retain;
         let mut form = Form { version: session.terms.version, qos, packet_id: 0, retain, dup: false, identifiers };
         if session.terms.packet_bytes_max != u32::MAX
@@ -268,12 +273,21 @@ pub(super) fn content_of(message: &Message, now_ms: u64) -> Option<Content<'_>> 
             Some(u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX))
         }
     };
-    Some(Content {
+    Some(content(message, expiry_seconds))
+}
+
+/// What is sent of a message that has expired since it was first sent.
+pub(super) fn expired_content_of(message: &Message) -> Content<'_> {
+    content(message, message.expires_at_ms.map(|_| 0))
+}
+
+fn content(message: &Message, expiry_seconds: Option<u32>) -> Content<'_> {
+    Content {
         topic: &message.topic,
         properties: &message.properties,
         expiry_seconds,
         payload: Payload::of(&message.payload),
-    })
+    }
 }
 
 /// Writes in the middle of a turn, so that a burst to a client that keeps up needs no more memory than one turn's output.
@@ -288,6 +302,6 @@ fn make_room(connection: &mut Connection, spares: &mut Spares, counters: &mut Co
     if let Ok(count) = connection.output.write_to(&mut connection.stream, &mut context, spares) {
         counters.bytes_sent += count as u64;
     }
-    connection.blocked = !connection.output.is_empty();
+    connection.blocked = !connection.output.is_empty() || connection.stream.unflushed();
     connection.output.len() < bytes_max
 }

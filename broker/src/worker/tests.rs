@@ -1,8 +1,10 @@
 //! Workers, whole, with raw bytes on one side and a scripted cluster on the other.
 
 mod delivery;
+mod exactly_once;
 mod fixture;
 mod hostile;
 mod persistent;
+mod retained;
 mod sessions;
 mod sockets;

@@ -1,4 +1,4 @@
-//! A plain MQTT client at QoS 1 over the broker's own codec. It sends what it is told to and reports what it gets.
+//! A plain MQTT client at QoS 1 and 2 over the broker's own codec. It sends what it is told to and reports what it gets.
 
 use std::future::Future;
 use std::io;
@@ -43,8 +43,11 @@ pub struct Identity {
 /// What came from the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    Publish { dup: bool, packet_id: u16, topic: String, payload: Vec<u8> },
+    Publish { qos: QoS, dup: bool, packet_id: u16, topic: String, payload: Vec<u8> },
     PubAck { packet_id: u16, reason: ReasonCode },
+    PubRec { packet_id: u16, reason: ReasonCode },
+    PubRel { packet_id: u16 },
+    PubComp { packet_id: u16 },
     SubAck { codes: Vec<u8> },
     Disconnect { reason: ReasonCode },
 }
@@ -105,24 +108,45 @@ async fn connect_without_limit(dial: &Dial, identity: &Identity) -> Result<(Send
 }
 
 impl Sender {
-    pub async fn subscribe(&mut self, packet_id: u16, filters: &[&str]) -> Result<()> {
+    pub async fn subscribe(&mut self, packet_id: u16, qos: QoS, filters: &[&str]) -> Result<()> {
         let mut raw = Vec::new();
         for filter in filters {
-            let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
+            let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
             SubscribeFilters::append(&mut raw, filter, options);
         }
         let filters = SubscribeFilters::built(&raw);
         self.send(&Packet::Subscribe(Subscribe { packet_id, properties: Properties::default(), filters })).await
     }
 
-    pub async fn publish(&mut self, dup: bool, packet_id: u16, topic: &str, payload: &[u8]) -> Result<()> {
-        let (qos, properties) = (QoS::AtLeastOnce, Properties::default());
+    pub async fn publish(&mut self, qos: QoS, dup: bool, packet_id: u16, topic: &str, payload: &[u8]) -> Result<()> {
+        let properties = Properties::default();
         self.send(&Packet::Publish(Publish { dup, qos, retain: false, topic, packet_id, properties, payload })).await
     }
 
+    #[allow(dead_code, reason = "the simulation, which shares this file, does not use it")]
+    pub async fn publish_retained(&mut self, packet_id: u16, topic: &str, payload: &[u8]) -> Result<()> {
+        let (dup, qos, properties) = (false, QoS::AtLeastOnce, Properties::default());
+        self.send(&Packet::Publish(Publish { dup, qos, retain: true, topic, packet_id, properties, payload })).await
+    }
+
+    /// PUBACK.
     pub async fn acknowledge(&mut self, packet_id: u16) -> Result<()> {
-        let (reason, properties) = (ReasonCode::SUCCESS, Properties::default());
-        self.send(&Packet::PubAck(Acknowledgement { packet_id, reason, properties })).await
+        self.send(&Packet::PubAck(success(packet_id))).await
+    }
+
+    /// PUBREC.
+    pub async fn receive(&mut self, packet_id: u16) -> Result<()> {
+        self.send(&Packet::PubRec(success(packet_id))).await
+    }
+
+    /// PUBREL.
+    pub async fn release(&mut self, packet_id: u16) -> Result<()> {
+        self.send(&Packet::PubRel(success(packet_id))).await
+    }
+
+    /// PUBCOMP.
+    pub async fn complete(&mut self, packet_id: u16) -> Result<()> {
+        self.send(&Packet::PubComp(success(packet_id))).await
     }
 
     pub async fn ping(&mut self) -> Result<()> {
@@ -141,12 +165,17 @@ impl Sender {
     }
 }
 
+fn success(packet_id: u16) -> Acknowledgement<'static> {
+    Acknowledgement { packet_id, reason: ReasonCode::SUCCESS, properties: Properties::default() }
+}
+
 impl Receiver {
     /// Waits for the next packet that means something here. Cancelling loses nothing.
     pub async fn next(&mut self) -> Result<Event> {
         loop {
             let event = self.decoded(|packet| match packet {
                 Packet::Publish(publish) => Ok(Some(Event::Publish {
+                    qos: publish.qos,
                     dup: publish.dup,
                     packet_id: publish.packet_id,
                     topic: publish.topic.to_owned(),
@@ -155,6 +184,11 @@ impl Receiver {
                 Packet::PubAck(answer) => {
                     Ok(Some(Event::PubAck { packet_id: answer.packet_id, reason: answer.reason }))
                 }
+                Packet::PubRec(answer) => {
+                    Ok(Some(Event::PubRec { packet_id: answer.packet_id, reason: answer.reason }))
+                }
+                Packet::PubRel(answer) => Ok(Some(Event::PubRel { packet_id: answer.packet_id })),
+                Packet::PubComp(answer) => Ok(Some(Event::PubComp { packet_id: answer.packet_id })),
                 Packet::SubAck(answer) => Ok(Some(Event::SubAck { codes: answer.codes.to_vec() })),
                 Packet::Disconnect(end) => Ok(Some(Event::Disconnect { reason: end.reason })),
                 Packet::PingResp => Ok(None),

@@ -23,8 +23,11 @@ pub struct MessageId {
 #[derive(Clone, Debug, Default)]
 pub struct Published {
     pub topic: String,
+    /// At QoS 2.
+    pub exactly_once: bool,
     /// Every time it was sent.
     pub attempts: Vec<At>,
+    /// When PUBACK or PUBREC came.
     pub acknowledged: Option<At>,
     /// It was once answered with an error, so that its place in the order is the publisher's own affair.
     pub refused: bool,
@@ -43,13 +46,14 @@ pub struct Subscribed {
     pub to: Option<At>,
 }
 
-/// A message that arrived.
+/// A message that arrived; at QoS 2, only what its packet id did not tell to have arrived before.
 #[derive(Clone, Debug)]
 pub struct Delivered {
     pub client: String,
     pub connection: u64,
     pub message: MessageId,
     pub topic: String,
+    pub exactly_once: bool,
     pub dup: bool,
 }
 
@@ -88,6 +92,8 @@ pub enum Violation {
     OutOfOrder { message: MessageId, after: MessageId, client: String },
     /// K5: it arrived more often than it was sent, and not as a redelivery.
     Duplicate { message: MessageId, client: String },
+    /// K2: at QoS 2 from end to end, and it arrived twice.
+    Doubled { message: MessageId, client: String },
     /// K6: published after the SUBACK, acknowledged, and never delivered.
     NotRouted { message: MessageId, client: String, connection: u64 },
     /// Nobody published it there.
@@ -121,6 +127,7 @@ impl History {
             self.one_owner(),
             self.in_order(),
             self.no_unexplained_duplicates(),
+            self.exactly_once(),
             self.subscribed_is_routed(),
             self.nothing_invented(),
         ];
@@ -229,6 +236,21 @@ impl History {
             .collect()
     }
 
+    /// K2: what is published and received at QoS 2 arrives once, whatever was sent again.
+    fn exactly_once(&self) -> Vec<Violation> {
+        let persistent = self.persistent();
+        let mut times: BTreeMap<_, usize> = BTreeMap::new();
+        for delivered in self.delivered.iter().filter(|delivered| delivered.exactly_once) {
+            let published = self.published.get(&delivered.message);
+            // One that was refused was sent again as another message.
+            if published.is_some_and(|published| published.exactly_once && !published.refused) {
+                *times.entry((receiver(delivered, &persistent), delivered.message)).or_default() += 1;
+            }
+        }
+        let doubled = times.into_iter().filter(|(_, times)| *times > 1);
+        doubled.map(|(((client, _), message), _)| Violation::Doubled { message, client: client.to_owned() }).collect()
+    }
+
     /// K6: what was published after the SUBACK arrives on that connection, if it lasted.
     fn subscribed_is_routed(&self) -> Vec<Violation> {
         let seen: BTreeSet<(u64, MessageId)> = self.delivered.iter().map(|d| (d.connection, d.message)).collect();
@@ -293,6 +315,7 @@ mod tests {
         for (message, sent) in [(ONE, 10), (TWO, 20)] {
             let published = Published {
                 topic: "t/a".to_owned(),
+                exactly_once: false,
                 attempts: vec![at(sent)],
                 acknowledged: Some(at(sent + 1)),
                 refused: false,
@@ -304,6 +327,7 @@ mod tests {
                     connection,
                     message,
                     topic: "t/a".to_owned(),
+                    exactly_once: false,
                     dup: false,
                 });
             }
@@ -404,6 +428,17 @@ mod tests {
         assert_eq!(history.violations(), [Violation::Duplicate { message: ONE, client: "kept".to_owned() }]);
         history.published.get_mut(&ONE).unwrap().attempts.push(at(11));
         assert_eq!(history.violations(), [], "it was published twice");
+    }
+
+    #[test]
+    fn what_goes_through_at_qos_2_arrives_once_even_if_it_was_sent_twice() {
+        let mut history = good();
+        history.published.get_mut(&ONE).unwrap().attempts.push(at(11));
+        history.delivered.push(Delivered { dup: true, ..history.delivered[0].clone() });
+        history.delivered.iter_mut().for_each(|delivered| delivered.exactly_once = true);
+        assert_eq!(history.violations(), [], "published at QoS 1");
+        history.published.get_mut(&ONE).unwrap().exactly_once = true;
+        assert_eq!(history.violations(), [Violation::Doubled { message: ONE, client: "kept".to_owned() }]);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Clients that keep a cluster busy while nodes die, and write the ledger: publishers, persistent and passing subscribers,
-//! and pairs that fight for one client id.
+//! and pairs that fight for one client id. Every second publisher and some of the subscribers use QoS 2.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use mqtt_broker::message::QoS;
 use mqtt_broker::protocol::{ReasonCode, Version};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -72,19 +73,23 @@ impl Load {
         for number in 0..shape.persistent {
             let filter = ["load/#", "load/+/a", "load/1/b"][number as usize % 3];
             let identity = identity("kept", number, version(number / 3), true);
-            others.push(tokio::task::spawn_local(subscriber(shared.clone(), identity, filter, fork())));
+            let qos = if matches!(number % 4, 0 | 3) { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+            others.push(tokio::task::spawn_local(subscriber(shared.clone(), identity, qos, filter, fork())));
         }
         for number in 0..shape.passing {
             let identity = identity("passing", number, version(number), false);
-            others.push(tokio::task::spawn_local(subscriber(shared.clone(), identity, "load/#", fork())));
+            let qos = if number.is_multiple_of(2) { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+            others.push(tokio::task::spawn_local(subscriber(shared.clone(), identity, qos, "load/#", fork())));
         }
         for number in 0..shape.contended {
             let identity = identity("contended", number, version(number), false);
             others.push(tokio::task::spawn_local(contend(shared.clone(), identity, fork())));
         }
         let publishers = (1..=shape.publishers).map(|number| {
-            let identity = identity("publisher", number, version(number), false);
-            tokio::task::spawn_local(publisher(shared.clone(), identity, number, shape.pace, fork()))
+            let qos = if number.is_multiple_of(2) { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+            // What is sent again is only known to be the same within a session.
+            let identity = identity("publisher", number, version(number / 2), qos == QoS::ExactlyOnce);
+            tokio::task::spawn_local(publisher(shared.clone(), identity, number, qos, shape.pace, fork()))
         });
         let publishers = publishers.collect();
         Load { shared, publishers, others }
@@ -183,13 +188,19 @@ impl Shared {
         });
     }
 
+    fn acknowledged(&self, message: MessageId) {
+        let now = self.now();
+        self.history.borrow_mut().published.entry(message).or_default().acknowledged.get_or_insert(now);
+    }
+
     fn delivered(&self, identity: &Identity, connection: u64, event: &Event) -> Result<()> {
-        let Event::Publish { dup, topic, payload, .. } = event else { return Ok(()) };
+        let Event::Publish { qos, dup, topic, payload, .. } = event else { return Ok(()) };
         self.history.borrow_mut().delivered.push(Delivered {
             client: identity.client_id.clone(),
             connection,
             message: message_id(payload)?,
             topic: topic.clone(),
+            exactly_once: *qos == QoS::ExactlyOnce,
             dup: *dup,
         });
         Ok(())
@@ -207,14 +218,61 @@ fn message_id(payload: &[u8]) -> Result<MessageId> {
     Ok(MessageId { publisher: publisher.parse()?, sequence: sequence.parse()? })
 }
 
+/// A message on its way, oldest first.
+struct Waiting {
+    message: MessageId,
+    topic: String,
+    packet_id: u16,
+    /// It was sent under this packet id.
+    sent: bool,
+    /// PUBREC has come: PUBCOMP is awaited.
+    received: bool,
+}
+
+/// What a publisher keeps over its connections.
+struct Outgoing {
+    number: u32,
+    qos: QoS,
+    next: u64,
+    packet_id: u16,
+    waiting: VecDeque<Waiting>,
+}
+
+impl Outgoing {
+    fn next_packet_id(&mut self) -> u16 {
+        loop {
+            self.packet_id = self.packet_id % u16::MAX + 1;
+            if self.waiting.iter().all(|waiting| waiting.packet_id != self.packet_id) {
+                return self.packet_id;
+            }
+        }
+    }
+
+    fn find(&mut self, packet_id: u16) -> Result<&mut Waiting> {
+        let found = self.waiting.iter_mut().find(|waiting| waiting.packet_id == packet_id && waiting.sent);
+        found.context("an acknowledgement of nothing")
+    }
+
+    /// Its answer is an error: it is sent again as another message.
+    fn refused(&mut self, packet_id: u16, reason: ReasonCode) -> Result<()> {
+        self.find(packet_id)?.sent = false;
+        bail!("refused: {}", reason.words())
+    }
+}
+
 /// Publishes in order, and again in order what was not acknowledged, wherever it can connect.
-async fn publisher(shared: Rc<Shared>, identity: Identity, number: u32, pace: Duration, mut rng: StdRng) {
-    let mut next = 1;
-    // Sent and not acknowledged, oldest first.
-    let mut waiting: VecDeque<(MessageId, String)> = VecDeque::new();
-    while shared.publish.get() || !waiting.is_empty() {
-        if let Ok((sender, receiver, connection)) = shared.connect(&identity, false, &mut rng).await {
-            let _ = publish_on(&shared, sender, receiver, number, pace, &mut next, &mut waiting).await;
+async fn publisher(shared: Rc<Shared>, identity: Identity, number: u32, qos: QoS, pace: Duration, mut rng: StdRng) {
+    let mut outgoing = Outgoing { number, qos, next: 1, packet_id: 0, waiting: VecDeque::new() };
+    let mut known = false;
+    while shared.publish.get() || !outgoing.waiting.is_empty() {
+        let expected = identity.persistent && known;
+        if let Ok((sender, receiver, connection)) = shared.connect(&identity, expected, &mut rng).await {
+            known = true;
+            if !identity.persistent {
+                // A new session: nothing is a repetition to the broker.
+                outgoing.waiting.iter_mut().for_each(|waiting| waiting.sent = false);
+            }
+            let _ = publish_on(&shared, sender, receiver, &mut outgoing, pace).await;
             shared.ended(connection);
         }
         sleep(RECONNECT_PAUSE).await;
@@ -225,89 +283,106 @@ async fn publish_on(
     shared: &Shared,
     mut sender: Sender,
     mut receiver: Receiver,
-    number: u32,
+    outgoing: &mut Outgoing,
     pace: Duration,
-    next: &mut u64,
-    waiting: &mut VecDeque<(MessageId, String)>,
 ) -> Result<()> {
-    let mut packet_ids: BTreeMap<u16, MessageId> = BTreeMap::new();
-    let mut packet_id = 0;
-    let again: Vec<_> = waiting.iter().cloned().collect();
-    for (message, topic) in again {
-        packet_id += 1;
-        send(shared, &mut sender, packet_id, message, &topic).await?;
-        packet_ids.insert(packet_id, message);
+    for place in 0..outgoing.waiting.len() {
+        if !outgoing.waiting[place].sent {
+            outgoing.waiting[place].packet_id = outgoing.next_packet_id();
+        }
+        send(shared, &mut sender, outgoing, place).await?;
     }
     let mut clock = tokio::time::interval(pace);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut heard = Instant::now();
     loop {
-        if !shared.publish.get() && waiting.is_empty() {
+        if !shared.publish.get() && outgoing.waiting.is_empty() {
             return sender.disconnect().await;
         }
-        if !waiting.is_empty() && heard.elapsed() > ACKNOWLEDGE_TIMEOUT {
+        if !outgoing.waiting.is_empty() && heard.elapsed() > ACKNOWLEDGE_TIMEOUT {
             bail!("no acknowledgement in time");
         }
         tokio::select! {
             event = receiver.next() => {
                 heard = Instant::now();
-                let Event::PubAck { packet_id, reason } = event? else { bail!("ended") };
-                let message = packet_ids.remove(&packet_id).context("an acknowledgement of nothing")?;
-                let now = shared.now();
-                let mut history = shared.history.borrow_mut();
-                let published = history.published.entry(message).or_default();
-                if reason.is_error() {
-                    published.refused = true;
-                    shared.refusals.set(shared.refusals.get() + 1);
-                    bail!("refused: {}", reason.words());
+                match event? {
+                    Event::PubAck { packet_id, reason } | Event::PubRec { packet_id, reason } if reason.is_error() => {
+                        let message = outgoing.find(packet_id)?.message;
+                        shared.history.borrow_mut().published.entry(message).or_default().refused = true;
+                        shared.refusals.set(shared.refusals.get() + 1);
+                        outgoing.refused(packet_id, reason)?;
+                    }
+                    Event::PubAck { packet_id, .. } => {
+                        shared.acknowledged(outgoing.find(packet_id)?.message);
+                        outgoing.waiting.retain(|waiting| waiting.packet_id != packet_id);
+                    }
+                    Event::PubRec { packet_id, .. } => {
+                        let waiting = outgoing.find(packet_id)?;
+                        waiting.received = true;
+                        shared.acknowledged(waiting.message);
+                        sender.release(packet_id).await?;
+                    }
+                    Event::PubComp { packet_id } => outgoing.waiting.retain(|waiting| waiting.packet_id != packet_id),
+                    _ => bail!("ended"),
                 }
-                published.acknowledged.get_or_insert(now);
-                waiting.retain(|(waiting, _)| *waiting != message);
             }
             _ = clock.tick() => {
-                if shared.publish.get() && waiting.len() < WINDOW {
-                    let message = MessageId { publisher: number, sequence: *next };
-                    let topic = format!("load/{number}/{}", TOPICS[(*next % 2) as usize]);
-                    *next += 1;
-                    if waiting.is_empty() {
+                if shared.publish.get() && outgoing.waiting.len() < WINDOW {
+                    let message = MessageId { publisher: outgoing.number, sequence: outgoing.next };
+                    let topic = format!("load/{}/{}", outgoing.number, TOPICS[(outgoing.next % 2) as usize]);
+                    outgoing.next += 1;
+                    if outgoing.waiting.is_empty() {
                         heard = Instant::now();
                     }
-                    waiting.push_back((message, topic.clone()));
-                    packet_id = packet_id % u16::MAX + 1;
-                    packet_ids.insert(packet_id, message);
-                    send(shared, &mut sender, packet_id, message, &topic).await?;
+                    let packet_id = outgoing.next_packet_id();
+                    outgoing.waiting.push_back(Waiting { message, topic, packet_id, sent: false, received: false });
+                    send(shared, &mut sender, outgoing, outgoing.waiting.len() - 1).await?;
                 }
             }
         }
     }
 }
 
-/// Enters the attempt before a byte is sent: what is not known to be unsent may arrive.
-async fn send(shared: &Shared, sender: &mut Sender, packet_id: u16, message: MessageId, topic: &str) -> Result<()> {
+/// Sends what waits at this place, or its PUBREL. Enters the attempt before a byte is sent: what is not known to be unsent may
+/// arrive.
+async fn send(shared: &Shared, sender: &mut Sender, outgoing: &mut Outgoing, place: usize) -> Result<()> {
     let now = shared.now();
+    let qos = outgoing.qos;
+    let Waiting { message, topic, packet_id, sent, received } = &mut outgoing.waiting[place];
+    if *received {
+        return sender.release(*packet_id).await;
+    }
     {
         let mut history = shared.history.borrow_mut();
-        let entry = history.published.entry(message);
-        let published = entry.or_insert_with(|| Published { topic: topic.to_owned(), ..Published::default() });
+        let entry = history.published.entry(*message);
+        let exactly_once = qos == QoS::ExactlyOnce;
+        let published =
+            entry.or_insert_with(|| Published { topic: topic.clone(), exactly_once, ..Published::default() });
         published.attempts.push(now);
     }
-    // Each connection is a new session, so nothing is a repetition to the broker.
-    sender.publish(false, packet_id, topic, &payload(message)).await
+    let dup = std::mem::replace(sent, true);
+    sender.publish(qos, dup, *packet_id, topic, &payload(*message)).await
 }
 
 /// Subscribes, acknowledges what comes, and connects again wherever it can. A passing one also leaves now and then by itself.
-async fn subscriber(shared: Rc<Shared>, identity: Identity, filter: &'static str, mut rng: StdRng) {
+async fn subscriber(shared: Rc<Shared>, identity: Identity, qos: QoS, filter: &'static str, mut rng: StdRng) {
     let mut subscribed = false;
+    let mut unreleased = BTreeSet::new();
     while shared.go_on.get() {
         let expected = identity.persistent && subscribed;
         if let Ok((sender, receiver, connection)) = shared.connect(&identity, expected, &mut rng).await {
-            let subscribe = (!expected).then_some(filter);
+            let subscribe = (!expected).then_some((filter, qos));
+            if !identity.persistent {
+                unreleased.clear();
+            }
             let stay = match identity.persistent {
                 true => Duration::MAX,
                 false => Duration::from_millis(rng.random_range(4000..15_000)),
             };
+            let (subscribed, unreleased) = (&mut subscribed, &mut unreleased);
             let _ =
-                receive_on(&shared, &identity, sender, receiver, connection, subscribe, stay, &mut subscribed).await;
+                receive_on(&shared, &identity, sender, receiver, connection, subscribe, stay, subscribed, unreleased)
+                    .await;
             shared.ended(connection);
         }
         sleep(RECONNECT_PAUSE).await;
@@ -321,15 +396,16 @@ async fn receive_on(
     mut sender: Sender,
     mut receiver: Receiver,
     connection: u64,
-    subscribe: Option<&str>,
+    subscribe: Option<(&str, QoS)>,
     stay: Duration,
     subscribed: &mut bool,
+    unreleased: &mut BTreeSet<u16>,
 ) -> Result<()> {
     let begun = Instant::now();
     let mut pinged = begun;
     let mut acknowledged = subscribe.is_none();
-    if let Some(filter) = subscribe {
-        sender.subscribe(1, &[filter]).await?;
+    if let Some((filter, qos)) = subscribe {
+        sender.subscribe(1, qos, &[filter]).await?;
     }
     while shared.go_on.get() && begun.elapsed() < stay {
         if !acknowledged && begun.elapsed() > ANSWER_TIMEOUT {
@@ -350,13 +426,25 @@ async fn receive_on(
                     shared.ready.set(shared.ready.get() + 1);
                 }
                 *subscribed = true;
-                shared.subscribed(identity, connection, subscribe.unwrap_or_default());
+                shared.subscribed(identity, connection, subscribe.map_or("", |(filter, _)| filter));
             }
             Event::Disconnect { reason } => bail!("told to go: {}", reason.words()),
+            Event::Publish { qos: QoS::ExactlyOnce, packet_id, .. } if unreleased.contains(&packet_id) => {
+                sender.receive(packet_id).await?;
+            }
+            Event::PubRel { packet_id } => {
+                unreleased.remove(&packet_id);
+                sender.complete(packet_id).await?;
+            }
             event => {
                 shared.delivered(identity, connection, &event)?;
-                if let Event::Publish { packet_id, .. } = event {
-                    sender.acknowledge(packet_id).await?;
+                match event {
+                    Event::Publish { qos: QoS::ExactlyOnce, packet_id, .. } => {
+                        unreleased.insert(packet_id);
+                        sender.receive(packet_id).await?;
+                    }
+                    Event::Publish { packet_id, .. } => sender.acknowledge(packet_id).await?,
+                    _ => {}
                 }
             }
         }
@@ -371,10 +459,13 @@ async fn contend(shared: Rc<Shared>, identity: Identity, mut rng: StdRng) {
         if let Ok((sender, receiver, connection)) = shared.connect(&identity, false, &mut rng).await {
             let (shared, identity) = (shared.clone(), identity.clone());
             holders.push(tokio::task::spawn_local(async move {
-                let (mut subscribed, filter) = (true, Some("load/1/a"));
-                let stay = Duration::MAX;
-                let _ =
-                    receive_on(&shared, &identity, sender, receiver, connection, filter, stay, &mut subscribed).await;
+                let (mut subscribed, mut unreleased) = (true, BTreeSet::new());
+                let subscribe = Some(("load/1/a", QoS::AtLeastOnce));
+                let (stay, subscribed, unreleased) = (Duration::MAX, &mut subscribed, &mut unreleased);
+                let received = receive_on(
+                    &shared, &identity, sender, receiver, connection, subscribe, stay, subscribed, unreleased,
+                );
+                let _ = received.await;
                 shared.ended(connection);
             }));
         }

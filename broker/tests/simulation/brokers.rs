@@ -6,6 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use mqtt_broker::auth::Guard;
 use mqtt_broker::cluster::control::RUN_BITS;
 use mqtt_broker::cluster::handle::{self, ClusterConfig, ClusterHandle, ClusterWorld, Founding};
 use mqtt_broker::identity::{Incarnation, NodeId, Origin};
@@ -138,8 +139,8 @@ async fn run(place: Place, brokers: &Rc<Brokers>) -> anyhow::Result<()> {
     let (mut accepted, mut to_workers) = (Vec::new(), Vec::new());
     for (index, (doors, handle)) in worker::doors(WORKERS, &to_cluster, &limits).into_iter().enumerate() {
         let seed = place.seed.wrapping_add(index as u64 + 1);
-        let (index, node, limits) = (index as u16, origin.node, limits.clone());
-        spawn_local(worker::run(WorkerConfig { index, node, limits, seed, now_ms: now_ms() }, doors));
+        let (index, node, guard) = (index as u16, origin.node, Guard::open(limits.clone()));
+        spawn_local(worker::run(WorkerConfig { index, node, guard, seed, now_ms: now_ms() }, doors));
         accepted.push(handle.accepted);
         to_workers.push(handle.commands);
     }

@@ -70,30 +70,35 @@ fn a_command_takes_effect_once_whatever_links_are_lost() {
 }
 
 #[test]
-fn a_connection_hears_that_it_was_taken_over_when_its_link_is_back() {
+fn a_newer_connection_is_let_in_when_the_older_has_heard_that_it_was_taken_over() {
     simulate(3, async |world: &World| {
         let leader = world.leader().await;
         let (cut_off, other) = world.others(leader);
         let older = world.open("c", cut_off).await;
         world.cut(cut_off, leader);
-        world.open("c", other).await;
+        let newer = world.connect("c", other);
+        tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!world.is_evicted(older), "nobody could tell it");
+        assert_eq!(world.opened(newer), None, "two would hold the client id");
         world.heal(cut_off, leader);
-        world.within(5, || world.is_evicted(older).then_some(())).await;
+        world.within(5, || world.opened(newer)).await;
+        assert!(world.is_evicted(older));
     });
 }
 
 #[test]
-fn a_connection_hears_of_its_end_from_a_new_leader_if_the_old_one_could_not_tell() {
+fn a_new_leader_lets_the_newer_connection_in_if_the_old_one_could_not() {
     simulate(4, async |world: &World| {
         let leader = world.leader().await;
         let (cut_off, other) = world.others(leader);
         let older = world.open("c", cut_off).await;
         world.cut(cut_off, leader);
-        let newer = world.open("c", other).await;
+        let newer = world.connect("c", other);
+        tokio::time::sleep(Duration::from_secs(1)).await;
         // From now on the old leader reaches nobody.
         world.cut(other, leader);
-        world.within(10, || world.is_evicted(older).then_some(())).await;
+        world.within(10, || world.opened(newer)).await;
+        assert!(world.is_evicted(older));
         assert!(!world.is_evicted(newer));
     });
 }
@@ -117,4 +122,47 @@ fn a_session_goes_on_where_its_client_connects_next() {
         assert_eq!(world.received(second), ["0", "1", "2", "3", "4"]);
         assert!(world.all_marked_dup(second), "they were sent before");
     });
+}
+
+#[test]
+fn a_message_of_qos_2_is_everywhere_once_over_lost_links_changes_of_leader_and_repetitions() {
+    for seed in 0..6 {
+        simulate(seed, async |world: &World| {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let reader = world.open("c", node(1)).await;
+            world.subscribe(reader, "t").await;
+            let mut publisher = world.open("p", node(2)).await;
+            for number in 1..=100_u16 {
+                world.publish_once(publisher, number, "t", &number.to_string());
+                let (one, other) = (random.random_range(1..=3_u64), random.random_range(1..=3_u64));
+                if one != other && random.random_bool(0.3) {
+                    world.cut(node(one), node(other));
+                }
+                tokio::time::sleep(Duration::from_millis(random.random_range(0..20))).await;
+                world.heal_all();
+                if random.random_bool(0.1) {
+                    world.move_leader().await;
+                }
+                if random.random_bool(0.1) {
+                    // On another node, and again what it has no answer to.
+                    world.close(publisher);
+                    publisher = world.open("p", node(random.random_range(1..=3))).await;
+                    for again in number.saturating_sub(3).max(1)..=number {
+                        world.publish_once(publisher, again, "t", &again.to_string());
+                    }
+                }
+            }
+            world.within(30, || (world.received(reader).len() >= 100).then_some(())).await;
+            for at in [1, 2, 3].map(node) {
+                world.within(30, || (world.forwarded(at).len() >= 100).then_some(())).await;
+            }
+            world.within(30, || world.all_are_answered().then_some(())).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let expected: Vec<String> = (1..=100_u16).map(|number| number.to_string()).collect();
+            assert_eq!(world.received(reader), expected, "seed {seed}");
+            for at in [1, 2, 3].map(node) {
+                assert_eq!(world.forwarded(at), expected, "seed {seed}: node {at}");
+            }
+        });
+    }
 }

@@ -1,7 +1,7 @@
 //! A node of workers in one thread: clients over in-memory streams, and a cluster that does as it is told.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -14,15 +14,16 @@ use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
+use crate::auth::Guard;
 use crate::door::{RouteChange, RouteOwner, ToCluster, ToWorker};
 use crate::identity::{ConnectionId, NodeId};
 use crate::limits::ClientLimits;
-use crate::listener::{self, Accepted};
-use crate::message::{QoS, SubscriptionOptions};
+use crate::listener::{self, Accepted, Entrance};
+use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::protocol::{
     Connect, Packet, Properties, PropertiesBuilder, PropertyId, Publish, Subscribe, SubscribeFilters, Version, decode,
 };
-use crate::shard::{Evicted, Outcome};
+use crate::shard::{Evicted, Outcome, Place};
 use crate::worker::{Counters, WorkerConfig, WorkerDoors, WorkerHandle, doors, run, spawn};
 
 /// How long anything may take, on tokio's paused clock.
@@ -53,6 +54,14 @@ pub struct Cluster {
     pub answers_publishes: bool,
     /// The answer to the next Open, if it isn't the usual.
     pub next_opened: Option<Outcome>,
+    /// What readers of retained messages get, a piece for each question; then nothing.
+    pub retained: VecDeque<(Vec<Message>, Option<Place>)>,
+    /// They wait for their answer.
+    pub holds_retained: bool,
+    /// Who asked last, and under which token.
+    pub last_read: Option<(ConnectionId, u32)>,
+    /// Messages for the queue of a persistent session find no room.
+    pub has_no_room: bool,
     /// Subscribes of persistent sessions aren't answered.
     pub holds_subscribes: bool,
     holders: BTreeMap<Arc<str>, (ConnectionId, u64)>,
@@ -85,8 +94,8 @@ impl Node {
         let (to_cluster, mut from_workers) = mpsc::unbounded_channel();
         let (doors, handles): (Vec<_>, Vec<_>) = doors(workers, &to_cluster, &limits).into_iter().unzip();
         for (index, doors) in doors.into_iter().enumerate() {
-            let limits = limits.clone();
-            let config = WorkerConfig { index: index as u16, node: NodeId(1), limits, seed: 7, now_ms: 1_000_000 };
+            let guard = Guard::open(limits.clone());
+            let config = WorkerConfig { index: index as u16, node: NodeId(1), guard, seed: 7, now_ms: 1_000_000 };
             start(config, doors);
         }
         let cluster = Rc::new(RefCell::new(Cluster { answers_publishes: true, ..Cluster::default() }));
@@ -108,7 +117,7 @@ impl Node {
         let listener = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let workers = self.workers.iter().map(|worker| worker.accepted.clone()).collect();
-        spawn_local(listener::run(listener, true, workers));
+        spawn_local(listener::run(listener, Entrance::plain(true), workers));
         address
     }
 
@@ -181,12 +190,14 @@ impl Cluster {
                     epoch: self.epoch,
                     session_present: false,
                     subscriptions: Vec::new(),
+                    owed: Vec::new(),
                 });
                 if let Outcome::Opened { epoch, .. } = outcome {
                     let new = (open.connection, epoch);
                     if let Some((connection, epoch)) = self.holders.insert(open.client_id.clone(), new) {
                         let why = Evicted::TakenOver;
-                        tell(connection.worker, ToWorker::Evict { connection, epoch, why });
+                        let client_id = open.client_id.clone();
+                        tell(connection.worker, ToWorker::Evict { connection, client_id, epoch, why });
                     }
                 }
                 tell(open.connection.worker, ToWorker::Opened { connection: open.connection, outcome });
@@ -223,9 +234,27 @@ impl Cluster {
                 let (connection, token) = (*connection, *token);
                 tell(connection.worker, ToWorker::Subscribed { connection, token, outcome });
             }
+            ToCluster::ReadRetained { connection, token, .. } => {
+                self.last_read = Some((*connection, *token));
+                if self.holds_retained {
+                    return;
+                }
+                let (messages, next) = self.retained.pop_front().unwrap_or_default();
+                let (connection, token) = (*connection, *token);
+                tell(connection.worker, ToWorker::Retained { connection, token, messages, next });
+            }
+            ToCluster::Enqueue { connection, token, next, .. } => {
+                let place = if self.has_no_room { Some(Place::default()) } else { next.clone() };
+                let (connection, token, outcome) = (*connection, *token, Outcome::Owes(place));
+                tell(connection.worker, ToWorker::Enqueued { connection, token, outcome });
+            }
             ToCluster::Publish { connection, token, message, .. }
                 if self.answers_publishes && message.qos > QoS::AtMostOnce =>
             {
+                let (connection, token, outcome) = (*connection, *token, Outcome::Stored(1));
+                tell(connection.worker, ToWorker::Published { connection, token, outcome });
+            }
+            ToCluster::PublishOnce { connection, token, .. } if self.answers_publishes => {
                 let (connection, token, outcome) = (*connection, *token, Outcome::Stored(1));
                 tell(connection.worker, ToWorker::Published { connection, token, outcome });
             }

@@ -154,6 +154,7 @@ fn a_session_that_goes_on_gets_connack_once_routed_and_then_what_waited() {
             epoch: 9,
             session_present: true,
             subscriptions: vec![Subscription { filter: "a".into(), options: SubscriptionOptions::default() }],
+            owed: Vec::new(),
         });
         let mut client = connect(&node, 1, "client").await;
         node.until("the session is opened", |cluster| {
@@ -187,7 +188,7 @@ fn a_session_without_expiry_that_was_found_is_the_shards_too() {
     run_test(async {
         let node = Node::start(1);
         node.cluster.borrow_mut().next_opened =
-            Some(Outcome::Opened { epoch: 3, session_present: true, subscriptions: Vec::new() });
+            Some(Outcome::Opened { epoch: 3, session_present: true, subscriptions: Vec::new(), owed: Vec::new() });
         let mut client = node.open(0).await;
         client.connect_with(Version::V5, "client", false, &PropertiesBuilder::new()).await;
         client.receive().await;

@@ -64,6 +64,8 @@ struct Inner {
     clients: RefCell<BTreeMap<u32, Client>>,
     subscribed: RefCell<BTreeMap<u32, Outcome>>,
     published: RefCell<BTreeMap<u64, Option<Outcome>>>,
+    /// What each node's connected subscribers were given.
+    forwarded: RefCell<BTreeMap<NodeId, Vec<String>>>,
 }
 
 #[derive(Clone)]
@@ -142,7 +144,9 @@ impl Inner {
                 }
                 let mut acks = Vec::new();
                 for delivery in deliveries {
-                    let Some(packet_id) = client.window.send_numbered(delivery.seq) else { continue };
+                    let Some(packet_id) = client.window.send_numbered(delivery.seq, delivery.message.qos) else {
+                        continue;
+                    };
                     assert!(client.window.in_flight() <= u32::from(RECEIVE_MAXIMUM), "more than the client takes");
                     let payload = String::from_utf8(delivery.message.payload.to_vec()).unwrap();
                     client.received.push((payload, delivery.dup));
@@ -152,7 +156,7 @@ impl Inner {
                 }
                 if !acks.is_empty() {
                     let client_id = client.client_id.clone();
-                    node.rooms.worker(ToCluster::Acknowledge { client_id, epoch, acks });
+                    node.rooms.worker(ToCluster::Acknowledge { connection, client_id, epoch, acks });
                 }
             }
             ToWorker::Attach { connection, client_id, epoch } => {
@@ -161,9 +165,15 @@ impl Inner {
                 let (epoch, sent_to) = if holds { (epoch, client.window.sent_to()) } else { (0, 0) };
                 node.rooms.worker(ToCluster::Attached { client_id, epoch, sent_to });
             }
-            ToWorker::Evict { connection, epoch, .. } => {
+            ToWorker::Evict { connection, client_id, epoch, .. } => {
                 let client = clients.get_mut(&connection.slot).unwrap();
                 client.evicted |= client.epoch == epoch;
+                node.rooms.worker(ToCluster::Released { client_id, epoch });
+            }
+            ToWorker::Forward(messages) => {
+                let mut forwarded = self.forwarded.borrow_mut();
+                let payloads = messages.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap());
+                forwarded.entry(at).or_default().extend(payloads);
             }
             ToWorker::Subscribed { token, outcome, .. } => {
                 self.subscribed.borrow_mut().insert(token, outcome);
@@ -279,7 +289,8 @@ impl World {
         self.within(10, || self.0.leader.get().filter(|(_, now)| *now > term)).await;
     }
 
-    pub(super) async fn open(&self, client_id: &str, at: NodeId) -> u32 {
+    /// Sends a CONNECT and does not wait.
+    pub(super) fn connect(&self, client_id: &str, at: NodeId) -> u32 {
         let slot = self.0.clients.borrow().len() as u32 + 1;
         let client = Client {
             client_id: client_id.into(),
@@ -300,6 +311,11 @@ impl World {
             receive_maximum: RECEIVE_MAXIMUM,
             will: None,
         }));
+        slot
+    }
+
+    pub(super) async fn open(&self, client_id: &str, at: NodeId) -> u32 {
+        let slot = self.connect(client_id, at);
         self.within(10, || self.opened(slot)).await;
         slot
     }
@@ -349,6 +365,36 @@ impl World {
         let targets = Targets::from_iter([RouteOwner::Shard(SHARD)]);
         let connection = ConnectionId::default();
         self.0.node(at).unwrap().rooms.worker(ToCluster::Publish { connection, token, message, targets });
+    }
+
+    /// PUBLISH at QoS 2 by the client at `slot`, for its shard and the connected subscribers of every node.
+    pub(super) fn publish_once(&self, slot: u32, packet_id: u16, topic: &str, payload: &str) {
+        let (at, client_id, epoch) = {
+            let client = &self.0.clients.borrow()[&slot];
+            (client.node, client.client_id.clone(), client.epoch)
+        };
+        let token = self.0.published.borrow().len() as u64;
+        self.0.published.borrow_mut().insert(token, None);
+        let message = Message {
+            topic: topic.into(),
+            payload: payload.to_owned().into(),
+            qos: QoS::ExactlyOnce,
+            ..Message::default()
+        };
+        let nodes = [1, 2, 3].map(|number| RouteOwner::Node(node(number)));
+        let targets = Targets::from_iter([RouteOwner::Shard(SHARD)].into_iter().chain(nodes));
+        let connection = connection(slot);
+        let publish = ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets };
+        self.0.node(at).unwrap().rooms.worker(publish);
+    }
+
+    pub(super) fn all_are_answered(&self) -> bool {
+        self.0.published.borrow().values().all(Option::is_some)
+    }
+
+    /// What the connected subscribers of a node were given.
+    pub(super) fn forwarded(&self, at: NodeId) -> Vec<String> {
+        self.0.forwarded.borrow().get(&at).cloned().unwrap_or_default()
     }
 
     /// Every publish was answered, and stored in the one session there is.

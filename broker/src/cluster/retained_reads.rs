@@ -1,0 +1,195 @@
+//! Reading retained messages: what this node's subscribers ask of the shards, and what others ask of the shards it leads.
+//!
+//! A page is asked of a shard's leader, again at intervals until it answers. The leader answers only once it has heard
+//! from a majority that it still leads (ReadIndex): so a page has everything that was acknowledged before it was asked for
+//! (K8). All questions that come while one such round is under way share the next. Deliberately absent: time and the
+//! network; `shards` sends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::door::ToWorker;
+use crate::identity::{ConnectionId, Origin, ShardId};
+use crate::shard::{Page, Place};
+
+/// What this node's subscribers wait for.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    last: u64,
+    waiting: BTreeMap<u64, Read>,
+}
+
+#[derive(Debug)]
+struct Read {
+    connection: ConnectionId,
+    token: u32,
+    filter: Arc<str>,
+    place: Place,
+    /// The last shard to ask.
+    last: ShardId,
+    /// Not answered since before the last [`Reads::ask_again`].
+    quiet: bool,
+}
+
+/// A question to the leader of a shard.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Question {
+    pub shard: ShardId,
+    /// Comes back with the answer.
+    pub read: u64,
+    pub filter: Arc<str>,
+    pub after: Option<Arc<str>>,
+}
+
+impl Reads {
+    /// A subscriber wants what matches `filter` from `place` on. Gives the first question; `None` if nothing can be there.
+    pub(super) fn begin(
+        &mut self,
+        connection: ConnectionId,
+        token: u32,
+        filter: Arc<str>,
+        mut place: Place,
+        shards: u16,
+    ) -> Option<Question> {
+        let mut last = ShardId(shards.checked_sub(1)?);
+        if !filter.contains(['+', '#']) {
+            last = ShardId::of_topic(&filter, shards);
+            place.shard = last;
+        }
+        self.last += 1;
+        let read = Read { connection, token, filter, place, last, quiet: false };
+        let question = read.question(self.last);
+        self.waiting.insert(self.last, read);
+        Some(question)
+    }
+
+    /// A leader has answered: what the subscriber hears, or the next question. Neither if it was answered before.
+    pub(super) fn answered(&mut self, read: u64, page: Page) -> (Option<(ConnectionId, ToWorker)>, Option<Question>) {
+        let Some(mut known) = self.waiting.remove(&read) else { return (None, None) };
+        let Page { messages, next: after } = page;
+        let next = match after {
+            Some(_) => Some(Place { shard: known.place.shard, after }),
+            None if known.place.shard >= known.last => None,
+            None => Some(Place { shard: ShardId(known.place.shard.0 + 1), after: None }),
+        };
+        if let (true, Some(place)) = (messages.is_empty(), &next) {
+            known.place = place.clone();
+            self.last += 1;
+            let question = known.question(self.last);
+            self.waiting.insert(self.last, known);
+            return (None, Some(question));
+        }
+        let Read { connection, token, .. } = known;
+        (Some((connection, ToWorker::Retained { connection, token, messages, next })), None)
+    }
+
+    /// Called at intervals: the questions that were not answered since before the last call.
+    pub(super) fn ask_again(&mut self) -> Vec<Question> {
+        let unanswered = self
+            .waiting
+            .iter_mut()
+            .filter_map(|(number, read)| std::mem::replace(&mut read.quiet, true).then(|| read.question(*number)));
+        unanswered.collect()
+    }
+
+    /// The connections are over.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+}
+
+impl Read {
+    fn question(&self, read: u64) -> Question {
+        let Place { shard, after } = self.place.clone();
+        Question { shard, read, filter: self.filter.clone(), after }
+    }
+}
+
+/// What the leader of a shard has been asked and may not answer yet.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    waiting: Vec<(Origin, Question)>,
+    confirming: bool,
+}
+
+impl Asked {
+    /// Takes a question. True if a round is to begin.
+    pub(super) fn ask(&mut self, from: Origin, question: Question) -> bool {
+        self.waiting.push((from, question));
+        !std::mem::replace(&mut self.confirming, true)
+    }
+
+    /// What the round that begins now answers; nothing: none begins.
+    pub(super) fn round(&mut self) -> Vec<(Origin, Question)> {
+        self.confirming = !self.waiting.is_empty();
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Message;
+
+    fn page(topics: &[&str], next: Option<&str>) -> Page {
+        let message = |topic: &&str| Message { topic: (*topic).into(), ..Message::default() };
+        Page { messages: topics.iter().map(message).collect(), next: next.map(Arc::from) }
+    }
+
+    fn begin(reads: &mut Reads, filter: &str, place: Place) -> Question {
+        reads.begin(ConnectionId::default(), 7, filter.into(), place, 3).unwrap()
+    }
+
+    #[test]
+    fn a_topic_is_asked_of_its_shard_alone() {
+        let mut reads = Reads::default();
+        let question = begin(&mut reads, "a/b", Place::default());
+        assert_eq!(question.shard, ShardId::of_topic("a/b", 3));
+        let (answer, more) = reads.answered(question.read, page(&[], None));
+        assert!(matches!(answer, Some((_, ToWorker::Retained { token: 7, next: None, .. }))));
+        assert_eq!(more, None);
+    }
+
+    #[test]
+    fn a_wildcard_goes_through_all_shards_and_stops_where_there_is_something() {
+        let mut reads = Reads::default();
+        let question = begin(&mut reads, "#", Place::default());
+        assert_eq!((question.shard, question.after), (ShardId(0), None));
+        let (answer, more) = reads.answered(question.read, page(&[], None));
+        assert!(answer.is_none());
+        let question = more.unwrap();
+        assert_eq!(question.shard, ShardId(1));
+        let (answer, more) = reads.answered(question.read, page(&["a"], Some("a")));
+        let place = Place { shard: ShardId(1), after: Some("a".into()) };
+        let Some((_, ToWorker::Retained { messages, next, .. })) = answer else { panic!("not answered") };
+        assert_eq!((messages.len(), next, more), (1, Some(place.clone()), None));
+        let question = begin(&mut reads, "#", place);
+        let (_, more) = reads.answered(question.read, page(&[], None));
+        let (answer, _) = reads.answered(more.unwrap().read, page(&[], None));
+        assert!(matches!(answer, Some((_, ToWorker::Retained { next: None, .. }))));
+    }
+
+    #[test]
+    fn a_question_is_asked_again_until_it_is_answered_and_answered_once() {
+        let mut reads = Reads::default();
+        let question = begin(&mut reads, "a", Place::default());
+        assert!(reads.ask_again().is_empty());
+        assert_eq!(reads.ask_again(), std::slice::from_ref(&question));
+        assert!(reads.answered(question.read, page(&["a"], None)).0.is_some());
+        assert!(reads.answered(question.read, page(&["a"], None)).0.is_none());
+        assert!(reads.ask_again().is_empty());
+    }
+
+    #[test]
+    fn questions_that_come_during_a_round_share_the_next() {
+        let (mut asked, mut reads) = (Asked::default(), Reads::default());
+        let question = begin(&mut reads, "a", Place::default());
+        assert!(asked.ask(Origin::default(), question.clone()));
+        assert_eq!(asked.round().len(), 1);
+        assert!(!asked.ask(Origin::default(), question.clone()));
+        assert!(!asked.ask(Origin::default(), question.clone()));
+        assert_eq!(asked.round().len(), 2);
+        assert!(asked.round().is_empty());
+        assert!(asked.ask(Origin::default(), question));
+    }
+}

@@ -1,0 +1,185 @@
+//! What the commands of QoS 2 do to a shard: exchanges begin and are released, messages leave and come in, once each.
+
+use std::rc::Rc;
+
+use super::command::*;
+use super::exchanges::{Asker, Exchange, Leaving, Pending};
+use super::machine::{Shard, held};
+use super::queue::size;
+use super::streams::Expected;
+use crate::identity::{ClientId, Origin, ShardId};
+use crate::limits;
+use crate::message::Message;
+
+impl Shard {
+    /// A PUBLISH of QoS 2. `None`: the answer comes when the message is everywhere.
+    pub(super) fn publish_once(
+        &mut self,
+        asker: Asker,
+        publish: PublishOnce,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Outcome> {
+        let PublishOnce { client_id, epoch, packet_id, message, here, destinations } = publish;
+        let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
+        if let Some(exchange) = session.exchanges.get_mut(&packet_id) {
+            // The client sends it again; its message is here already ([MQTT-4.3.3-10]).
+            let Some(pending) = &mut exchange.pending else { return Some(Outcome::Stored(1)) };
+            let (origin, seq) = std::mem::replace(&mut pending.asker, asker);
+            effects.push(Effect::Reply { origin, seq, outcome: Outcome::Stale });
+            return None;
+        }
+        let bytes = size(&message) * destinations.len();
+        if session.exchanges.len() >= limits::SESSION_EXCHANGES_MAX
+            || self.traffic.bytes() + bytes > limits::SHARD_OUTBOX_BYTES_MAX
+        {
+            return Some(Outcome::Refused(Refusal::Quota));
+        }
+        let number = self.traffic.next_exchange();
+        let mut pending = Pending { asker, outstanding: 0, stored: 0, refused: None };
+        let message = Rc::new(message);
+        for to in destinations {
+            // Subscribers of a run that is over are no longer connected.
+            if matches!(to, Destination::Node(run) if self.streams.expected(run) == Expected::Nothing) {
+                continue;
+            }
+            pending.outstanding += 1;
+            let (message, client_id) = (message.clone(), client_id.clone());
+            self.traffic.put(to, Leaving { message, client_id, packet_id, exchange: number });
+            effects.push(Effect::Relayable(to));
+        }
+        if here {
+            match self.publish(Message::clone(&message), effects) {
+                Outcome::Stored(stored) => pending.stored = stored,
+                Outcome::Refused(refusal) => pending.refused = Some(refusal),
+                _ => {}
+            }
+        }
+        let settled = (pending.outstanding == 0).then(|| pending.outcome());
+        let refused = matches!(settled, Some(Outcome::Refused(_)));
+        if !refused && let Some(session) = self.sessions.get_mut(&client_id) {
+            let pending = settled.is_none().then_some(pending);
+            session.exchanges.insert(packet_id, Exchange { number, pending });
+        }
+        settled
+    }
+
+    /// The same command again, from its node.
+    pub(super) fn once_again(&self, asker: Asker, publish: &PublishOnce) -> Option<Outcome> {
+        let session = self.sessions.get(&publish.client_id);
+        match session.and_then(|session| session.exchanges.get(&publish.packet_id)) {
+            Some(Exchange { pending: Some(pending), .. }) if pending.asker == asker => None,
+            Some(Exchange { pending: None, .. }) => Some(Outcome::Stored(1)),
+            // A newer command waits for it; or it was refused, and nobody knows any more.
+            Some(_) => Some(Outcome::Stale),
+            None => Some(Outcome::Refused(Refusal::Quota)),
+        }
+    }
+
+    /// PUBREL.
+    pub(super) fn end_exchange(
+        &mut self,
+        client_id: &ClientId,
+        epoch: u64,
+        packet_id: u16,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let Some(session) = held(&mut self.sessions, client_id, epoch) else { return Outcome::Stale };
+        let Some(exchange) = session.exchanges.remove(&packet_id) else { return Outcome::NotFound };
+        abandon([&exchange], effects);
+        Outcome::Done
+    }
+
+    /// A message from the outbox of another shard.
+    pub(super) fn relay(&mut self, from: ShardId, number: u64, message: Message, effects: &mut Vec<Effect>) -> Outcome {
+        let last = self.traffic.taken.get(&from).map_or(0, |stream| stream.last);
+        if number <= last {
+            return self.relayed_before(from, number);
+        }
+        if number > last + 1 {
+            // Its leader begins with what is not known to be here, so there is no gap: whoever sees one sends it again.
+            return Outcome::Refused(Refusal::Unavailable);
+        }
+        let outcome = self.publish(message, effects);
+        let stream = self.traffic.taken.entry(from).or_default();
+        stream.last = number;
+        if matches!(outcome, Outcome::Refused(_)) {
+            stream.refuse(number);
+        }
+        outcome
+    }
+
+    /// What a message that came before was answered.
+    pub(super) fn relayed_before(&self, from: ShardId, number: u64) -> Outcome {
+        match self.traffic.taken.get(&from) {
+            Some(stream) if number > stream.last => Outcome::Refused(Refusal::Unavailable),
+            Some(stream) if !stream.may_have_refused(number) => Outcome::Stored(1),
+            Some(_) => Outcome::Refused(Refusal::Quota),
+            None => Outcome::Refused(Refusal::Unavailable),
+        }
+    }
+
+    /// A destination has something.
+    pub(super) fn relayed(&mut self, Relayed { to, number, refused }: Relayed, effects: &mut Vec<Effect>) {
+        for (at, leaving) in self.traffic.take(to, number) {
+            self.arrived(leaving, 1, refused.filter(|_| at == number), effects);
+        }
+        if self.traffic.outboxes.get(&to).is_some_and(|outbox| !outbox.leaving.is_empty()) {
+            effects.push(Effect::Relayable(to));
+        }
+    }
+
+    /// These runs of a node are over, and with them its subscribers.
+    pub(super) fn forget_destinations(&mut self, gone: Origin, effects: &mut Vec<Effect>) {
+        for leaving in self.traffic.forget(gone) {
+            self.arrived(leaving, 0, None, effects);
+        }
+    }
+
+    /// One part of a message's way is done; the last one answers whoever asks.
+    fn arrived(&mut self, leaving: Leaving, stored: u32, refused: Option<Refusal>, effects: &mut Vec<Effect>) {
+        let Leaving { client_id, packet_id, exchange: number, .. } = leaving;
+        let Some(session) = self.sessions.get_mut(&client_id) else { return };
+        let Some(exchange) = session.exchanges.get_mut(&packet_id) else { return };
+        let Some(pending) = exchange.pending.as_mut().filter(|_| exchange.number == number) else { return };
+        pending.outstanding -= 1;
+        pending.stored += stored;
+        pending.refused = pending.refused.or(refused);
+        if pending.outstanding > 0 {
+            return;
+        }
+        let ((origin, seq), outcome) = (pending.asker, pending.outcome());
+        exchange.pending = None;
+        if let Outcome::Refused(_) = outcome {
+            // PUBREC with an error ends the exchange: the packet id is free (section 4.3.3).
+            session.exchanges.remove(&packet_id);
+        }
+        effects.push(Effect::Reply { origin, seq, outcome });
+    }
+}
+
+/// What the shard's leader reads.
+impl Shard {
+    /// Everybody that something is on its way to.
+    pub fn destinations(&self) -> Vec<Destination> {
+        let outboxes = self.traffic.outboxes.iter();
+        outboxes.filter(|(_, outbox)| !outbox.leaving.is_empty()).map(|(to, _)| *to).collect()
+    }
+
+    /// The first number on its way to `to`.
+    pub fn first_leaving(&self, to: Destination) -> u64 {
+        self.traffic.outboxes.get(&to).map_or(1, |outbox| outbox.first)
+    }
+
+    /// What is on its way to `to` from `number` on, within about `bytes_max`.
+    pub fn leaving(&self, to: Destination, number: u64, bytes_max: usize) -> Vec<(u64, Message)> {
+        self.traffic.leaving(to, number, bytes_max)
+    }
+}
+
+/// Lets whoever asks go: these exchanges are over before their messages are everywhere.
+pub(super) fn abandon<'e>(exchanges: impl IntoIterator<Item = &'e Exchange>, effects: &mut Vec<Effect>) {
+    for pending in exchanges.into_iter().filter_map(|exchange| exchange.pending.as_ref()) {
+        let (origin, seq) = pending.asker;
+        effects.push(Effect::Reply { origin, seq, outcome: Outcome::Stale });
+    }
+}

@@ -1,0 +1,181 @@
+//! Retained messages: what is kept, and what a persistent session is owed of it.
+
+use super::*;
+
+fn retained(topic: &str, payload: &str) -> Message {
+    Message { retain: true, ..message(topic, payload) }
+}
+
+impl Given {
+    fn retain(&mut self, topic: &str, payload: &str) -> Outcome {
+        self.say(NODE_B, Command::Retain(retained(topic, payload)))
+    }
+
+    fn matching(&self, filter: &str) -> Vec<String> {
+        let page = self.shard.retained(filter, None);
+        assert_eq!(page.next, None);
+        page.messages.iter().map(|message| String::from_utf8_lossy(&message.payload).into_owned()).collect()
+    }
+
+    fn enqueue(&mut self, epoch: u64, messages: Vec<Message>, next: Option<Place>) -> Outcome {
+        self.say(NODE_A, Command::Enqueue { client_id: "c".into(), epoch, filter: "#".into(), messages, next })
+    }
+}
+
+fn place(after: &str) -> Option<Place> {
+    Some(Place { shard: crate::identity::ShardId(0), after: Some(after.into()) })
+}
+
+#[test]
+fn the_last_one_of_a_topic_is_kept_and_an_empty_one_ends_it() {
+    let mut given = Given::default();
+    given.retain("a/b", "1");
+    given.retain("a/c", "2");
+    given.retain("$SYS/x", "3");
+    assert_eq!(given.retain("a/b", "4"), Outcome::Stored(0));
+    assert_eq!(given.matching("#"), ["4", "2"], "[MQTT-4.7.2-1]");
+    assert_eq!(given.matching("$SYS/#"), ["3"]);
+    assert_eq!(given.matching("+/b"), ["4"]);
+    given.retain("a/b", "");
+    given.retain("never/there", "");
+    assert_eq!(given.matching("a/+"), ["2"]);
+    assert_eq!((given.shard.totals().retained_items, given.shard.totals().retained_bytes), (2, 4 + 7));
+}
+
+#[test]
+fn a_retained_message_expires_and_a_newer_one_counts_anew() {
+    let mut given = Given::default();
+    for (topic, payload, expires_at_ms) in [("a", "1", Some(50)), ("b", "2", Some(100)), ("a", "3", Some(70))] {
+        given.say(NODE_B, Command::Retain(Message { expires_at_ms, ..retained(topic, payload) }));
+    }
+    assert_eq!(given.shard.next_due_ms(), Some(70));
+    given.now_ms = 69;
+    given.say(NODE_A, Command::Tick);
+    assert_eq!(given.matching("#"), ["3", "2"]);
+    given.now_ms = 70;
+    given.say(NODE_A, Command::Tick);
+    assert_eq!(given.matching("#"), ["2"]);
+    assert_eq!(given.shard.next_due_ms(), Some(100));
+}
+
+#[test]
+fn at_the_bound_in_bytes_a_new_one_is_refused_as_often_as_it_comes_and_a_smaller_one_taken() {
+    let mut given = Given::default();
+    let half = "x".repeat(limits::SHARD_RETAINED_BYTES_MAX / 2);
+    assert_eq!(given.retain("a", &half), Outcome::Stored(0));
+    let command = Command::Retain(retained("b", &half));
+    for _ in 0..2 {
+        assert_eq!(given.say_numbered(NODE_B, 2, command.clone()), Some(Outcome::Refused(Refusal::Quota)));
+    }
+    assert_eq!(given.retain("a", "small"), Outcome::Stored(0));
+    assert_eq!(given.retain("b", &half), Outcome::Stored(0));
+    assert_eq!(given.shard.totals().refused_retained_full, 1);
+}
+
+#[test]
+fn a_page_ends_at_its_bounds_and_the_next_goes_on_after_it() {
+    let mut given = Given::default();
+    let count = limits::RETAINED_PAGE_ITEMS_MAX * 2 + 10;
+    for number in 0..count {
+        given.retain(&format!("t/{number:05}"), "x");
+    }
+    let (mut sizes, mut after) = (Vec::new(), None);
+    loop {
+        let page = given.shard.retained("t/#", after.as_deref());
+        sizes.push(page.messages.len());
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(sizes, [limits::RETAINED_PAGE_ITEMS_MAX, limits::RETAINED_PAGE_ITEMS_MAX, 10]);
+    let large = "x".repeat(limits::RETAINED_PAGE_BYTES_MAX);
+    given.retain("u/1", &large);
+    given.retain("u/2", &large);
+    let page = given.shard.retained("u/#", None);
+    assert_eq!((page.messages.len(), page.next.as_deref()), (1, Some("u/1")));
+}
+
+#[test]
+fn what_a_subscription_is_owed_comes_into_the_queue_piece_by_piece() {
+    let mut given = Given::default();
+    let (epoch, _) = given.open(NODE_A, durable("c", 1));
+    given.subscribe("c", epoch, "#", QoS::AtLeastOnce);
+    assert_eq!(given.enqueue(epoch, vec![retained("a", "1")], place("a")), Outcome::Owes(place("a")));
+    let qos_0 = Message { qos: QoS::AtMostOnce, ..retained("b", "2") };
+    // The client goes on elsewhere.
+    given.say(NODE_A, close("c", epoch, CloseCause::WithWill));
+    let Outcome::Opened { epoch, owed, .. } = given.say(NODE_B, Command::Open(durable("c", 2))) else { panic!() };
+    assert_eq!(owed, [("#".into(), place("a").unwrap())]);
+    assert_eq!(given.enqueue(epoch - 1, vec![retained("a", "1")], None), Outcome::Stale);
+    assert_eq!(given.enqueue(epoch, vec![qos_0, retained("c", "3")], None), Outcome::Owes(None));
+    assert_eq!(given.enqueue(epoch, vec![retained("d", "4")], None), Outcome::Owes(None), "nothing is owed");
+    assert_eq!(given.queue("c"), [(1, "1".to_owned()), (2, "3".to_owned())]);
+    assert!(given.shard.deliveries("c", 1, 9, 9999).iter().all(|delivery| delivery.message.retain));
+}
+
+#[test]
+fn a_newer_message_is_not_followed_by_the_one_of_before() {
+    let mut given = Given::default();
+    let (epoch, _) = given.open(NODE_A, durable("c", 1));
+    given.subscribe("c", epoch, "#", QoS::AtLeastOnce);
+    given.say(NODE_B, Command::Publish(retained("a", "newer")));
+    given.publish("b", "not retained");
+    given.enqueue(epoch, vec![retained("a", "older"), retained("b", "kept")], None);
+    let payloads: Vec<String> = given.queue("c").into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(payloads, ["newer", "not retained", "kept"]);
+    // The next subscription begins anew.
+    given.subscribe("c", epoch, "#", QoS::AtLeastOnce);
+    given.enqueue(epoch, vec![retained("a", "newer")], None);
+    assert_eq!(given.queue("c").len(), 4);
+}
+
+#[test]
+fn only_what_wants_retained_messages_above_qos_0_is_owed_them() {
+    let mut given = Given::default();
+    let (epoch, _) = given.open(NODE_A, durable("c", 1));
+    let mut subscribe = |qos, retain_handling| {
+        let options = SubscriptionOptions { qos, retain_handling, ..Default::default() };
+        let subscriptions = vec![Subscription { filter: "#".into(), options }];
+        given.say(NODE_A, Command::Subscribe { client_id: "c".into(), epoch, subscriptions });
+        given.enqueue(epoch, vec![retained("a", "x")], None);
+        given.queue("c").len()
+    };
+    assert_eq!(subscribe(QoS::AtMostOnce, 0), 0);
+    assert_eq!(subscribe(QoS::AtLeastOnce, 2), 0);
+    assert_eq!(subscribe(QoS::AtLeastOnce, 1), 0, "it is not new");
+    assert_eq!(subscribe(QoS::AtLeastOnce, 0), 1);
+}
+
+#[test]
+fn a_queue_that_is_half_full_takes_no_retained_messages_and_says_where_it_stands() {
+    let mut given = Given::default();
+    let (epoch, _) = given.open(NODE_A, durable("c", 1));
+    given.subscribe("c", epoch, "#", QoS::AtLeastOnce);
+    let large = "x".repeat(limits::SESSION_QUEUE_BYTES_MAX / 2 + 1);
+    given.publish("a", &large);
+    let begin = Some(Place::default());
+    assert_eq!(given.enqueue(epoch, vec![retained("b", "y")], None), Outcome::Owes(begin));
+    given.say(NODE_A, ack("c", epoch, vec![Ack::Done(1)]));
+    assert_eq!(given.enqueue(epoch, vec![retained("b", "y")], None), Outcome::Owes(None));
+    assert_eq!(given.queue("c"), [(2, "y".to_owned())]);
+}
+
+#[test]
+fn a_snapshot_has_what_is_retained_and_what_is_owed() {
+    let mut given = Given::default();
+    let (epoch, _) = given.open(NODE_A, durable("c", 1));
+    given.subscribe("c", epoch, "#", QoS::AtLeastOnce);
+    given.say(NODE_B, Command::Retain(Message { expires_at_ms: Some(99), ..retained("a", "1") }));
+    given.retain("b/c", "2");
+    given.say(NODE_B, Command::Publish(retained("d", "newer")));
+    let mut other = Shard::default();
+    other.restore(&given.shard.snapshot()).unwrap();
+    assert_eq!(other.totals(), given.shard.totals());
+    assert_eq!(other.next_due_ms(), Some(99));
+    assert_eq!(other.snapshot(), given.shard.snapshot());
+    given.shard = other;
+    assert_eq!(given.matching("b/#"), ["2"]);
+    given.enqueue(epoch, vec![retained("d", "older")], None);
+    assert_eq!(given.queue("c"), [(1, "newer".to_owned())]);
+}
