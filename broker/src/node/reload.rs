@@ -85,8 +85,9 @@ impl Reloader {
                     None
                 }
             };
-            let report = self.reload();
+            // Before the files are read: what changes meanwhile is read again at the next look.
             seen = self.stamps();
+            let report = self.reload();
             for key in &report.restart_needed {
                 tracing::warn!(key, "has changed, and waits for a restart");
             }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::command::{Effect, Evicted, Holder};
+use super::exchanges::Asker;
 use crate::identity::{ClientId, Origin};
 use crate::limits;
 
@@ -18,11 +19,8 @@ pub(super) struct Evictions {
     /// By client id and the epoch that was held.
     unreleased: BTreeMap<(ClientId, u64), Eviction>,
     /// The CONNECTs that are answered when all older connections of their client id have let go.
-    waiting: BTreeMap<ClientId, Asked>,
+    waiting: BTreeMap<ClientId, Asker>,
 }
-
-/// A command that is answered later: whose, and which.
-pub(super) type Asked = (Origin, u64);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Eviction {
@@ -46,10 +44,10 @@ impl Evictions {
     }
 
     /// Lets a CONNECT wait, if an older connection of the client id has not let go. False if there is none.
-    pub(super) fn wait(&mut self, client_id: &ClientId, asked: Asked) -> bool {
+    pub(super) fn wait(&mut self, client_id: &ClientId, asker: Asker) -> bool {
         let waits = !self.has_let_go(client_id);
         if waits {
-            self.waiting.insert(client_id.clone(), asked);
+            self.waiting.insert(client_id.clone(), asker);
         }
         waits
     }
@@ -60,18 +58,18 @@ impl Evictions {
     }
 
     /// The present holder's connection is over, or taken over: it need not wait any more.
-    pub(super) fn stop_waiting(&mut self, client_id: &str) -> Option<Asked> {
+    pub(super) fn stop_waiting(&mut self, client_id: &str) -> Option<Asker> {
         self.waiting.remove(client_id)
     }
 
     /// The connection of this epoch has let go. Gives the CONNECT that can be answered now.
-    pub(super) fn release(&mut self, client_id: &ClientId, epoch: u64) -> Option<Asked> {
+    pub(super) fn release(&mut self, client_id: &ClientId, epoch: u64) -> Option<Asker> {
         self.unreleased.remove(&(client_id.clone(), epoch))?;
         if self.has_let_go(client_id) { self.waiting.remove(client_id) } else { None }
     }
 
     /// The connections of these runs are over. Gives the client ids whose CONNECTs can be answered now.
-    pub(super) fn forget(&mut self, is_over: impl Fn(Origin) -> bool) -> Vec<(ClientId, Asked)> {
+    pub(super) fn forget(&mut self, is_over: impl Fn(Origin) -> bool) -> Vec<(ClientId, Asker)> {
         self.unreleased.retain(|_, eviction| !is_over(eviction.holder.origin));
         let free: Vec<ClientId> = self.waiting.keys().filter(|client_id| self.has_let_go(client_id)).cloned().collect();
         free.into_iter().filter_map(|client_id| self.waiting.remove_entry(&client_id)).collect()

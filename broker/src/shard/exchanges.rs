@@ -16,7 +16,7 @@ use super::streams::Stream;
 use crate::identity::{ClientId, Origin, ShardId};
 use crate::message::Message;
 
-/// The command that waits for an exchange's message to be everywhere: whose, and its number.
+/// A command that is answered later: whose, and its number.
 pub(super) type Asker = (Origin, u64);
 
 /// One exchange of a session, from PUBLISH to PUBREL.

@@ -109,15 +109,11 @@ impl Core {
         // It was encoded here.
         let Ok(Some((Packet::Connect(connect), _))) = decode(packet, Version::V5, usize::MAX) else { return };
         match user {
-            None => {
-                let reason = self.unproven();
-                self.refuse(timed.0, connect.version, reason);
-            }
             Some(user) if self.policy.passwords.as_ref().is_some_and(|passwords| passwords.contains(&user)) => {
                 self.admit(timed, connect, Some(user));
             }
-            // The file has changed, or there never was such a user.
-            Some(_) => {
+            // Not proven; or the file has changed, or there never was such a user.
+            _ => {
                 let reason = self.unproven();
                 self.refuse(timed.0, connect.version, reason);
             }

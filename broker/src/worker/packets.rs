@@ -272,7 +272,6 @@ impl Core {
 
 /// Whether a client may publish this at all; what it is told if not.
 fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> Result<(), ReasonCode> {
-    // What CONNACK did not offer.
     // [MQTT-3.3.4-7]
     if publish.qos > QoS::AtMostOnce
         && session.terms.version == Version::V5

@@ -84,6 +84,18 @@ fn receive_maximum_of_a_client() {
             ],
         },
         Case {
+            // Nobody may publish to $SYS.
+            statement: "MQTT-4.3.3-9",
+            steps: &[
+                Send(CONNECT),
+                Accepted(false),
+                Send(b"\x34\x0d\x00\x06$SYS/a\x00\x07\x00xy"),
+                Expect(b"\x50\x03\x00\x07\x87"),
+                Send(b"\x34\x07\x00\x01n\x00\x07\x00x"),
+                Expect(b"\x50\x03\x00\x07\x10"),
+            ],
+        },
+        Case {
             statement: "MQTT-3.3.4-10",
             steps: &[
                 Send(CONNECT_ONE),
