@@ -15,6 +15,7 @@ mod stateful_set;
 
 use std::{collections::BTreeMap, marker::PhantomData};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
@@ -146,6 +147,20 @@ pub fn build(blueprint: &Blueprint<'_>) -> Resources<Prepared> {
         stateful_set: stateful_set::build(blueprint),
         state: PhantomData,
     }
+}
+
+/// By which the brokers tell whether they have read what they were given. The right to found is nothing that a broker takes
+/// from a file that has changed, so they may have read the file with it or without.
+pub fn config_sha256(blueprint: &Blueprint<'_>) -> [String; 2] {
+    [true, false].map(|founding| {
+        let text = config_map::file(blueprint, founding);
+        digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    })
+}
+
+/// The text of the brokers' configuration file in a ConfigMap.
+pub fn config_text(config_map: &ConfigMap) -> Option<&String> {
+    config_map.data.as_ref()?.get(config_map::CONFIG_FILE)
 }
 
 /// The metadata of a child.

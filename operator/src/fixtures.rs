@@ -1,6 +1,6 @@
 //! Resources, pods, brokers and an API server for tests: built from the few words that a test is about.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Pod, core::v1::Secret};
@@ -78,6 +78,7 @@ pub(crate) fn nothing() -> Observed {
         service_account: None,
         pod_monitor: None,
         missing_secrets: Vec::new(),
+        reloads: BTreeMap::new(),
         pods: Vec::new(),
         claims: Vec::new(),
         cluster: Err("no broker is running".to_owned()),
@@ -127,6 +128,7 @@ pub(crate) fn pod(ordinal: i32, ready: bool, restart_hash: &str) -> Arc<Pod> {
             "labels": {"app.kubernetes.io/instance": "mqtt"},
             "annotations": {RESTART_HASH_ANNOTATION: restart_hash},
         },
+        "spec": {"containers": [{"name": "mqtt-broker", "image": "i"}]},
         "status": {
             "phase": "Running", "podIP": "127.0.0.1",
             "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],

@@ -3,8 +3,9 @@
 //! The caches hold only what carries our label. Reading them costs the API server nothing, so a resource at rest makes no
 //! requests at all. Deliberately absent: judgement of any kind.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use futures_util::future::{join, join_all};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
@@ -18,7 +19,7 @@ use kube::{
 
 use crate::{
     api::MqttBroker,
-    broker_client::{BrokerClient, Cluster},
+    broker_client::{BrokerClient, Cluster, Reload},
     names::{INSTANCE_LABEL, Names},
     peer_pki::Kept,
     pod_monitor::PodMonitor,
@@ -81,6 +82,8 @@ pub struct Observed {
     pub pod_monitor: Option<Arc<PodMonitor>>,
     /// What is the matter with Secrets that the resource names, in words; see [`look_for_named_secrets`].
     pub missing_secrets: Vec<String>,
+    /// What each ready broker read of its files last, by the name of its pod; those of an older version can't say.
+    pub reloads: BTreeMap<String, Reload>,
     /// The cluster, or in words why it can't be asked.
     pub cluster: Result<Cluster, String>,
 }
@@ -121,9 +124,10 @@ pub async fn observe(broker: &MqttBroker, caches: &Caches, client: &BrokerClient
         claims: of_instance(&caches.claims, &names, |claim| names.claim_ordinal(claim)),
         pod_monitor: caches.pod_monitors.as_ref().and_then(|store| cached(store, &names, &names.pod_monitor())),
         missing_secrets: Vec::new(),
+        reloads: BTreeMap::new(),
         cluster: Err("no broker is running".to_owned()),
     };
-    observed.cluster = cluster(&observed, client).await;
+    (observed.cluster, observed.reloads) = join(cluster(&observed, client), reloads(&observed, client)).await;
     observed
 }
 
@@ -181,6 +185,18 @@ async fn cluster(observed: &Observed, client: &BrokerClient) -> Result<Cluster, 
         Err(error) if unready.is_empty() => Err(error.to_string()),
         Err(_) => client.cluster(&unready, &token).await.map_err(|error| error.to_string()),
     }
+}
+
+async fn reloads(observed: &Observed, client: &BrokerClient) -> BTreeMap<String, Reload> {
+    let Some(token) = observed.credentials().admin_token else {
+        return BTreeMap::new();
+    };
+    let ready = observed.pods.iter().filter(|(_, pod)| is_ready(pod));
+    let questions = ready.filter_map(|(_, pod)| Some((pod.name_any(), address(pod)?))).map(async |(name, address)| {
+        let reload = client.last_reload(address, &token).await.ok()?;
+        Some((name, reload))
+    });
+    join_all(questions).await.into_iter().flatten().collect()
 }
 
 /// Whether a pod is ready and not on its way out.

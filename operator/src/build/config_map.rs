@@ -27,7 +27,7 @@ pub(super) const ACLS_DIR: &str = "/etc/mqtt-broker/acls";
 pub(super) const DATA_DIR: &str = "/var/lib/mqtt-broker";
 
 pub(super) fn build(blueprint: &Blueprint<'_>) -> ConfigMap {
-    let file = serde_yaml::to_string(&content(blueprint)).expect("JSON can always be written as YAML");
+    let file = file(blueprint, blueprint.plan.founding);
     ConfigMap {
         metadata: metadata(blueprint, blueprint.broker.names.config_map()),
         data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), file)])),
@@ -35,7 +35,12 @@ pub(super) fn build(blueprint: &Blueprint<'_>) -> ConfigMap {
     }
 }
 
-fn content(blueprint: &Blueprint<'_>) -> BTreeMap<String, Value> {
+/// The text of the file, with or without the right to found the cluster.
+pub(super) fn file(blueprint: &Blueprint<'_>, founding: bool) -> String {
+    serde_yaml::to_string(&content(blueprint, founding)).expect("JSON can always be written as YAML")
+}
+
+fn content(blueprint: &Blueprint<'_>, founding: bool) -> BTreeMap<String, Value> {
     let names = &blueprint.broker.names;
     let spec = &blueprint.broker.spec;
     let domain = &blueprint.settings.cluster_domain;
@@ -49,7 +54,7 @@ fn content(blueprint: &Blueprint<'_>) -> BTreeMap<String, Value> {
             "key_file": format!("{PEER_TLS_DIR}/tls.key"),
         },
     });
-    if blueprint.plan.founding {
+    if founding {
         cluster["bootstrap"] = json!(names.pod(0));
     }
     let mut replication = json!({ "shards": spec.replication.shards });

@@ -1,18 +1,26 @@
 //! What a broker must be restarted for, as one hash that its pod carries.
 //!
 //! It is made from what a person wrote and from the peer certificate, never from the objects the operator builds: so a new
-//! operator that builds them a little differently restarts nobody. Deliberately absent: the number of replicas, the
-//! right to found, the admin token (read by brokers when it is needed).
+//! operator that builds them a little differently restarts nobody. Deliberately absent: what brokers read again while they run
+//! (limits, the log's filter, the contents of Secrets), the number of replicas, the right to found, the admin token.
 
 use serde_json::json;
 
 use crate::{api::MqttBrokerSpec, fingerprint};
+
+/// The one limit that brokers read only at start.
+const FIXED_LIMIT: &str = "peer_batches_max";
+/// The one of the further settings that they read again.
+const RELOADED_SETTING: &str = "log";
 
 /// The hash of everything that a running broker can't take up.
 pub fn hash(spec: &MqttBrokerSpec, image: &str, peer_certificate: &str) -> String {
     // Keys with nothing in them are left out, so that a setting which a later version adds changes no old hash.
     let mut content = json!({ "image": image, "peer": peer_certificate });
     let schemes: Vec<&str> = spec.listeners.served().iter().map(|one| one.scheme).collect();
+    let fixed_limit = spec.limits.get(FIXED_LIMIT);
+    let mut config = spec.config.clone();
+    config.remove(RELOADED_SETTING);
     let optional = [
         // Which there are, not at which port of the Service.
         ("listeners", json!(schemes), schemes == ["mqtt"]),
@@ -20,8 +28,8 @@ pub fn hash(spec: &MqttBrokerSpec, image: &str, peer_certificate: &str) -> Strin
         ("tls", json!(spec.tls), spec.tls.is_none()),
         ("podTemplate", json!(spec.pod_template), spec.pod_template.is_empty()),
         ("resources", json!(spec.resources), spec.resources.is_empty()),
-        ("limits", json!(spec.limits), spec.limits.is_empty()),
-        ("config", json!(spec.config), spec.config.is_empty()),
+        ("limits", json!(fixed_limit), fixed_limit.is_none()),
+        ("config", json!(config), config.is_empty()),
         ("factor", json!(spec.replication.factor), spec.replication.factor.is_none()),
     ];
     for (key, value, absent) in optional {
@@ -57,6 +65,7 @@ mod tests {
             "{image: i, persistence: {size: 2Gi}}",
             "{image: i, imagePullPolicy: Always}",
             "{image: i, limits: {}, resources: {requests: {}}, auth: {}, podTemplate: {}}",
+            "{image: i, limits: {connections_max: 1}, config: {log: {filter: debug}}}",
             "{image: i, podDisruptionBudget: {enabled: false}, monitoring: {enabled: false}}",
         ] {
             assert_eq!(of(same), base, "{same}");
@@ -64,8 +73,8 @@ mod tests {
         for other in [
             "{image: j}",
             "{image: i, resources: {requests: {cpu: 1}}}",
-            "{image: i, limits: {connections_max: 1}}",
-            "{image: i, config: {log: debug}}",
+            "{image: i, limits: {peer_batches_max: 1}}",
+            "{image: i, config: {sys_interval_seconds: 1}}",
             "{image: i, replication: {factor: 1}}",
             "{image: i, listeners: {ws: {}}}",
             "{image: i, auth: {passwords: {secretName: users}}}",

@@ -1,5 +1,7 @@
 //! The conditions: one function each, and what to tell when one of them changes.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
@@ -10,11 +12,14 @@ use super::{
 };
 use crate::{
     api::{MqttBroker, MqttBrokerStatus, PAUSED_ANNOTATION, condition},
-    broker_client::MemberState,
+    broker_client::{MemberState, Reload},
     event::Event,
     names::RESTART_HASH_ANNOTATION,
     observe::{Observed, is_ready},
 };
+
+/// Why the configuration is not yet applied: no pod has to be replaced, but brokers have yet to see their new files.
+pub const RELOADING: &str = "Reloading";
 
 /// What a condition says.
 struct Verdict {
@@ -119,6 +124,9 @@ fn degraded(observed: &Observed, outcome: &Outcome, now: Timestamp) -> Verdict {
         let messages: Vec<&str> = troubles.iter().map(|trouble| trouble.message.as_str()).collect();
         return Verdict::yes(first.reason, messages.join("; "));
     }
+    if let Some(words) = not_reloaded(observed) {
+        return Verdict::yes("ReloadFailed", words);
+    }
     match &observed.cluster {
         Err(reason) if observed.pods.iter().any(|(_, pod)| is_ready(pod)) => {
             Verdict::yes("BrokersSilent", format!("the brokers can't be asked: {reason}"))
@@ -139,6 +147,21 @@ fn degraded(observed: &Observed, outcome: &Outcome, now: Timestamp) -> Verdict {
     }
 }
 
+/// What brokers could not read when their files changed, each thing once, with the brokers that say it.
+fn not_reloaded(observed: &Observed) -> Option<String> {
+    let mut brokers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (pod, reload) in &observed.reloads {
+        for what in &reload.failed {
+            brokers.entry(what).or_default().push(pod);
+        }
+    }
+    let words: Vec<String> = brokers
+        .iter()
+        .map(|(what, pods)| format!("what was before stays in force on {}: {what}", pods.join(", ")))
+        .collect();
+    (!words.is_empty()).then(|| words.join("; "))
+}
+
 fn failover_ready(observed: &Observed) -> Verdict {
     match &observed.cluster {
         Ok(cluster) if cluster.failover_ready => Verdict::yes(
@@ -152,8 +175,8 @@ fn failover_ready(observed: &Observed) -> Verdict {
 }
 
 fn config_applied(broker: &MqttBroker, observed: &Observed, outcome: &Outcome) -> Verdict {
-    let plan = match outcome {
-        Outcome::Applied { plan, .. } => plan,
+    let (plan, config_sha256) = match outcome {
+        Outcome::Applied { plan, config_sha256, .. } => (plan, config_sha256),
         Outcome::Paused => return Verdict::unknown("Paused", "not looked at while paused"),
         Outcome::Invalid(_) => {
             return Verdict::no("Invalid", "the resource is wrong and was not applied");
@@ -167,6 +190,15 @@ fn config_applied(broker: &MqttBroker, observed: &Observed, outcome: &Outcome) -
         .filter(|(_, pod)| is_ready(pod))
         .count();
     let wanted = usize::try_from(broker.spec.replicas).unwrap_or(0);
+    // One that can't say what it read is not waited for.
+    let behind = |reload: &&Reload| reload.config_sha256.as_ref().is_some_and(|read| !config_sha256.contains(read));
+    let behind = observed.reloads.values().filter(behind).count();
+    if current >= wanted && behind > 0 {
+        let message = format!(
+            "{behind} of {wanted} brokers have not read their new settings yet, nodes bring them within minutes"
+        );
+        return Verdict::no(RELOADING, message);
+    }
     if current >= wanted {
         return Verdict::yes("AllCurrent", "all brokers run what the resource says");
     }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     api::condition,
-    broker_client::Cluster,
+    broker_client::{Cluster, Reload},
     fixtures::{Draft, broker, credentials, healthy_cluster, nothing, now, pod, settings, valid},
     plan::{Act, Waiting, plan},
 };
 
+/// What the brokers are to have read.
+const CONFIG: [&str; 2] = ["founding", "founded"];
 const SPEC: &str = "{image: i, replicas: 3}";
 
 /// Three brokers at rest, to be changed by a test.
@@ -32,7 +34,7 @@ impl Situation {
         Self {
             broker: (*broker(SPEC)).clone(),
             observed,
-            outcome: Outcome::Applied { plan, resources, act_failure: None },
+            outcome: Outcome::Applied { plan, resources, config_sha256: CONFIG.map(str::to_owned), act_failure: None },
         }
     }
 
@@ -81,6 +83,16 @@ impl Situation {
         self
     }
 
+    /// What each broker has read last, and could not take.
+    fn reloads(mut self, read: [&str; 3], failed: &[&str]) -> Self {
+        let reloads = (0..).zip(read).map(|(ordinal, read)| {
+            let failed = failed.iter().map(|what| (*what).to_owned()).collect();
+            (format!("mqtt-{ordinal}"), Reload { config_sha256: Some(read.to_owned()), failed })
+        });
+        self.observed.reloads = reloads.collect();
+        self
+    }
+
     fn silent(mut self) -> Self {
         self.observed.cluster = Err("they are silent".to_owned());
         self
@@ -109,6 +121,9 @@ fn each_situation_has_its_conditions() {
         ("a member is lost", rest().cluster(|cluster| cluster.members[1].state = MemberState::Unreachable), "ApDFCh"),
         ("brokers are ready but silent", rest().silent(), "ApD?Ch"),
         ("a Secret is missing", rest().waiting("SecretMissing").missing("Secret s is missing"), "APDFCh"),
+        ("all have read their settings", rest().reloads(["founding", "founded", "founded"], &[]), "ApdFCh"),
+        ("one has not read them yet", rest().reloads(["founded", "founded", "old"], &[]), "ApdFch"),
+        ("a new password file makes no sense", rest().reloads(["founded"; 3], &["line 3"]), "ApDFCh"),
         ("the resource is wrong", rest().outcome(invalid()), "ApDFch"),
         ("a name is taken", rest().outcome(failed()), "APDFch"),
         ("paused", rest().outcome(Outcome::Paused), "ApdF?h"),
@@ -116,6 +131,17 @@ fn each_situation_has_its_conditions() {
     for (what, situation, letters) in rows {
         assert_eq!(situation.letters(), letters, "{what}");
     }
+}
+
+#[test]
+fn what_brokers_could_not_read_is_told_once() {
+    let status = Situation::at_rest().reloads(["founded"; 3], &["auth.password_file: line 3"]).status();
+    let degraded = status.condition(condition::DEGRADED).unwrap();
+    assert_eq!(degraded.reason, "ReloadFailed");
+    assert_eq!(
+        degraded.message,
+        "what was before stays in force on mqtt-0, mqtt-1, mqtt-2: auth.password_file: line 3"
+    );
 }
 
 #[test]
