@@ -20,6 +20,7 @@ pub mod mosquitto;
 
 pub mod mqtt;
 pub mod service;
+pub mod web_socket;
 
 pub mod command;
 pub mod progress;

@@ -2,44 +2,21 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use mqtt_e2e::cluster::Cluster;
+use mqtt_e2e::command::Program;
 use mqtt_e2e::installation::{BROKER, Installation, NAMESPACE};
 use mqtt_e2e::resource::Resource;
 use mqtt_e2e::wait::{self, seen};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::TRAFFIC_DEADLINE;
+use super::side::{self, GONE_DEADLINE, SIDE, small};
 
-/// A namespace for resources beside the example.
-const SIDE: &str = "mqtt-side";
 const ROLL_DEADLINE: Duration = Duration::from_secs(150);
-const GONE_DEADLINE: Duration = Duration::from_secs(90);
-
-/// What every small resource has.
-fn small(further: Value) -> Value {
-    let mut spec = json!({
-        "replicas": 1, "persistence": { "size": "64Mi", "deletionPolicy": "Delete" },
-        "resources": { "requests": { "cpu": "20m", "memory": "32Mi" } },
-    });
-    if let (Some(spec), Value::Object(further)) = (spec.as_object_mut(), further) {
-        spec.extend(further);
-    }
-    spec
-}
-
-async fn make_side(cluster: &Cluster) -> Result<()> {
-    if cluster.kubectl(["get", "namespace", SIDE]).output().await.is_err() {
-        cluster.kubectl(["create", "namespace", SIDE]).output().await?;
-        // The strictest that Kubernetes has: pods that ask for more than they need are refused.
-        let strict = ["label", "namespace", SIDE, "pod-security.kubernetes.io/enforce=restricted"];
-        cluster.kubectl(strict).output().await?;
-    }
-    Ok(())
-}
 
 pub async fn what_is_wrong_is_said_in_words(cluster: &Cluster) -> Result<()> {
-    make_side(cluster).await?;
+    side::make(cluster).await?;
     let nowhere = Resource::named(cluster, SIDE, "nowhere");
     let secretless = Resource::named(cluster, SIDE, "secretless");
     let volumeless = Resource::named(cluster, SIDE, "volumeless");
@@ -67,12 +44,11 @@ pub async fn what_is_wrong_is_said_in_words(cluster: &Cluster) -> Result<()> {
     crashing.patch(&json!({ "config": null })).await?;
     nowhere.available(1, TRAFFIC_DEADLINE).await?;
     crashing.available(1, TRAFFIC_DEADLINE).await?;
-    let gone = ["delete", "namespace", SIDE];
-    cluster.kubectl(gone).deadline(GONE_DEADLINE).output().await.context("the namespace must go").map(drop)
+    side::delete(cluster).await
 }
 
 pub async fn one_becomes_three_and_one_again(cluster: &Cluster) -> Result<()> {
-    make_side(cluster).await?;
+    side::make(cluster).await?;
     let broker = Resource::named(cluster, SIDE, "small");
     broker.apply(&small(json!({}))).await?;
     broker.available(1, TRAFFIC_DEADLINE).await?;
@@ -83,6 +59,7 @@ pub async fn one_becomes_three_and_one_again(cluster: &Cluster) -> Result<()> {
         let budgets = broker.owned("poddisruptionbudget").await?.len();
         ensure!(budgets == usize::from(replicas > 1), "{budgets} budgets for {replicas} brokers");
     }
+    it_comes_back_to_its_volume(cluster, &broker).await?;
     broker.delete(GONE_DEADLINE).await?;
     wait::until("everything of it is gone", GONE_DEADLINE, async || {
         let mut left = Vec::new();
@@ -92,7 +69,34 @@ pub async fn one_becomes_three_and_one_again(cluster: &Cluster) -> Result<()> {
         Ok(seen(left.is_empty(), || left.join(", ")))
     })
     .await?;
-    cluster.kubectl(["delete", "namespace", SIDE]).deadline(GONE_DEADLINE).output().await.map(drop)
+    side::delete(cluster).await
+}
+
+/// Deleted with `Retain` and made again, it has what it had.
+async fn it_comes_back_to_its_volume(cluster: &Cluster, broker: &Resource<'_>) -> Result<()> {
+    broker.patch(&json!({ "persistence": { "deletionPolicy": "Retain" } })).await?;
+    broker.available(1, TRAFFIC_DEADLINE).await?;
+    let publish = ["-q", "1", "-r", "-m", "from before"];
+    mosquitto(cluster, "mosquitto_pub", "small").await?.args(publish).output().await?;
+    broker.delete(GONE_DEADLINE).await?;
+    wait::until("the pod is gone", GONE_DEADLINE, async || {
+        let pods = broker.owned("pod").await?.len();
+        Ok(seen(pods == 0, || format!("{pods} pods")))
+    })
+    .await?;
+    ensure!(broker.owned("pvc").await?.len() == 1, "the volume was to be retained");
+    broker.apply(&small(json!({}))).await?;
+    broker.available(1, ROLL_DEADLINE).await?;
+    let kept = mosquitto(cluster, "mosquitto_sub", "small").await?.args(["-C", "1", "-W", "20"]).output().await?;
+    ensure!(kept.trim() == "from before", "after it was made again it has {kept:?}");
+    Ok(())
+}
+
+/// One of Mosquitto's tools at the Service of a resource in the side namespace.
+async fn mosquitto(cluster: &Cluster, tool: &str, service: &str) -> Result<Program> {
+    let address = cluster.endpoint(SIDE, service).await?.address;
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    Ok(cluster.program(tool).args(["-h", &host, "-p", &port, "-t", "kept"]))
 }
 
 pub async fn a_bad_image_stops_the_roll(cluster: &Cluster) -> Result<()> {

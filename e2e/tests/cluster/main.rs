@@ -1,14 +1,18 @@
 //! The tests that need a cluster: one cluster for all of them, one after the other, each going on where the one before ended.
 //!
 //! They run with `MQTT_E2E=1`, as `e2e/test` sets it, and say so when they don't. `MQTT_E2E_ON=kind` runs those that break no node
-//! on another place. `MQTT_E2E_ONLY=WORD` runs the first, which brings the cluster up, and those whose name holds the word. The first
+//! on another place. `MQTT_E2E_ONLY=WORD,WORD` runs the first, which brings the cluster up, and those whose names hold one of the words. The first
 //! failure ends the run: after it, the cluster is not what the next test expects.
 
+mod access;
 mod changes;
 mod install;
 mod rest;
 mod rules;
+mod scope;
+mod side;
 mod story;
+mod volume;
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -28,7 +32,7 @@ type Body = for<'a> fn(&'a Cluster) -> Pin<Box<dyn Future<Output = Result<()>> +
 struct Test(&'static str, u64, Body);
 
 /// In the order in which they run. The first brings everything up, within an hour: it may have to build Kubernetes.
-const TESTS: [Test; 14] = [
+const TESTS: [Test; 18] = [
     Test("the_demo_balances", 3600, |cluster| Box::pin(story::the_demo_balances(cluster))),
     Test("the_operator_at_rest_writes_nothing_for_two_minutes", 420, |cluster| {
         Box::pin(rest::the_operator_at_rest_writes_nothing(cluster))
@@ -44,6 +48,12 @@ const TESTS: [Test; 14] = [
     }),
     Test("what_is_wrong_is_said_in_words_and_mends", 240, |cluster| {
         Box::pin(changes::what_is_wrong_is_said_in_words(cluster))
+    }),
+    Test("clients_come_in_by_every_door_and_nothing_that_can_be_reloaded_restarts_a_broker", 420, |cluster| {
+        Box::pin(access::clients_come_in_by_every_door(cluster))
+    }),
+    Test("a_full_volume_refuses_and_goes_on_when_there_is_room", 240, |cluster| {
+        Box::pin(volume::a_full_volume_refuses_and_goes_on(cluster))
     }),
     Test("one_broker_becomes_three_and_one_again_and_goes_with_its_volumes", 300, |cluster| {
         Box::pin(changes::one_becomes_three_and_one_again(cluster))
@@ -66,8 +76,14 @@ const TESTS: [Test; 14] = [
     Test("of_two_operators_one_takes_over_and_no_broker_restarts", 240, |cluster| {
         Box::pin(install::of_two_operators_one_takes_over(cluster))
     }),
+    Test("five_thousand_foreign_secrets_cost_the_operator_no_memory", 240, |cluster| {
+        Box::pin(scope::foreign_secrets_cost_no_memory(cluster))
+    }),
     Test("no_right_is_unused_or_missing_and_the_chart_is_uninstalled", 240, |cluster| {
         Box::pin(install::no_right_is_unused_or_missing(cluster))
+    }),
+    Test("an_operator_looks_at_one_namespace_or_two_and_has_rights_nowhere_else", 300, |cluster| {
+        Box::pin(scope::an_operator_looks_where_it_was_told(cluster))
     }),
 ];
 
@@ -128,7 +144,8 @@ impl Suite<'_> {
     async fn run(&mut self) -> Result<()> {
         let only = std::env::var("MQTT_E2E_ONLY").unwrap_or_default();
         for (index, Test(name, deadline, body)) in TESTS.into_iter().enumerate() {
-            if index > 0 && !(self.cluster.is_local() && name.contains(&only)) {
+            let asked_for = only.split(',').any(|word| name.contains(word));
+            if index > 0 && !(self.cluster.is_local() && asked_for) {
                 println!("test {name} ... ignored, needs the local cluster, or was not asked for");
                 self.skipped += 1;
                 continue;
