@@ -1,14 +1,22 @@
-//! `mqtt-bench run` measures brokers side by side; `mqtt-bench floor` is the least a broker could do.
+//! `mqtt-bench run` measures brokers side by side; the other commands are what it is made of.
 
-use std::path::PathBuf;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use clap::{Parser, Subcommand};
-use mqtt_bench::broker::{Broker, pin_self};
-use mqtt_bench::floor;
-use mqtt_bench::report::{self, Line};
-use mqtt_bench::scenario::{self, Measured, Pairs};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mqtt_bench::broker::{self, Broker};
+use mqtt_bench::peers::{self, Peer};
+use mqtt_bench::report::Report;
+use mqtt_bench::scenario::{self, Kind, Scenario};
+use mqtt_bench::side_by_side::{self, LOAD_CORE, Plan};
+use mqtt_bench::{bars, floor, load, plot, trie};
+
+/// The broker's own allocator: the trie is measured with it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 #[command(about = "Measures MQTT brokers side by side")]
@@ -19,32 +27,31 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// Measure this broker, Mosquitto and the floor, each pinned to one core with the load on the other.
-    Run {
-        /// The broker of this project.
-        #[arg(long)]
-        broker: PathBuf,
-        /// Seconds measured per scenario, broker and round.
-        #[arg(long, default_value_t = 4.0)]
-        seconds: f64,
-        /// Rounds; the median counts.
-        #[arg(long, default_value_t = 3)]
-        rounds: usize,
-        /// Fail unless this broker needs so many times less CPU than Mosquitto in every scenario.
-        #[arg(long)]
-        at_least: Option<f64>,
+    /// Measure brokers, each pinned to one core with the load on the other.
+    Run(Run),
+    /// Fetch and build the brokers that Debian doesn't have, into the user's cache.
+    Peers {
+        /// Only these.
+        #[arg(value_enum, default_values_t = Peer::value_variants().to_vec())]
+        which: Vec<Peer>,
     },
-    /// Load on a broker that runs already; prints delivered messages a second.
+    /// Load on a broker that runs already.
     Load {
         /// Its address.
         #[arg(long)]
-        address: std::net::SocketAddr,
-        /// 0 or 1.
-        #[arg(long, default_value_t = 0)]
-        qos: u8,
+        address: SocketAddr,
+        /// A scenario of closed-loop load.
+        #[arg(long, default_value = "pairs-qos0")]
+        scenario: String,
         /// Seconds of load.
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
+    },
+    /// Measure the broker's topic trie; prints ns per match among 1,000, among many, how many, bytes per filter.
+    Trie {
+        /// How many are many.
+        #[arg(long, default_value_t = FILTERS)]
+        filters: u64,
     },
     /// Serve as the floor.
     Floor {
@@ -54,23 +61,85 @@ enum What {
     },
 }
 
-const BROKER_CORE: usize = 0;
-const LOAD_CORE: usize = 1;
-const WARM_UP: Duration = Duration::from_millis(1000);
-
-fn pairs(qos: u8) -> Pairs {
-    Pairs { pairs: 100, payload: 64, window: 16, qos }
+#[derive(Args)]
+struct Run {
+    /// The broker of this project; the default lies beside this program.
+    #[arg(long)]
+    broker: Option<PathBuf>,
+    /// Whom to compare it with.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Other::value_variants().to_vec())]
+    against: Vec<Other>,
+    /// Measure it alone.
+    #[arg(long, conflicts_with = "against")]
+    alone: bool,
+    /// Only these scenarios.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Seconds measured per scenario, broker and round.
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// Seconds of load before that.
+    #[arg(long, default_value_t = 1.0)]
+    warm_up: f64,
+    /// Rounds; the median counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How many idle connections.
+    #[arg(long, default_value_t = 5000)]
+    idle: usize,
+    /// How many filters of the trie are many.
+    #[arg(long, default_value_t = FILTERS)]
+    filters: u64,
+    /// Say which bars are met, and by how much others are missed.
+    #[arg(long)]
+    bars: bool,
+    /// Write the report and its pictures here too.
+    #[arg(long)]
+    out: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().command {
-        What::Run { broker, seconds, rounds, at_least } => {
-            run(broker, Duration::from_secs_f64(seconds), rounds, at_least)
+/// Brokers to compare with.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Other {
+    Floor,
+    Mosquitto,
+    Rmqttd,
+    Mochi,
+    Hivemq,
+}
+
+impl From<Other> for Broker {
+    fn from(other: Other) -> Broker {
+        match other {
+            Other::Floor => Broker::Floor,
+            Other::Mosquitto => Broker::Mosquitto,
+            Other::Rmqttd => Broker::Peer(Peer::Rmqttd),
+            Other::Mochi => Broker::Peer(Peer::Mochi),
+            Other::Hivemq => Broker::Peer(Peer::Hivemq),
         }
-        What::Load { address, qos, seconds } => {
-            let measured =
-                scenario::run(address, pairs(qos), WARM_UP, Duration::from_secs_f64(seconds), || Ok(Duration::ZERO))?;
+    }
+}
+
+const FILTERS: u64 = 10_000_000;
+const WARM_UP: Duration = Duration::from_secs(1);
+
+fn main() -> Result<()> {
+    broker::allow_open_files()?;
+    match Arguments::parse().command {
+        What::Run(asked) => run(asked),
+        What::Peers { which } => peers::build(&which),
+        What::Load { address, scenario, seconds } => {
+            let [Scenario { kind: Kind::Closed(load), .. }] =
+                choose(scenario::all(1), std::slice::from_ref(&scenario))?[..]
+            else {
+                bail!("{scenario} is no closed-loop load");
+            };
+            let measured = load::run(address, load, WARM_UP, Duration::from_secs_f64(seconds), || Ok(Duration::ZERO))?;
             println!("{:.0} delivered a second", measured.rate());
+            Ok(())
+        }
+        What::Trie { filters } => {
+            println!("{}", trie::to_line(&trie::run(filters, broker::own_memory)?));
             Ok(())
         }
         What::Floor { port } => {
@@ -84,46 +153,72 @@ fn main() -> Result<()> {
     }
 }
 
-fn run(ours: PathBuf, measure: Duration, rounds: usize, at_least: Option<f64>) -> Result<()> {
-    if !ours.exists() {
-        bail!("{} is not there: cargo build --release -p mqtt-broker", ours.display());
+fn run(asked: Run) -> Result<()> {
+    let ours = Broker::Ours(match asked.broker {
+        Some(path) => path,
+        None => std::env::current_exe()?.with_file_name("mqtt-broker"),
+    });
+    if let Some(why) = ours.missing() {
+        bail!("{why}");
     }
-    pin_self(LOAD_CORE).context("this benchmark needs two cores")?;
-    let brokers = [Broker::Mosquitto, Broker::Ours(ours), Broker::Floor];
-    let mut lines = Vec::new();
-    for (name, load) in [("pairs, QoS 0", pairs(0)), ("pairs, QoS 1", pairs(1))] {
-        // Round by round, so that a slow minute of the machine meets all brokers alike.
-        let mut results: Vec<Vec<Result<Measured>>> = brokers.iter().map(|_| Vec::new()).collect();
-        for round in 1..=rounds {
-            for (broker, results) in brokers.iter().zip(&mut results) {
-                eprintln!("{name}: {}, round {round} of {rounds}", broker.name());
-                results.push(
-                    broker.start(BROKER_CORE).and_then(|running| {
-                        scenario::run(running.address, load, WARM_UP, measure, || running.cpu_time())
-                    }),
-                );
-            }
-        }
-        for (broker, results) in brokers.iter().zip(results) {
-            lines.push(Line { scenario: name.into(), broker: broker.name(), result: median(results) });
-        }
+    ensure!(asked.rounds > 0, "no rounds, no result");
+    let others = asked.against.into_iter().filter(|_| !asked.alone).map(Broker::from);
+    let plan = Plan {
+        brokers: std::iter::once(ours).chain(others).collect(),
+        scenarios: choose(scenario::all(asked.idle), &asked.only)?,
+        warm_up: Duration::from_secs_f64(asked.warm_up),
+        measure: Duration::from_secs_f64(asked.seconds),
+        rounds: asked.rounds,
+        filters: asked.filters,
+    };
+    broker::pin_self(LOAD_CORE).context("this benchmark needs two cores")?;
+    let report = side_by_side::run(&plan);
+    let mut text = report.markdown();
+    if asked.bars {
+        text = format!("{text}\n{}", bars::markdown(&bars::all(&report)));
     }
-    println!("{}", report::markdown(&lines));
-    if let Some(bar) = at_least {
-        for scenario in ["pairs, QoS 0", "pairs, QoS 1"] {
-            let ratio = report::times_less_than_mosquitto(&lines, scenario, "mqtt-broker")
-                .with_context(|| format!("{scenario}: not measured, see the table"))?;
-            if ratio < bar {
-                bail!("{scenario}: {ratio:.1} times less CPU than Mosquitto, the bar is {bar}");
-            }
-        }
+    println!("{text}");
+    if let Some(folder) = asked.out {
+        write(&folder, &text, &report).with_context(|| format!("writing to {}", folder.display()))?;
     }
     Ok(())
 }
 
-/// The median by CPU per message; any failed round makes the whole a failure.
-fn median(results: Vec<Result<Measured>>) -> Result<Measured, String> {
-    let mut measured = results.into_iter().collect::<Result<Vec<_>>>().map_err(|error| format!("{error:#}"))?;
-    measured.sort_by(|a, b| a.cpu_ns_per_message().total_cmp(&b.cpu_ns_per_message()));
-    measured.get(measured.len() / 2).copied().ok_or_else(|| "no rounds".into())
+fn write(folder: &Path, text: &str, report: &Report) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let mut text = text.to_owned();
+    for (name, picture) in plot::files(report) {
+        fs::write(folder.join(name), picture)?;
+        text.push_str(&format!("\n![{name}]({name})\n"));
+    }
+    Ok(fs::write(folder.join("report.md"), text)?)
+}
+
+/// The scenarios of these names; all without any.
+fn choose(all: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>> {
+    if let Some(name) = names.iter().find(|name| all.iter().all(|scenario| scenario.name != **name)) {
+        let known: Vec<_> = all.iter().map(|scenario| scenario.name).collect();
+        bail!("no scenario {name:?}; there are {}", known.join(", "));
+    }
+    Ok(all.into_iter().filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn scenarios_are_chosen_by_name() {
+        let names = |asked: &[String]| choose(scenario::all(1), asked).map(|chosen| chosen.len());
+        assert_eq!(names(&["idle".into(), "trie".into()]).expect("known"), 2);
+        assert_eq!(names(&[]).expect("all"), scenario::all(1).len());
+        assert!(names(&["pears".into()]).is_err());
+    }
 }

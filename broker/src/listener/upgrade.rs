@@ -18,14 +18,22 @@ const KEY_BYTES: usize = 16;
 /// Why a request is refused: the status, and what is wrong.
 type Refusal = (&'static str, &'static str);
 
+/// The answer to a request.
+#[derive(Debug, PartialEq, Eq)]
+struct Accepted {
+    /// To the client's key.
+    key: String,
+    protocol: &'static str,
+}
+
 /// Answers the request; gives what came after it.
 pub(super) async fn answer(stream: &mut Stream, path: &str) -> Result<Vec<u8>, HandshakeError> {
     let (head, early) = read_head(stream).await?;
     match accept(&head, path) {
-        Ok(accept) => {
+        Ok(Accepted { key, protocol }) => {
             let answer = format!(
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+                 Sec-WebSocket-Accept: {key}\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
             );
             write_all(stream, answer.as_bytes()).await?;
             Ok(early)
@@ -64,8 +72,8 @@ async fn read_head(stream: &mut Stream) -> Result<(Vec<u8>, Vec<u8>), HandshakeE
     }
 }
 
-/// Checks a whole head; gives the answer to the client's key.
-fn accept(head: &[u8], path: &str) -> Result<String, Refusal> {
+/// Checks a whole head.
+fn accept(head: &[u8], path: &str) -> Result<Accepted, Refusal> {
     const BAD_REQUEST: &str = "400 Bad Request";
     let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -92,17 +100,18 @@ fn accept(head: &[u8], path: &str) -> Result<String, Refusal> {
     if values("sec-websocket-version").next().map(str::trim) != Some("13") {
         return Err(("426 Upgrade Required", "this server speaks version 13 of WebSocket"));
     }
-    // [MQTT-6.0.0-3]
-    if !listed("sec-websocket-protocol", "mqtt") {
+    // [MQTT-6.0.0-3]; clients of MQTT 3.1 know the other name only.
+    let offered = ["mqtt", "mqttv3.1"].into_iter().find(|protocol| listed("sec-websocket-protocol", protocol));
+    let Some(protocol) = offered else {
         return Err((BAD_REQUEST, "offer the sub-protocol mqtt [MQTT-6.0.0-3]"));
-    }
+    };
     let key = values("sec-websocket-key").next().unwrap_or_default().trim();
     if !STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == KEY_BYTES) {
         return Err((BAD_REQUEST, "Sec-WebSocket-Key is missing or wrong"));
     }
     let keyed = [key.as_bytes(), KEY_SUFFIX].concat();
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &keyed);
-    Ok(STANDARD.encode(digest))
+    Ok(Accepted { key: STANDARD.encode(digest), protocol })
 }
 
 async fn write_all(stream: &mut Stream, mut bytes: &[u8]) -> io::Result<()> {
@@ -139,7 +148,10 @@ mod tests {
     #[test]
     fn the_key_of_the_standard_is_answered_as_there() {
         let accepted = accept(&head(|line| Some(line.to_owned())), "/mqtt");
-        assert_eq!(accepted, Ok("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned()));
+        let key = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned();
+        assert_eq!(accepted, Ok(Accepted { key, protocol: "mqtt" }));
+        let old = accept(&head(|line| Some(line.replace(", mqtt", ""))), "/mqtt");
+        assert_eq!(old.map(|accepted| accepted.protocol), Ok("mqttv3.1"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::core::Core;
 use super::table::{Source, Table, content_of};
@@ -131,13 +132,30 @@ fn deliver_here(table: &mut Table, merging: &mut Vec<Subscriber>, source: &Sourc
             merging.extend(subscribers.filter(|subscriber| !table.is_echo(source, subscriber)));
             // Each filter's are ordered already: this only merges.
             merging.sort_by_key(|subscriber| subscriber.slot);
-            for of_one_client in merging.chunk_by(|left, right| left.slot == right.slot) {
-                let (subscriber, identifiers) = merge(of_one_client);
-                reached |= table.deliver(source, found.topic(), &subscriber, &identifiers);
+            for of_one_client in merging.chunk_by_mut(|left, right| left.slot == right.slot) {
+                reached |= deliver_merged(table, source, found.topic(), of_one_client);
             }
         }
     }
     reached
+}
+
+/// Delivers to one client, of whose subscriptions several match.
+fn deliver_merged(table: &mut Table, source: &Source<'_>, topic: &Arc<str>, subscribers: &mut [Subscriber]) -> bool {
+    let (subscriber, identifiers) = merge(subscribers);
+    if !subscriber.persistent || subscriber.qos.min(source.qos) == QoS::AtMostOnce {
+        return table.deliver(source, topic, &subscriber, &identifiers);
+    }
+    // Its shard sends the message and knows nothing of subscriptions at QoS 0: their identifiers go with a copy of their
+    // own ([MQTT-3.3.4-3], [MQTT-3.3.4-5]).
+    subscribers.sort_by_key(|subscriber| subscriber.qos);
+    let fleeting = subscribers.iter().take_while(|subscriber| subscriber.qos == QoS::AtMostOnce).count();
+    let fleeting = &subscribers[..fleeting];
+    if fleeting.iter().all(|subscriber| subscriber.identifier == 0) {
+        return false;
+    }
+    let (subscriber, identifiers) = merge(fleeting);
+    table.deliver(source, topic, &subscriber, &identifiers)
 }
 
 /// One delivery for all subscriptions of a client that match: the maximum QoS ([MQTT-3.3.4-2]), all identifiers

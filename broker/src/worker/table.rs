@@ -270,7 +270,8 @@ pub(super) fn content_of(message: &Message, now_ms: u64) -> Option<Content<'_>> 
         None => None,
         Some(at_ms) => {
             let left_ms = at_ms.checked_sub(now_ms).filter(|left_ms| *left_ms > 0)?;
-            Some(u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX))
+            // To the nearest second: rounded up, a clock that is a little behind would make it longer ([MQTT-3.3.2-6]).
+            Some(u32::try_from((left_ms + 500) / 1000).unwrap_or(u32::MAX).max(1))
         }
     };
     Some(content(message, expiry_seconds))

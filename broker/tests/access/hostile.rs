@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::fixture::{Authority, Broker, PATIENCE, end, free_address, mosquitto};
+use crate::authority::Authority;
+use crate::broker::{Broker, PATIENCE, free_address};
+use crate::mosquitto::{end, mosquitto};
 
 /// How long somebody else's publish may take meanwhile: starting a process and three round trips, on a busy machine.
 const SERVED_WITHIN: Duration = Duration::from_secs(10);

@@ -3,7 +3,9 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-use crate::fixture::{Authority, Broker, PATIENCE, end, free_address, mosquitto, receives};
+use crate::authority::Authority;
+use crate::broker::{Broker, PATIENCE, free_address};
+use crate::mosquitto::{end, mosquitto, receives};
 
 #[test]
 fn tls_asks_for_certificates_knows_users_by_them_and_renews_its_own() {

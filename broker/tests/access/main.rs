@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod fixture;
+#[path = "../process/authority.rs"]
+mod authority;
+#[path = "../process/broker.rs"]
+mod broker;
 mod hostile;
 mod listeners;
+#[path = "../process/mosquitto.rs"]
+mod mosquitto;
 mod users;

@@ -3,7 +3,8 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::fixture::{Broker, end, free_address, mosquitto, receives};
+use crate::broker::{Broker, free_address};
+use crate::mosquitto::{end, mosquitto, receives};
 
 fn passwd(file: &std::path::Path, user: &str, password: &str, more: &[&str]) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"))

@@ -1,0 +1,387 @@
+//! Chapter 3: CONNECT, CONNACK, PINGREQ, DISCONNECT.
+
+use std::time::Duration;
+
+use crate::scene::{PACKET_BYTES_MAX, PASSWORD, Scene, USER_NAME, at_the_same_time};
+use crate::wire::*;
+
+/// 5.0: MQTT-3.1.0-1.
+/// 3.1.1: MQTT-3.1.0-1.
+#[test]
+fn whatever_comes_before_connect_ends_the_connection() {
+    for scene in Scene::both() {
+        let version = scene.version;
+        for bytes in [
+            PINGREQ.to_vec(),
+            DISCONNECT.to_vec(),
+            publish(version, 0x30, "a", 0, &[], "x"),
+            subscribe(version, 1, &[], &[("a", 0)]),
+            answer(PUBREL, 1),
+            packet(0xf0, &[]),
+        ] {
+            let mut client = scene.dial();
+            client.send(&bytes);
+            client.end();
+        }
+    }
+}
+
+/// 5.0: MQTT-3.1.0-2, MQTT-3.2.0-2.
+/// 3.1.1: MQTT-3.1.0-2.
+#[test]
+fn a_second_connect_ends_the_connection() {
+    for scene in Scene::both() {
+        scene.breaks(&scene.clean("breaks").bytes(), 0x82);
+        let mut client = scene.dial();
+        client.send(&[scene.clean("c").bytes(), scene.clean("c").bytes()].concat());
+        assert!(!client.accepted());
+        client.ended(0x82);
+    }
+}
+
+/// 5.0: MQTT-3.1.2-1, MQTT-3.1.2-2.
+/// 3.1.1: MQTT-3.1.2-1, MQTT-3.1.2-2.
+#[test]
+fn another_protocol_or_level_is_not_spoken() {
+    let scene = Scene::new(V5);
+    for bytes in
+        [&b"\x10\x0d\x00\x04MQTX\x05\x02\x00\x00\x00\x00\x00"[..], b"\x10\x0d\x00\x04mqtt\x04\x02\x00\x00\x00\x01a"]
+    {
+        let mut client = scene.dial();
+        client.send(bytes);
+        client.end();
+    }
+    // As if it were 3.1.1, which is told 1; as if it were 5.0, which is told 0x84.
+    let old = Scene::new(V3);
+    for level in [0, 1, 2, 3] {
+        let mut client = old.dial();
+        client.send(&[b"\x10\x0d\x00\x04MQTT", &[level][..], b"\x02\x00\x00\x00\x01a"].concat());
+        client.refused(0, 1);
+    }
+    for level in [6, 127] {
+        let mut client = scene.dial();
+        client.send(&[b"\x10\x0e\x00\x04MQTT", &[level][..], b"\x02\x00\x00\x00\x00\x01a"].concat());
+        client.refused(0x84, 0);
+    }
+}
+
+/// 5.0: MQTT-3.1.2-3, MQTT-3.1.2-9, MQTT-3.1.2-11, MQTT-3.1.2-12, MQTT-3.1.2-13, MQTT-3.1.2-16, MQTT-3.1.2-17,
+/// MQTT-3.1.2-18, MQTT-3.1.2-19, MQTT-3.1.3-3, MQTT-3.1.4-1, MQTT-3.2.2-6, MQTT-3.2.2-7.
+/// 3.1.1: MQTT-3.1.2-3, MQTT-3.1.2-9, MQTT-3.1.2-11, MQTT-3.1.2-13, MQTT-3.1.2-14, MQTT-3.1.2-15, MQTT-3.1.2-18,
+/// MQTT-3.1.2-19, MQTT-3.1.2-20, MQTT-3.1.2-21, MQTT-3.1.2-22, MQTT-3.1.3-3, MQTT-3.1.4-1, MQTT-3.2.2-6.
+#[test]
+fn a_connect_whose_flags_lie_is_malformed() {
+    for scene in Scene::both() {
+        let plain = scene.clean("c");
+        let full = Connect { user: Some(b"u".to_vec()), password: Some(b"p".to_vec()), ..plain.clone().will("w", "x") };
+        let (bare, all) = (plain.payload(), full.payload());
+        let mut lies = vec![
+            // The reserved flag; QoS and retain without a will; QoS 3.
+            plain.bytes_with(2 | 1, &bare),
+            plain.bytes_with(2 | 8, &bare),
+            plain.bytes_with(2 | 16, &bare),
+            plain.bytes_with(2 | 32, &bare),
+            full.bytes_with(full.flags() | 24, &all),
+            // Fields that are announced and missing, or there and not announced.
+            plain.bytes_with(2 | 4, &bare),
+            plain.bytes_with(2 | 0x80, &bare),
+            plain.bytes_with(2 | 0xc0, &bare),
+            plain.bytes_with(2, &all),
+            full.bytes_with(full.flags() & !0x40, &all),
+            full.bytes_with(full.flags() & !0x80, &all),
+            // No client id at all.
+            plain.bytes_with(2, &[]),
+        ];
+        if scene.version == V3 {
+            let nameless = Connect { password: Some(b"p".to_vec()), ..plain.clone() };
+            lies.push(nameless.bytes());
+        }
+        for bytes in lies {
+            let mut client = scene.dial();
+            client.send(&bytes);
+            if scene.version == V5 { client.refused(0x81, 0) } else { client.end() }
+        }
+    }
+}
+
+/// 5.0: MQTT-3.1.3-1, MQTT-3.1.4-5, MQTT-3.2.0-1, MQTT-3.2.2-1, MQTT-3.2.2-8.
+/// 3.1.1: MQTT-3.1.3-1, MQTT-3.1.4-4, MQTT-3.2.0-1.
+#[test]
+fn a_connect_with_everything_in_it_is_accepted() {
+    for scene in Scene::both() {
+        let (topic, mut watcher) = (scene.name("will"), scene.client("watcher"));
+        assert_eq!(watcher.subscribe(&topic, 0), 0);
+        let mut connect = scene.clean("c").will(&topic, "gone");
+        connect.user = Some(USER_NAME.into());
+        connect.password = Some(PASSWORD.into());
+        connect.keep_alive = 60;
+        for property in [two(RECEIVE_MAXIMUM, 5), four(PACKET_MAXIMUM, 1000), two(ALIAS_MAXIMUM, 3), user("a", "b")] {
+            connect = connect.with(&property);
+        }
+        let mut client = scene.dial_users();
+        // The broker answers CONNECT first, whatever follows at once.
+        client.send(&[&connect.bytes()[..], PINGREQ].concat());
+        assert!(!client.accepted());
+        client.expect(PINGRESP);
+        drop(client);
+        assert_eq!(watcher.gets("gone").topic, topic);
+    }
+}
+
+/// 5.0: MQTT-3.1.3-2, MQTT-3.1.3-5.
+/// 3.1.1: MQTT-3.1.3-2, MQTT-3.1.3-5.
+#[test]
+fn every_plain_client_id_is_accepted_and_names_its_session() {
+    for scene in Scene::both() {
+        let letters = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let ids: Vec<&str> = (0..3).map(|third| &letters[third * 21..(third * 21 + 23).min(62)]).collect();
+        for id in ids.iter().chain(&["a", "Z"]) {
+            let connect = Connect { client_id: (*id).to_owned(), ..scene.kept("") };
+            let fresh = Connect { clean: true, ..connect.clone() };
+            scene.open(&fresh).0.disconnect();
+            assert_eq!(scene.open(&connect).1, scene.version == V5, "{id}");
+            assert!(scene.open(&connect).1, "{id}");
+            scene.open(&fresh).0.disconnect();
+        }
+    }
+}
+
+/// 5.0: MQTT-3.1.3-6, MQTT-3.1.3-7, MQTT-3.2.2-16.
+#[test]
+fn a_client_without_an_id_is_told_which_one_it_has() {
+    let scene = Scene::new(V5);
+    let connect = Connect { client_id: String::new(), ..scene.kept("") };
+    let mut ids = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        let mut client = scene.dial();
+        client.send(&connect.bytes());
+        let connack = client.next();
+        assert_eq!((connack.first, &connack.body[..2]), (0x20, &[0, 0][..]), "{connack:?}");
+        let id = connack.property(2, ASSIGNED_ID).expect("an assigned client id");
+        assert!(ids.insert(id.clone()));
+        client.disconnect();
+        // It is the name of its session.
+        let again = Connect { client_id: String::from_utf8(id[2..].to_vec()).unwrap(), ..connect.clone() };
+        let (mut client, present) = scene.open(&again);
+        assert!(present);
+        client.nothing();
+        scene.open(&Connect { clean: true, properties: Vec::new(), ..again }).0.disconnect();
+    }
+}
+
+/// 3.1.1: MQTT-3.1.3-6, MQTT-3.1.3-7, MQTT-3.1.3-8, MQTT-3.1.3-9, MQTT-3.2.2-4, MQTT-3.2.2-5.
+#[test]
+fn a_client_without_an_id_cannot_keep_a_session_before_5() {
+    let scene = Scene::new(V3);
+    let mut client = scene.dial();
+    client.send(&Connect { client_id: String::new(), ..scene.kept("") }.bytes());
+    client.refused(0, 2);
+    let nameless = Connect { client_id: String::new(), ..scene.clean("") };
+    let (mut one, mut other) = (scene.open(&nameless).0, scene.open(&nameless).0);
+    one.nothing();
+    other.nothing();
+}
+
+/// 5.0: MQTT-3.1.3-8, MQTT-3.1.4-6.
+/// 3.1.1: MQTT-3.1.3-9, MQTT-3.1.4-5.
+#[test]
+fn a_client_id_that_is_too_long_is_refused_and_nothing_after_it_done() {
+    for scene in Scene::both() {
+        let (topic, mut watcher) = (scene.name("a"), scene.client("watcher"));
+        assert_eq!(watcher.subscribe(&topic, 0), 0);
+        let mut client = scene.dial();
+        let connect = scene.clean(&"x".repeat(2000)).bytes();
+        client.send(&[connect, publish(scene.version, 0x30, &topic, 0, &[], "too late")].concat());
+        client.refused(0x85, 2);
+        watcher.nothing();
+    }
+}
+
+/// 5.0: MQTT-3.1.4-2, MQTT-3.1.4-6.
+/// 3.1.1: MQTT-3.1.4-5, MQTT-3.2.2-5.
+#[test]
+fn who_is_not_proven_is_refused_and_nothing_after_it_done() {
+    for scene in Scene::both() {
+        let (topic, mut watcher) = (scene.name("a"), scene.client("watcher"));
+        assert_eq!(watcher.subscribe(&topic, 0), 0);
+        for (user, password, reason, code) in
+            [(None, None, 0x87, 5), (Some(USER_NAME), Some("wrong"), 0x86, 4), (Some("nobody"), Some("x"), 0x86, 4)]
+        {
+            let mut client = scene.dial_users();
+            let connect =
+                Connect { user: user.map(Into::into), password: password.map(Into::into), ..scene.clean("c") };
+            client.send(&[connect.bytes(), publish(scene.version, 0x30, &topic, 0, &[], "too late")].concat());
+            client.refused(reason, code);
+        }
+        watcher.nothing();
+    }
+}
+
+/// 5.0: MQTT-3.1.4-3, MQTT-3.14.4-1, MQTT-3.14.4-2.
+/// 3.1.1: MQTT-3.1.4-2.
+#[test]
+fn a_client_id_has_one_connection() {
+    for scene in Scene::both() {
+        for connect in [scene.clean("c"), scene.kept("c")] {
+            let (mut first, _) = scene.open(&connect);
+            let (mut second, present) = scene.open(&connect);
+            assert_eq!(present, !connect.clean);
+            first.ended(0x8e);
+            second.nothing();
+        }
+    }
+}
+
+/// 5.0: MQTT-3.1.2-22, MQTT-3.2.2-22.
+/// 3.1.1: MQTT-3.1.2-24.
+#[test]
+fn a_client_that_is_silent_for_one_and_a_half_keep_alives_is_disconnected() {
+    at_the_same_time(|scene| {
+        let (mut client, _) = scene.open(&Connect { keep_alive: 1, ..scene.clean("c") });
+        // Kept alive by what it sends.
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(700));
+            client.send(PINGREQ);
+            client.expect(PINGRESP);
+        }
+        let (mut forever, _) = scene.open(&scene.clean("forever"));
+        let silent = client.time_to_end();
+        assert!((1_000..4_000).contains(&silent.as_millis()), "after {silent:?}");
+        forever.nothing();
+    });
+}
+
+/// 5.0: MQTT-3.1.2-24, MQTT-3.1.2-25.
+#[test]
+fn what_is_too_large_for_a_client_is_not_sent_and_counts_as_sent() {
+    let scene = Scene::new(V5);
+    for connect in [scene.clean("c"), scene.kept("k")] {
+        let topic = scene.name("a");
+        let (mut client, _) = scene.open(&connect.clone().with(&four(PACKET_MAXIMUM, 64)));
+        assert_eq!(client.subscribe(&topic, 2), 2);
+        let mut publisher = scene.client("pub");
+        for flags in [0, 2, 4] {
+            publisher.publishes(flags, &topic, &[], &"large".repeat(20));
+            publisher.publishes(flags, &topic, &[], "small");
+            client.gets("small");
+        }
+        drop(client);
+        if !connect.clean {
+            // It is not sent to the session's next connection either.
+            let (mut client, present) = scene.open(&connect);
+            assert!(present);
+            client.nothing();
+        }
+    }
+}
+
+/// 5.0: MQTT-3.2.2-19, MQTT-3.2.2-20, MQTT-3.4.2-2, MQTT-3.4.2-3, MQTT-3.5.2-2, MQTT-3.5.2-3, MQTT-3.6.2-2, MQTT-3.6.2-3,
+/// MQTT-3.7.2-2, MQTT-3.7.2-3, MQTT-3.9.2-1, MQTT-3.9.2-2, MQTT-3.11.2-1, MQTT-3.11.2-2, MQTT-3.14.2-3, MQTT-3.14.2-4.
+#[test]
+fn no_answer_grows_beyond_what_a_client_takes() {
+    let scene = Scene::new(V5);
+    const SMALL: u32 = 6;
+    let connect = scene.clean("c").with(&four(PACKET_MAXIMUM, SMALL));
+    let mut client = scene.dial();
+    client.send(&connect.bytes());
+    let connack = client.next();
+    assert!(connack.properties(2).iter().all(|(id, _)| !matches!(*id, REASON | USER)), "{connack:?}");
+    let whole = |packet: crate::client::Received| {
+        assert!(packet.bytes().len() <= SMALL as usize, "{packet:?}");
+        packet
+    };
+    for bytes in [
+        publish(V5, 0x32, "$SYS/denied", 1, &[], "x"),
+        publish(V5, 0x34, "$SYS/denied", 2, &[], "x"),
+        publish(V5, 0x32, scene.name("nobody"), 3, &[], "x"),
+        answer(PUBREL, 77),
+        answer(PUBREC, 77),
+        subscribe(V5, 4, &[], &[("wrong/#/filter", 0)]),
+        unsubscribe(V5, 5, &["never"]),
+    ] {
+        client.send(&bytes);
+        whole(client.next());
+    }
+    client.send(&[0xd0, 0]);
+    assert_eq!(whole(client.next()).first, 0xe0);
+    client.end();
+}
+
+/// 5.0: MQTT-3.1.2-28.
+#[test]
+fn response_information_is_not_given_unasked() {
+    let scene = Scene::new(V5);
+    for connect in [scene.clean("c"), scene.clean("c").with(&byte(RESPONSE_INFORMATION_WANTED, 0))] {
+        let mut client = scene.dial();
+        client.send(&connect.bytes());
+        assert_eq!(client.next().property(2, RESPONSE_INFORMATION), None);
+    }
+}
+
+/// 5.0: MQTT-3.1.2-29.
+#[test]
+fn problems_are_not_explained_to_who_does_not_want_it() {
+    let scene = Scene::new(V5);
+    let (mut client, _) = scene.open(&scene.clean("c").with(&byte(PROBLEM_INFORMATION, 0)));
+    for (bytes, at) in [
+        (publish(V5, 0x32, "$SYS/denied", 1, &[], "x"), 3),
+        (publish(V5, 0x34, "$SYS/denied", 2, &[], "x"), 3),
+        (answer(PUBREL, 77), 3),
+        (answer(PUBREC, 77), 3),
+        (subscribe(V5, 4, &[], &[("wrong/#/filter", 0)]), 2),
+        (unsubscribe(V5, 5, &["never"]), 2),
+    ] {
+        client.send(&bytes);
+        let answer = client.next();
+        let properties = answer.properties(at);
+        assert!(properties.iter().all(|(id, _)| !matches!(*id, REASON | USER)), "{answer:?}");
+    }
+}
+
+/// 5.0: MQTT-3.2.2-15, MQTT-4.13.1-1.
+#[test]
+fn a_packet_that_is_too_large_for_the_broker_ends_the_connection() {
+    for scene in Scene::both() {
+        let topic = scene.name("a");
+        let fits = PACKET_BYTES_MAX - publish(scene.version, 0x32, &topic, 1, &[], "").len() - 1;
+        let mut client = scene.client("c");
+        client.publishes(2, &topic, &[], &"x".repeat(fits));
+        scene.breaks(&publish(scene.version, 0x32, &topic, 1, &[], "x".repeat(fits + 1)), 0x95);
+    }
+}
+
+/// 5.0: MQTT-3.12.4-1.
+/// 3.1.1: MQTT-3.12.4-1.
+#[test]
+fn every_ping_is_answered() {
+    for scene in Scene::both() {
+        let mut client = scene.client("c");
+        client.send(&PINGREQ.repeat(100));
+        for _ in 0..100 {
+            client.expect(PINGRESP);
+        }
+    }
+}
+
+/// 5.0: MQTT-3.14.0-1, MQTT-3.14.2-2.
+#[test]
+fn nobody_is_disconnected_with_a_reason_before_connack() {
+    let scene = Scene::new(V5);
+    for bytes in [&b"\xe0\x00"[..], b"\x00\x00", b"\x10\x02\x00\x04", b"\x36\x05\x00\x01a\x00\x01"] {
+        let mut client = scene.dial();
+        client.send(bytes);
+        let got = client.receive();
+        assert!(got.as_ref().is_none_or(|packet| packet.first == 0x20), "{got:?}");
+    }
+}
+
+/// 5.0: MQTT-3.14.2-1.
+#[test]
+fn disconnect_carries_a_reason_that_there_is() {
+    let scene = Scene::new(V5);
+    for reason in [0x01, 0x18, 0x85, 0x86, 0x88, 0xff] {
+        scene.breaks(&packet(0xe0, &[reason]), 0x81);
+    }
+    // A session that ends with its connection cannot be kept after all.
+    scene.breaks(&packet(0xe0, &[&[0], &properties(V5, &four(SESSION_EXPIRY, 5))[..]].concat()), 0x82);
+}
