@@ -138,7 +138,7 @@ async fn carry_out(
     let plan = plan(valid, observed, broker.status.as_ref(), &credentials, &context.settings);
     let blueprint =
         Blueprint { broker: valid, plan: &plan, credentials: &credentials, observed, settings: &context.settings };
-    let config_sha256 = config_sha256(&blueprint);
+    let config_sha256 = Box::new(config_sha256(&blueprint));
     let prepared = build(&blueprint);
     if let Some(why) = refusal(&prepared, &plan, observed, &credentials, context).await {
         let message = format!("the brokers would not start with it, correct config or limits: {why}");

@@ -45,7 +45,7 @@ pub enum Outcome {
         /// What the API server has now.
         resources: Box<Resources<Applied>>,
         /// Of what the brokers are to have read; see [`crate::build::config_sha256`].
-        config_sha256: [String; 2],
+        config_sha256: Box<[String; 2]>,
         /// Why the act of the plan failed, if it did.
         act_failure: Option<String>,
     },

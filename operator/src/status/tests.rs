@@ -34,7 +34,12 @@ impl Situation {
         Self {
             broker: (*broker(SPEC)).clone(),
             observed,
-            outcome: Outcome::Applied { plan, resources, config_sha256: CONFIG.map(str::to_owned), act_failure: None },
+            outcome: Outcome::Applied {
+                plan,
+                resources,
+                config_sha256: Box::new(CONFIG.map(str::to_owned)),
+                act_failure: None,
+            },
         }
     }
 
