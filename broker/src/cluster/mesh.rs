@@ -80,6 +80,9 @@ pub trait Shards {
     /// Told whenever the list grows; the whole list of those remembered is [`Directory::ended`].
     fn ended(&self, origins: &[Origin]);
 
+    /// This node may not serve any more: CONNECTs that are not answered are refused, and undone if they come true (K3).
+    fn withdraw_opens(&self);
+
     /// This node was declared unreachable while it lived: [`Mesh::me`] is another from now on, numbering begins anew,
     /// workers have been told to close every connection ([`crate::door::ToWorker::Expelled`]).
     fn begin_run(&self);

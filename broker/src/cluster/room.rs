@@ -36,6 +36,7 @@ use crate::identity::{ConnectionId, GroupId, NodeId, Origin};
 use crate::message::Message;
 use crate::replication::Group;
 use crate::router::Trie;
+use crate::shard::{Open, Outcome, Refusal};
 use crate::storage::Log;
 
 /// Who waits for routes to be known everywhere.
@@ -87,11 +88,16 @@ pub(super) struct Room {
     lease_until: Cell<Option<Instant>>,
     serving: Cell<bool>,
     left: Cell<bool>,
+    /// It has said goodbye: it holds no lease and asks for none, until its process ends.
+    drained: Cell<bool>,
     draining: Cell<bool>,
     overview: RefCell<Overview>,
     /// As the control leader: when each run last renewed, and what it reported.
     heard: RefCell<BTreeMap<Origin, (Instant, Report)>>,
-    /// The control term in which `heard` is kept.
+    /// As the control leader: runs that are granted nothing any more, since an end of theirs is on its way through the log,
+    /// and from when on. A grant now would outlive it.
+    dismissed: RefCell<BTreeMap<Origin, Instant>>,
+    /// The control term in which `heard` and `dismissed` are kept.
     heard_term: Cell<u64>,
     status: watch::Sender<Status>,
 }
@@ -147,9 +153,11 @@ impl Room {
                 lease_until: Cell::new(None),
                 serving: Cell::new(false),
                 left: Cell::new(false),
+                drained: Cell::new(false),
                 draining: Cell::new(false),
                 overview: RefCell::default(),
                 heard: RefCell::default(),
+                dismissed: RefCell::default(),
                 heard_term: Cell::new(0),
                 status,
                 tasks,
@@ -183,7 +191,7 @@ impl Room {
         }
         self.every(Duration::from_millis(20), Room::membership_turn);
         self.every(Duration::from_millis(100), Room::hosting_turn);
-        self.every(Duration::from_millis(300), Room::duties_turn);
+        self.every(Duration::from_millis(100), Room::duties_turn);
         self.every(Duration::from_millis(100), Room::publish_status);
         let renewals = self.clone();
         self.tasks.spawn(async move { renewals.renew_for_ever().await });
@@ -246,6 +254,11 @@ impl Room {
             ToCluster::RoutesApplied { worker, number } => self.routes.borrow_mut().worker_applied(worker, number),
             ToCluster::Connections { worker, connections } => {
                 self.connections.borrow_mut().insert(worker, connections);
+            }
+            // Its worker has not heard yet.
+            ToCluster::Open(Open { connection, .. }) if !self.serving.get() => {
+                let outcome = Outcome::Refused(Refusal::Unavailable);
+                self.to_worker(connection.worker, ToWorker::Opened { connection, outcome });
             }
             message => {
                 if let Some(shards) = self.shards() {

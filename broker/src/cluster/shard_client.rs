@@ -19,6 +19,8 @@ pub(super) enum Waiter {
     Nobody,
     /// The connection that wants to hold a client id.
     Open(ConnectionId),
+    /// A connection that wanted to, and was refused meanwhile.
+    Withdrawn,
     /// A SUBSCRIBE or UNSUBSCRIBE.
     Subscribe { connection: ConnectionId, token: u32 },
     /// A publish, by its key.
@@ -100,6 +102,18 @@ impl ShardClient {
             self.sent = self.sent.saturating_sub(1);
         }
         Some((command, waiter))
+    }
+
+    /// Nobody waits any more for the CONNECTs that are not answered; gives who did.
+    pub(super) fn withdraw_opens(&mut self) -> Vec<Waiter> {
+        let opens = self.queue.iter_mut().flatten().filter(|waiting| matches!(waiting.waiter, Waiter::Open(_)));
+        opens.map(|waiting| std::mem::replace(&mut waiting.waiter, Waiter::Withdrawn)).collect()
+    }
+
+    /// Nobody waits any more for the publishes that are not answered; gives who did.
+    pub(super) fn withdraw_publishes(&mut self) -> Vec<Waiter> {
+        let publishes = self.queue.iter_mut().flatten().filter(|waiting| matches!(waiting.waiter, Waiter::Publish(_)));
+        publishes.map(|waiting| std::mem::replace(&mut waiting.waiter, Waiter::Nobody)).collect()
     }
 
     /// Everything unanswered is to be sent again.

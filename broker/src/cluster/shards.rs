@@ -28,7 +28,9 @@ use crate::faults;
 use crate::identity::{ClientId, ConnectionId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS};
 use crate::replication::{Group, Position};
-use crate::shard::{Ack, Command, Destination, Effect, Outcome, Page, PublishOnce, Refusal, Relayed, Shard};
+use crate::shard::{
+    Ack, Close, CloseCause, Command, Destination, Effect, Outcome, Page, PublishOnce, Refusal, Relayed, Shard,
+};
 
 /// How often expiries are looked for and silent streams sent again.
 const TICK: Duration = Duration::from_millis(500);
@@ -203,6 +205,10 @@ impl ShardRooms {
         for client in self.clients.borrow_mut().values_mut() {
             client.tick();
         }
+        let replicas: Vec<ShardId> = self.hosted.borrow().keys().copied().collect();
+        for shard in replicas.into_iter().filter(|shard| self.cannot_write(*shard)) {
+            self.withdraw(shard);
+        }
         let questions = self.reads.borrow_mut().ask_again();
         for question in questions {
             self.ask_retained(question);
@@ -309,6 +315,14 @@ impl ShardRooms {
                 }
             }
             Waiter::Open(connection) => self.to_worker(connection, ToWorker::Opened { connection, outcome }),
+            Waiter::Withdrawn => {
+                // The client was told that it is not connected: what it asked for is undone.
+                if let (Command::Open(open), Outcome::Opened { epoch, .. }) = (command, outcome) {
+                    let (client_id, cause) = (open.client_id, CloseCause::Normal);
+                    let close = Close { client_id, epoch, cause, session_expiry_seconds: None, sent_to: 0 };
+                    self.push(shard, Command::Close(close), Waiter::Nobody);
+                }
+            }
             Waiter::Subscribe { connection, token } => {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
             }
@@ -370,7 +384,7 @@ impl ShardRooms {
             match target {
                 RouteOwner::Worker(_) => {}
                 RouteOwner::Node(node) => self.around.forwarder.forward(*node, message.clone(), counted.then_some(key)),
-                RouteOwner::Shard(shard) if counted && self.is_full(*shard) => {
+                RouteOwner::Shard(shard) if counted && (self.is_full(*shard) || self.cannot_write(*shard)) => {
                     self.publish_part(key, 0, Some(Refusal::Quota));
                 }
                 RouteOwner::Shard(shard) => {
@@ -433,15 +447,39 @@ impl ShardRooms {
         }
     }
 
+    /// Whether this node should write for a shard, and its disk does not take what is written: it is full, usually. Nothing
+    /// is promised then; it is tried again until the disk allows.
+    fn cannot_write(&self, shard: ShardId) -> bool {
+        let me = self.around.mesh.me().node;
+        let elsewhere = |client: &ShardClient| client.leader.is_some_and(|(leader, _)| leader != me);
+        if self.clients.borrow().get(&shard).is_some_and(elsewhere) {
+            return false;
+        }
+        let hosted = self.hosted.borrow();
+        let group = hosted.get(&shard).and_then(|hosted| hosted.group.as_ref());
+        group.is_some_and(|group| group.leadership().borrow().failed.is_some())
+    }
+
+    /// Refuses what waits for a shard whose disk takes nothing. It may still be stored, like anything unacknowledged.
+    fn withdraw(&self, shard: ShardId) {
+        let withdrawn = self.clients.borrow_mut().get_mut(&shard).map(|client| {
+            let opens = client.withdraw_opens();
+            opens.into_iter().chain(client.withdraw_publishes()).collect::<Vec<_>>()
+        });
+        for waiter in withdrawn.into_iter().flatten() {
+            self.refuse(waiter, Refusal::Quota);
+        }
+    }
+
     fn is_full(&self, shard: ShardId) -> bool {
         self.clients.borrow().get(&shard).is_some_and(ShardClient::is_full)
     }
 
     /// Lets somebody go whose command has no more hope.
-    fn refuse(&self, waiter: Waiter) {
-        let outcome = Outcome::Refused(Refusal::Unavailable);
+    fn refuse(&self, waiter: Waiter, refusal: Refusal) {
+        let outcome = Outcome::Refused(refusal);
         match waiter {
-            Waiter::Nobody | Waiter::Acknowledge(_) => {}
+            Waiter::Nobody | Waiter::Acknowledge(_) | Waiter::Withdrawn => {}
             Waiter::PublishOnce { connection, token } => {
                 self.to_worker(connection, ToWorker::Published { connection, token, outcome });
             }
@@ -453,7 +491,7 @@ impl ShardRooms {
             Waiter::Subscribe { connection, token } => {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
             }
-            Waiter::Publish(key) => self.publish_part(key, 0, Some(Refusal::Unavailable)),
+            Waiter::Publish(key) => self.publish_part(key, 0, Some(refusal)),
             Waiter::Enqueue { connection, token } => {
                 self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
             }
@@ -763,8 +801,9 @@ impl Shards for ShardRooms {
             ToCluster::Open(open) => {
                 let connection = open.connection;
                 match self.shard_of(&open.client_id) {
+                    Some(shard) if self.cannot_write(shard) => self.refuse(Waiter::Open(connection), Refusal::Quota),
                     Some(shard) => self.push(shard, Command::Open(open), Waiter::Open(connection)),
-                    None => self.refuse(Waiter::Open(connection)),
+                    None => self.refuse(Waiter::Open(connection), Refusal::Unavailable),
                 }
             }
             ToCluster::Close(close) => {
@@ -776,14 +815,14 @@ impl Shards for ShardRooms {
                 let waiter = Waiter::Subscribe { connection, token };
                 match self.shard_of(&client_id) {
                     Some(shard) => self.push(shard, Command::Subscribe { client_id, epoch, subscriptions }, waiter),
-                    None => self.refuse(waiter),
+                    None => self.refuse(waiter, Refusal::Unavailable),
                 }
             }
             ToCluster::Unsubscribe { connection, token, client_id, epoch, filters } => {
                 let waiter = Waiter::Subscribe { connection, token };
                 match self.shard_of(&client_id) {
                     Some(shard) => self.push(shard, Command::Unsubscribe { client_id, epoch, filters }, waiter),
-                    None => self.refuse(waiter),
+                    None => self.refuse(waiter, Refusal::Unavailable),
                 }
             }
             ToCluster::Publish { connection, token, message, targets } => {
@@ -806,7 +845,7 @@ impl Shards for ShardRooms {
                 let waiter = Waiter::EndExchange { connection, packet_id };
                 match self.shard_of(&client_id) {
                     Some(shard) => self.push(shard, Command::EndExchange { client_id, epoch, packet_id }, waiter),
-                    None => self.refuse(waiter),
+                    None => self.refuse(waiter, Refusal::Unavailable),
                 }
             }
             ToCluster::Acknowledge { connection, client_id, epoch, acks } => {
@@ -834,7 +873,7 @@ impl Shards for ShardRooms {
                     Some(shard) => {
                         self.push(shard, Command::Enqueue { client_id, epoch, filter, messages, next }, waiter);
                     }
-                    None => self.refuse(waiter),
+                    None => self.refuse(waiter, Refusal::Unavailable),
                 }
             }
             ToCluster::Attached { client_id, epoch, sent_to } => {
@@ -942,6 +981,15 @@ impl Shards for ShardRooms {
         }
     }
 
+    fn withdraw_opens(&self) {
+        let mut clients = self.clients.borrow_mut();
+        let withdrawn: Vec<Waiter> = clients.values_mut().flat_map(ShardClient::withdraw_opens).collect();
+        drop(clients);
+        for waiter in withdrawn {
+            self.refuse(waiter, Refusal::Unavailable);
+        }
+    }
+
     fn begin_run(&self) {
         self.taken.borrow_mut().clear();
         let mut unanswered = Vec::new();
@@ -953,7 +1001,7 @@ impl Shards for ShardRooms {
             match command {
                 // Connections are over, and with them what they asked; a will that was published stays published.
                 fired @ Command::WillFired { .. } => self.push(shard, fired, Waiter::Nobody),
-                _ => self.refuse(waiter),
+                _ => self.refuse(waiter, Refusal::Unavailable),
             }
         }
         for shard in self.led() {

@@ -5,8 +5,11 @@
 
 mod client;
 mod cluster;
+mod disk;
 mod history;
 mod load;
+mod minority;
+mod resume;
 mod retained;
 
 use std::time::{Duration, Instant};
@@ -17,6 +20,7 @@ use history::{History, Violation};
 use load::{Load, Shape};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use resume::{Probes, RESUMED_MAX};
 use retained::Keepers;
 use tokio::time::sleep;
 
@@ -149,10 +153,14 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
         let mut rng = StdRng::seed_from_u64(seed);
         let keepers = Keepers::start(nodes.iter().map(Node::dial).collect(), KEEPERS, || StdRng::from_rng(&mut rng));
         let mut leaderless = Leaderless::default();
+        let mut resumed = Vec::new();
         for kill in 1..=kills {
             let (victim, before) = (rng.random_range(0..nodes.len()), load.acknowledged());
             let down = Duration::from_millis(rng.random_range(50..1500));
+            let probes = Probes::connect(&nodes[victim].dial()).await.context("before the kill")?;
             nodes[victim].kill()?;
+            let survivors: Vec<&Node> = nodes.iter().filter(|node| node.is_running()).collect();
+            let resuming = probes.resume(&survivors);
             leaderless.watch(&nodes, down).await;
             nodes[victim].start()?;
             let back = nodes[victim].until_ready().await?;
@@ -162,8 +170,18 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
                 node.check()?;
             }
             let acknowledged = load.acknowledged() - before;
-            println!("kill {kill}: node {victim} down {down:?}, ready after {back:?}, {acknowledged} acknowledged");
+            let sessions = resuming.finish().await?;
+            println!(
+                "kill {kill}: node {victim} down {down:?}, ready after {back:?}, {acknowledged} acknowledged, \
+                 sessions back after {:?} (the others waited {:?} for a processor)",
+                sessions.longest, sessions.starved
+            );
+            resumed.push(sessions);
         }
+        let longest = resumed.iter().map(|sessions| sessions.longest).max().unwrap_or_default();
+        println!("all sessions of a killed node were back after {longest:?} at most");
+        let late = resumed.iter().filter(|sessions| !sessions.is_in_time()).count();
+        ensure!(late == 0, "K2: {late} times it took longer than {RESUMED_MAX:?} until all sessions were back");
         println!(
             "a shard was without a leader for {:?} a kill on average, at most {:?} at a time",
             leaderless.shard_time / (16 * kills.max(1)),
@@ -175,6 +193,21 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
         Ok(history)
     });
     assert_kept(&history);
+}
+
+#[test]
+fn a_minority_refuses_within_three_seconds_and_heals_by_itself() {
+    run(minority::a_minority_refuses_and_heals());
+}
+
+#[test]
+fn a_full_disk_refuses_acknowledgements_and_recovers_by_itself() {
+    run(disk::a_full_disk_refuses_and_recovers());
+}
+
+#[test]
+fn one_full_disk_of_three_loses_nothing() {
+    run(disk::one_full_disk_of_three_loses_nothing());
 }
 
 /// Kills all nodes at once under load, starts them again, and gives the ledger.

@@ -13,7 +13,7 @@ impl ShardRooms {
     /// Gives a message to the shard of its publisher, which sees to the rest.
     pub(super) fn publish_once(&self, connection: ConnectionId, token: u64, publish: PublishOnce, targets: &Targets) {
         let waiter = Waiter::PublishOnce { connection, token };
-        let Some(own) = self.shard_of(&publish.client_id) else { return self.refuse(waiter) };
+        let Some(own) = self.shard_of(&publish.client_id) else { return self.refuse(waiter, Refusal::Unavailable) };
         if self.is_full(own) {
             let outcome = Outcome::Refused(Refusal::Quota);
             return self.to_worker(connection, ToWorker::Published { connection, token, outcome });
