@@ -106,7 +106,6 @@ pub async fn an_operator_looks_where_it_was_told(cluster: &Cluster) -> Result<()
     let refused: Vec<_> = requests.iter().filter(|one| one.code == 403).map(|one| one.to_string()).collect();
     ensure!(!requests.is_empty() && refused.is_empty(), "of {} requests were refused: {refused:?}", requests.len());
     ensure!(installation.resource().pod_identities().await? == before, "another operator must not restart a broker");
-    side::delete(cluster).await?;
     installation.uninstall_operator().await
 }
 

@@ -1,4 +1,5 @@
-//! A namespace for resources beside the example, of the strictest kind that Kubernetes has.
+//! A namespace for resources beside the example, of the strictest kind that Kubernetes has. One test after the other uses it; those
+//! that are about what remains delete it, with all that others have left in it.
 
 use std::time::Duration;
 
