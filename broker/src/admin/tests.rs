@@ -11,6 +11,7 @@ use crate::cluster::control::MemberState;
 use crate::cluster::handle;
 use crate::cluster::status::{MemberStatus, Status};
 use crate::node::Report;
+use crate::shard::Totals;
 use crate::worker::{Ask, ClientSubscription, ConnectedClient, Counters};
 
 /// A server over a node whose status is `status`, and whose requests are answered as the cluster would.
@@ -245,12 +246,15 @@ async fn the_api_asks_for_its_token_and_nothing_else_does() {
 
 #[tokio::test]
 async fn metrics_add_the_workers_up_and_tell_drops_by_reason() {
-    let address = start(Status { forwards_dropped: 5, ..healthy() }, None).await;
+    let totals = Totals { refused_retained_full: 9, queued_items: 8, ..Totals::default() };
+    let address = start(Status { forwards_dropped: 5, totals, ..healthy() }, None).await;
     let (_, body) = ask(address, "GET /metrics", "").await;
     for line in [
         "mqtt_broker_messages_received_total 14",
         "mqtt_broker_messages_dropped_total{reason=\"too_large\"} 6",
         "mqtt_broker_messages_dropped_total{reason=\"node_not_reached\"} 5",
+        "mqtt_broker_messages_dropped_total{reason=\"retained_full\"} 9",
+        "mqtt_broker_queued_messages 8",
         "mqtt_broker_members 1",
         "mqtt_broker_cluster_connections 4",
         "mqtt_broker_cluster_sessions 2",
@@ -291,7 +295,8 @@ async fn metrics_are_well_formed_and_each_is_explained_once() {
     let counters = Counters::default();
     let drops = counters.named().filter(|(name, ..)| name.starts_with("dropped_")).count();
     let told = samples.iter().filter(|sample| sample.starts_with("mqtt_broker_messages_dropped_total{")).count();
-    assert_eq!(told, drops + 1);
+    // Those of other nodes' links, of queues, and of retained messages are not the workers'.
+    assert_eq!(told, drops + 3);
 }
 
 #[tokio::test]

@@ -137,7 +137,8 @@ impl Reloader {
                 report.note(what, loaded);
             }
         }
-        let mut policy = Policy { limits: self.config.limits.clone(), ..Policy::default() };
+        let (limits, strategy) = (self.config.limits.clone(), self.config.shared_subscriptions);
+        let mut policy = Policy { limits, strategy, ..Policy::default() };
         let before = self.policy.borrow().clone();
         if let Some(path) = &self.config.password_file {
             let read = read_passwords(path);
@@ -175,6 +176,7 @@ impl Reloader {
             replication_factor,
             shards,
             limits,
+            shared_subscriptions,
         } = new;
         let mut changed = |key: &str, is_same: bool| {
             if !is_same {
@@ -214,6 +216,10 @@ impl Reloader {
         if limits != old.limits {
             old.limits = limits;
             report.reloaded.push("limits".to_owned());
+        }
+        if shared_subscriptions != old.shared_subscriptions {
+            old.shared_subscriptions = shared_subscriptions;
+            report.reloaded.push("shared_subscriptions.strategy".to_owned());
         }
         if log_filter != old.log_filter
             && let Some(set) = &self.set_log_filter
