@@ -13,6 +13,7 @@ mod queue;
 mod relay;
 mod retained;
 mod session;
+mod shares;
 mod snapshot;
 mod streams;
 mod wills;
@@ -21,10 +22,11 @@ mod wills;
 mod tests;
 
 pub use command::{
-    Ack, Close, CloseCause, Command, Delivery, Destination, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome,
-    Place, PublishOnce, Refusal, Relayed, Will,
+    Ack, Close, CloseCause, Command, Delivery, Destination, Effect, Entry, Evicted, HandOver, Holder, Numbered, Onward,
+    Open, Outcome, Place, PublishOnce, Refusal, Relayed, Spread, Will,
 };
 pub use machine::{Shard, Totals};
 pub use retained::Page;
 pub use session::Attached;
+pub use shares::Unplaced;
 pub use streams::Expected;

@@ -15,6 +15,7 @@ use crate::door::{ToCluster, ToWorker};
 use crate::identity::{Incarnation, NodeId, Origin, ShardId};
 use crate::message::Message;
 use crate::replication::{Settings, Transport};
+use crate::shard::Totals;
 use crate::storage::Log;
 
 pub use crate::replication::LocalFuture;
@@ -91,8 +92,12 @@ pub trait Shards {
     /// unreachable, and its subscribers are no longer connected.
     fn forwarded(&self, key: u64, reached: bool);
 
-    /// Persistent sessions of the shards that this node leads.
-    fn sessions(&self) -> u64;
+    /// A forward is over because its node was declared unreachable, and it was for a member of a shared subscription there:
+    /// another is to be found. It counts as forwarded when that one has it.
+    fn member_lost(&self, key: u64, message: Message);
+
+    /// Figures of the shards that this node leads.
+    fn totals(&self) -> Totals;
 }
 
 /// What the shards' rooms are given to work with.
@@ -155,4 +160,7 @@ pub trait Workers {
 
     /// Queues `message` for `worker`.
     fn send(&self, worker: u16, message: ToWorker);
+
+    /// Queues a message for the workers whose connected subscribers want it.
+    fn hand_over(&self, message: Message);
 }

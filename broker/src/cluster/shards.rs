@@ -4,6 +4,7 @@
 //! another node, is gathered into an entry (`shard_leader`) and proposed; applied, its effects come back to be carried
 //! out. What to send is decided at once; sending waits for the end of the turn, so that it goes in batches.
 
+mod handing;
 mod relaying;
 
 use std::cell::{Cell, RefCell};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use self::handing::Choosing;
 use super::delivery::Say;
 use super::mesh::{LocalFuture, Shards, Surroundings};
 use super::relays::Relays;
@@ -23,13 +25,14 @@ use super::retained_reads::{Asked, Question, Reads};
 use super::shard_client::{ShardClient, Waiter};
 use super::shard_frames::ShardFrame;
 use super::shard_leader::{ShardLeader, Taken};
-use crate::door::{RouteOwner, Targets, ToCluster, ToWorker};
+use crate::door::{Recipients, RouteOwner, Targets, ToCluster, ToWorker};
 use crate::faults;
 use crate::identity::{ClientId, ConnectionId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS};
 use crate::replication::{Group, Position};
 use crate::shard::{
-    Ack, Close, CloseCause, Command, Destination, Effect, Outcome, Page, PublishOnce, Refusal, Relayed, Shard,
+    Ack, Close, CloseCause, Command, Destination, Effect, Outcome, Page, PublishOnce, Refusal, Relayed, Shard, Spread,
+    Totals,
 };
 
 /// How often expiries are looked for and silent streams sent again.
@@ -45,10 +48,12 @@ pub struct ShardRooms {
     clients: RefCell<BTreeMap<ShardId, ShardClient>>,
     hosted: RefCell<BTreeMap<ShardId, Hosted>>,
     publishes: RefCell<BTreeMap<u64, PendingPublish>>,
+    /// What members of shared subscriptions are being chosen for.
+    choosing: RefCell<BTreeMap<u64, Choosing>>,
     reads: RefCell<Reads>,
     asked: RefCell<BTreeMap<ShardId, Asked>>,
     next_key: Cell<u64>,
-    /// Wills of led shards that are being published, until their shard knows.
+    /// Wills of led shards that are being sent on their way, until their shard has done it.
     firing: RefCell<BTreeSet<(ShardId, ClientId, u64)>>,
     /// Against K1, to see that tests notice.
     acknowledges_early: bool,
@@ -80,17 +85,9 @@ struct PendingPublish {
 }
 
 /// Who hears when a publish is stored everywhere.
-enum PublishOrigin {
-    Client {
-        connection: ConnectionId,
-        token: u64,
-    },
-    /// A will, told to the shard that stored it.
-    Will {
-        shard: ShardId,
-        client_id: ClientId,
-        epoch: u64,
-    },
+struct PublishOrigin {
+    connection: ConnectionId,
+    token: u64,
 }
 
 impl ShardRooms {
@@ -102,6 +99,7 @@ impl ShardRooms {
             clients: RefCell::default(),
             hosted: RefCell::default(),
             publishes: RefCell::default(),
+            choosing: RefCell::default(),
             reads: RefCell::default(),
             asked: RefCell::default(),
             next_key: Cell::new(1),
@@ -225,6 +223,7 @@ impl ShardRooms {
             self.push(shard, Command::Tick, Waiter::Nobody);
         }
         for shard in self.led() {
+            self.hand_over(shard);
             let state =
                 self.with_led(shard, |group, leader| (leader.deliveries.ask_again(), group.with(Shard::due_wills)));
             let Some((asks, wills)) = state else { continue };
@@ -310,7 +309,7 @@ impl ShardRooms {
         let Some((command, waiter)) = answer else { return };
         match waiter {
             Waiter::Nobody => {
-                if let Command::WillFired { client_id, epoch } = command {
+                if let Command::FireWill { client_id, epoch, .. } = command {
                     self.firing.borrow_mut().remove(&(shard, client_id, epoch));
                 }
             }
@@ -347,6 +346,7 @@ impl ShardRooms {
             Waiter::Enqueue { connection, token } => {
                 self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
             }
+            Waiter::HandOver { shard, term } => self.handed_over(shard, term, &outcome),
         }
     }
 
@@ -367,37 +367,57 @@ impl ShardRooms {
     }
 
     /// Publishes to everybody beyond this node's workers, and counts the answers.
-    fn publish(&self, origin: Option<PublishOrigin>, message: Message, targets: &Targets) {
+    fn publish(&self, origin: Option<PublishOrigin>, message: Message, targets: &Targets, recipients: Recipients) {
         let key = self.next_key.get();
         self.next_key.set(key + 1);
         let mut outstanding = targets.iter().filter(|target| !matches!(target, RouteOwner::Worker(_))).count() as u32;
         let counted = origin.is_some();
-        outstanding += u32::from(message.retain);
+        outstanding += recipients.len() as u32;
+        // What was meant for a member that has gone is kept already.
+        let keep = message.retain && message.recipient.is_none();
+        outstanding += u32::from(keep);
         if let Some(origin) = origin {
             let pending = PendingPublish { origin, outstanding: outstanding + 1, stored: 0, refused: None };
             self.publishes.borrow_mut().insert(key, pending);
         }
-        if message.retain {
+        if keep {
             self.retain(message.clone(), counted.then_some(key));
         }
         for target in targets {
-            match target {
-                RouteOwner::Worker(_) => {}
-                RouteOwner::Node(node) => self.around.forwarder.forward(*node, message.clone(), counted.then_some(key)),
-                RouteOwner::Shard(shard) if counted && (self.is_full(*shard) || self.cannot_write(*shard)) => {
-                    self.publish_part(key, 0, Some(Refusal::Quota));
-                }
-                RouteOwner::Shard(shard) => {
-                    let waiter = if counted { Waiter::Publish(key) } else { Waiter::Nobody };
-                    self.push(*shard, Command::Publish(message.clone()), waiter);
-                    if counted && self.acknowledges_early {
-                        self.publish_part(key, 1, None);
-                    }
-                }
-            }
+            self.give(counted.then_some(key), *target, message.clone());
+        }
+        for (owner, recipient) in recipients {
+            let copy = Message { recipient: Some(recipient), ..message.clone() };
+            self.give(counted.then_some(key), owner, copy);
         }
         if counted {
             self.publish_part(key, 0, None);
+        }
+    }
+
+    /// Gives a message to one of those that it is for; `key` is that of the publish.
+    fn give(&self, key: Option<u64>, owner: RouteOwner, message: Message) {
+        match owner {
+            RouteOwner::Worker(_) => {}
+            RouteOwner::Node(node) if node == self.around.mesh.me().node => {
+                self.around.workers.hand_over(message);
+                if let Some(key) = key {
+                    self.publish_part(key, 1, None);
+                }
+            }
+            RouteOwner::Node(node) => self.around.forwarder.forward(node, message, key),
+            RouteOwner::Shard(shard) => match key {
+                Some(key) if self.is_full(shard) || self.cannot_write(shard) => {
+                    self.publish_part(key, 0, Some(Refusal::Quota));
+                }
+                Some(key) => {
+                    self.push(shard, Command::Publish(message), Waiter::Publish(key));
+                    if self.acknowledges_early {
+                        self.publish_part(key, 1, None);
+                    }
+                }
+                None => self.push(shard, Command::Publish(message), Waiter::Nobody),
+            },
         }
     }
 
@@ -433,18 +453,8 @@ impl ShardRooms {
         let Some(PendingPublish { origin, stored, refused, .. }) = publishes.remove(&key) else { return };
         drop(publishes);
         let outcome = refused.map_or(Outcome::Stored(stored), Outcome::Refused);
-        match origin {
-            PublishOrigin::Client { connection, token } => {
-                self.to_worker(connection, ToWorker::Published { connection, token, outcome });
-            }
-            // Tried again at the next tick, by whoever leads the shard then (K7).
-            PublishOrigin::Will { shard, client_id, epoch } if refused == Some(Refusal::Unavailable) => {
-                self.firing.borrow_mut().remove(&(shard, client_id, epoch));
-            }
-            PublishOrigin::Will { shard, client_id, epoch } => {
-                self.push(shard, Command::WillFired { client_id, epoch }, Waiter::Nobody);
-            }
-        }
+        let PublishOrigin { connection, token } = origin;
+        self.to_worker(connection, ToWorker::Published { connection, token, outcome });
     }
 
     /// Whether this node should write for a shard, and its disk does not take what is written: it is full, usually. Nothing
@@ -480,6 +490,7 @@ impl ShardRooms {
         let outcome = Outcome::Refused(refusal);
         match waiter {
             Waiter::Nobody | Waiter::Acknowledge(_) | Waiter::Withdrawn => {}
+            Waiter::HandOver { shard, term } => self.handed_over(shard, term, &outcome),
             Waiter::PublishOnce { connection, token } => {
                 self.to_worker(connection, ToWorker::Published { connection, token, outcome });
             }
@@ -612,7 +623,7 @@ impl ShardRooms {
         let led = self.with_led(shard, |_, leader| leader.term == position.term);
         let Some(effects) = effects.filter(|_| led == Some(true)) else { return };
         let mut replies: BTreeMap<Origin, Vec<(u64, Outcome)>> = BTreeMap::new();
-        let (mut deliverable, mut relayable) = (BTreeSet::new(), BTreeSet::new());
+        let (mut deliverable, mut relayable, mut unplaced) = (BTreeSet::new(), BTreeSet::new(), false);
         for effect in effects {
             match effect {
                 Effect::Reply { origin, seq, outcome: outcome @ Outcome::Codes(_) } => {
@@ -635,6 +646,7 @@ impl ShardRooms {
                 Effect::Relayable(to) => {
                     relayable.insert(to);
                 }
+                Effect::Unplaced => unplaced = true,
                 Effect::RouteAdded(filter) => self.around.announcer.change(shard, position.term, filter, true),
                 Effect::RouteRemoved(filter) => self.around.announcer.change(shard, position.term, filter, false),
                 will @ Effect::Will { .. } => self.carry_out(shard, [will]),
@@ -649,6 +661,9 @@ impl ShardRooms {
         }
         for to in relayable {
             self.relay(shard, to);
+        }
+        if unplaced {
+            self.hand_over(shard);
         }
     }
 
@@ -712,17 +727,16 @@ impl ShardRooms {
         }
     }
 
-    /// Publishes a will by way of a worker, which knows who wants it.
+    /// Asks a worker whom a will is for.
     fn originate(&self, shard: ShardId, client_id: ClientId, epoch: u64, message: Message) {
         if !self.firing.borrow_mut().insert((shard, client_id.clone(), epoch)) {
             return;
         }
-        let key = self.next_key.get();
-        self.next_key.set(key + 1);
-        let origin = PublishOrigin::Will { shard, client_id, epoch };
-        let pending = PendingPublish { origin, outstanding: 1, stored: 0, refused: None };
-        self.publishes.borrow_mut().insert(key, pending);
-        self.around.workers.send(0, ToWorker::Originate { token: key, message });
+        let token = self.next_key.get();
+        self.next_key.set(token + 1);
+        let about = Message { payload: Bytes::new(), ..message.clone() };
+        self.choosing.borrow_mut().insert(token, Choosing::Will { shard, client_id, epoch, about });
+        self.around.workers.send(0, ToWorker::Originate { token, message });
     }
 
     /// This node leads `shard` from now on, and has applied all that was committed before.
@@ -825,21 +839,16 @@ impl Shards for ShardRooms {
                     None => self.refuse(waiter, Refusal::Unavailable),
                 }
             }
-            ToCluster::Publish { connection, token, message, targets } => {
+            ToCluster::Publish { connection, token, message, targets, recipients } => {
                 let counted = message.qos > QoS::AtMostOnce;
-                let origin = counted.then_some(PublishOrigin::Client { connection, token });
-                self.publish(origin, message, &targets);
+                let origin = counted.then_some(PublishOrigin { connection, token });
+                self.publish(origin, message, &targets, recipients);
             }
-            ToCluster::Originated { token, message, targets } => {
-                let will = self.publishes.borrow_mut().remove(&token);
-                if let Some(will) = will {
-                    self.publish(Some(will.origin), message, &targets);
-                }
-            }
-            ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets } => {
-                let (here, destinations) = Default::default();
-                let publish = PublishOnce { client_id, epoch, packet_id, message, here, destinations };
-                self.publish_once(connection, token, publish, &targets);
+            ToCluster::Chosen { token, chosen } => self.chosen(token, chosen),
+            ToCluster::Originated { token, reach } => self.fire_will(token, reach),
+            ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets, recipients } => {
+                let publish = PublishOnce { client_id, epoch, packet_id, message, spread: Spread::default() };
+                self.publish_once(connection, token, publish, &targets, recipients);
             }
             ToCluster::EndExchange { connection, client_id, epoch, packet_id } => {
                 let waiter = Waiter::EndExchange { connection, packet_id };
@@ -994,16 +1003,14 @@ impl Shards for ShardRooms {
         self.taken.borrow_mut().clear();
         let mut unanswered = Vec::new();
         self.reads.borrow_mut().clear();
-        for (shard, client) in self.clients.borrow_mut().iter_mut() {
-            unanswered.extend(client.reset().into_iter().map(|(command, waiter)| (*shard, command, waiter)));
+        for client in self.clients.borrow_mut().values_mut() {
+            unanswered.extend(client.reset().into_iter().map(|(_, waiter)| waiter));
         }
-        for (shard, command, waiter) in unanswered {
-            match command {
-                // Connections are over, and with them what they asked; a will that was published stays published.
-                fired @ Command::WillFired { .. } => self.push(shard, fired, Waiter::Nobody),
-                _ => self.refuse(waiter, Refusal::Unavailable),
-            }
+        // Connections are over, and with them what they asked; a will that has not gone is found again.
+        for waiter in unanswered {
+            self.refuse(waiter, Refusal::Unavailable);
         }
+        self.firing.borrow_mut().clear();
         for shard in self.led() {
             // The news of what had arrived may be among what was let go.
             self.with_led(shard, |_, leader| leader.relays = Relays::default());
@@ -1015,12 +1022,18 @@ impl Shards for ShardRooms {
         self.publish_part(key, u32::from(reached), None);
     }
 
-    fn sessions(&self) -> u64 {
+    fn member_lost(&self, key: u64, message: Message) {
+        self.choose_again(key, message);
+    }
+
+    fn totals(&self) -> Totals {
         let hosted = self.hosted.borrow();
         let led = hosted.values().filter(|hosted| hosted.leader.is_some());
-        led.filter_map(|hosted| hosted.group.as_ref())
-            .map(|group| group.with(|state| state.totals().persistent_sessions as u64))
-            .sum()
+        let mut totals = Totals::default();
+        for group in led.filter_map(|hosted| hosted.group.as_ref()) {
+            totals += group.with(Shard::totals);
+        }
+        totals
     }
 }
 

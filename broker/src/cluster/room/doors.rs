@@ -90,6 +90,10 @@ impl Workers for Room {
     fn send(&self, worker: u16, message: ToWorker) {
         self.to_worker(worker, message);
     }
+
+    fn hand_over(&self, message: Message) {
+        Room::hand_over(self, vec![message]);
+    }
 }
 
 impl Transport for Room {

@@ -173,6 +173,7 @@ impl Room {
         status.linked = self.links.peers().len();
         status.forwards_dropped = self.forwards.borrow().dropped();
         status.unsettled = self.routes.borrow().unsettled();
+        status.totals = self.shards().map(|shards| shards.totals()).unwrap_or_default();
         status.not_ready = self.why_not_ready(&status);
         self.status.send_if_modified(|known| {
             let changed = *known != status;

@@ -339,7 +339,7 @@ impl Room {
         }
         Report {
             connections: self.connections.borrow().values().sum(),
-            sessions: self.shards().map_or(0, |shards| shards.sessions()),
+            sessions: self.shards().map_or(0, |shards| shards.totals().persistent_sessions as u64),
             draining: self.draining.get(),
             synced: self.knows_routes(),
             leads,
