@@ -108,6 +108,14 @@ impl Config {
         Config::read(path, &text, run)
     }
 
+    /// The same, were this the text of the file.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn check(run: &Run, text: &str) -> Result<Config, ConfigError> {
+        Config::read(run.config.as_deref().unwrap_or(Path::new("configuration")), text, run)
+    }
+
     fn read(path: &Path, text: &str, run: &Run) -> Result<Config, ConfigError> {
         let file = file::parse(text).map_err(|error| ConfigError::malformed(path, text, &error))?;
         Config::new(file, run).map_err(|error| error.at(path, text))

@@ -163,7 +163,7 @@ pub const CHECKED_REMEMBERED_MAX: usize = 65_536;
 /// Threads that check passwords; each takes about 20 MiB while it does.
 pub const CHECK_THREADS_MAX: usize = 4;
 
-/// Bytes of the body of an admin request. No request needs one: it is never read, and a larger one is refused (413).
+/// Bytes of the body of an admin request. The largest that is read is a configuration file; a larger one is refused (413).
 pub const ADMIN_BODY_BYTES_MAX: u64 = 64 << 10;
 /// Connections of administrators. More wait in the system's queue.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;

@@ -70,9 +70,18 @@ async fn start_beating(
 fn state(cluster: ClusterHandle, workers: Vec<WorkerHandle>, token: Option<&str>) -> AdminState {
     let (reload, mut asked) = mpsc::channel::<ReloadRequest>(1);
     tokio::spawn(async move {
-        while let Some(answer) = asked.recv().await {
-            let restart_needed = vec!["data_dir".to_owned()];
-            let _ = answer.send(Report { reloaded: vec!["limits".to_owned()], restart_needed, failed: Vec::new() });
+        while let Some(request) = asked.recv().await {
+            let report = Report { restart_needed: vec!["data_dir".to_owned()], ..Report::default() };
+            let _ = match request {
+                ReloadRequest::Reload(answer) => {
+                    answer.send(Report { reloaded: vec!["limits".to_owned()], ..report }).is_ok()
+                }
+                ReloadRequest::Last(answer) => answer.send(Report { failed: vec!["acl".to_owned()], ..report }).is_ok(),
+                ReloadRequest::Check(text, answer) => {
+                    let verdict = if text == "good" { Ok(()) } else { Err(format!("{text} is bad")) };
+                    answer.send(verdict).is_ok()
+                }
+            };
         }
     });
     let token = Arc::new(ArcSwapOption::from_pointee(token.map(str::to_owned)));
@@ -144,7 +153,27 @@ async fn a_reload_says_what_is_in_force_and_what_waits() {
     let (code, body) = ask(address, "POST /api/v1/reload", "").await;
     assert_eq!(code, 200);
     let json: serde_json::Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(json, serde_json::json!({"reloaded": ["limits"], "restart_needed": ["data_dir"], "failed": []}));
+    let none: [&str; 0] = [];
+    let waits = ["data_dir"];
+    let expected =
+        serde_json::json!({"config_sha256": null, "reloaded": ["limits"], "restart_needed": waits, "failed": none});
+    assert_eq!(json, expected);
+
+    let (code, body) = ask(address, "GET /api/v1/reload", "").await;
+    let last: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, &last["failed"][0]), (200, &serde_json::json!("acl")), "{body}");
+}
+
+#[tokio::test]
+async fn a_configuration_is_checked_without_being_taken() {
+    let address = start(healthy(), None).await;
+    let check = async |text: &str| {
+        let headers = format!("content-type: text/plain\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        ask(address, "POST /api/v1/config/check", &headers).await
+    };
+    assert_eq!(check("good").await, (204, String::new()));
+    let (code, body) = check("this").await;
+    assert!(code == 422 && body.contains("this is bad"), "{code} {body}");
 }
 
 async fn ask(address: std::net::SocketAddr, what: &str, headers: &str) -> (u16, String) {
