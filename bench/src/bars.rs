@@ -76,14 +76,16 @@ pub fn all(report: &Report) -> Vec<Bar> {
         _ => None,
     };
     bars.push(at_most("idle: bytes per connection", Some(BYTES_PER_CONNECTION_MAX), memory));
-    let trie = match report.figure("trie", OURS) {
-        Some(Figure::Trie(trie)) => Some(*trie),
-        _ => None,
-    };
-    let times = trie.map(|trie| trie.many_ns / trie.few_ns);
-    bars.push(at_most("trie: times the cost among 1,000 filters", Some(TRIE_TIMES_MAX), times));
-    let bytes = trie.map(|trie| trie.bytes_per_filter);
-    bars.push(at_most("trie: bytes per filter beyond its text", Some(TRIE_BYTES_MAX), bytes));
+    for scenario in ["trie", "trie-wildcards"] {
+        let trie = match report.figure(scenario, OURS) {
+            Some(Figure::Trie(trie)) => Some(*trie),
+            _ => None,
+        };
+        let times = trie.map(|trie| trie.many_ns / trie.few_ns);
+        bars.push(at_most(&format!("{scenario}: times the cost among 1,000 filters"), Some(TRIE_TIMES_MAX), times));
+        let bytes = trie.map(|trie| trie.bytes_per_filter);
+        bars.push(at_most(&format!("{scenario}: bytes per filter beyond its text"), Some(TRIE_BYTES_MAX), bytes));
+    }
     let durable = match report.figure("durable", OURS) {
         Some(Figure::Throughput(throughput)) => Some(throughput.messages_per_cpu_second()),
         _ => None,

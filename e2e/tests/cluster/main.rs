@@ -4,6 +4,7 @@
 //! on another place. `MQTT_E2E_ONLY=WORD,WORD` runs the first, which brings the cluster up, and those whose names hold one of the words. The first
 //! failure ends the run: after it, the cluster is not what the next test expects.
 
+mod access;
 mod changes;
 mod install;
 mod rest;
@@ -11,6 +12,7 @@ mod rules;
 mod scope;
 mod side;
 mod story;
+mod volume;
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -30,7 +32,7 @@ type Body = for<'a> fn(&'a Cluster) -> Pin<Box<dyn Future<Output = Result<()>> +
 struct Test(&'static str, u64, Body);
 
 /// In the order in which they run. The first brings everything up, within an hour: it may have to build Kubernetes.
-const TESTS: [Test; 16] = [
+const TESTS: [Test; 18] = [
     Test("the_demo_balances", 3600, |cluster| Box::pin(story::the_demo_balances(cluster))),
     Test("the_operator_at_rest_writes_nothing_for_two_minutes", 420, |cluster| {
         Box::pin(rest::the_operator_at_rest_writes_nothing(cluster))
@@ -46,6 +48,12 @@ const TESTS: [Test; 16] = [
     }),
     Test("what_is_wrong_is_said_in_words_and_mends", 240, |cluster| {
         Box::pin(changes::what_is_wrong_is_said_in_words(cluster))
+    }),
+    Test("clients_come_in_by_every_door_and_nothing_that_can_be_reloaded_restarts_a_broker", 420, |cluster| {
+        Box::pin(access::clients_come_in_by_every_door(cluster))
+    }),
+    Test("a_full_volume_refuses_and_goes_on_when_there_is_room", 240, |cluster| {
+        Box::pin(volume::a_full_volume_refuses_and_goes_on(cluster))
     }),
     Test("one_broker_becomes_three_and_one_again_and_goes_with_its_volumes", 300, |cluster| {
         Box::pin(changes::one_becomes_three_and_one_again(cluster))
