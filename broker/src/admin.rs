@@ -8,6 +8,7 @@ mod cluster;
 mod health;
 mod metrics;
 mod server;
+mod sessions;
 
 use std::sync::Arc;
 
@@ -81,6 +82,8 @@ fn router(node: AdminState) -> Router {
         .route("/clients", get(clients::list))
         .route("/clients/{client_id}", delete(clients::disconnect))
         .route("/clients/{client_id}/subscriptions", get(clients::subscriptions))
+        .route("/sessions", get(sessions::list))
+        .route("/sessions/{client_id}", delete(sessions::end))
         .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(shared.clone(), authorize));
@@ -109,7 +112,7 @@ async fn not_found() -> Response {
 async fn wrong_method() -> Response {
     refuse(
         StatusCode::METHOD_NOT_ALLOWED,
-        "this path takes another method; GET reads, POST .../leave, /api/v1/drain, /api/v1/reload and /api/v1/config/check ask, DELETE .../leave takes back, DELETE .../clients/ID disconnects",
+        "this path takes another method; GET reads, POST .../leave, /api/v1/drain, /api/v1/reload and /api/v1/config/check ask, DELETE .../leave takes back, DELETE .../clients/ID disconnects, DELETE .../sessions/ID ends a session",
     )
 }
 

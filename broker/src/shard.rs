@@ -7,6 +7,7 @@
 mod command;
 mod evictions;
 mod exchanges;
+mod inspection;
 mod machine;
 mod owed;
 mod queue;
@@ -25,6 +26,7 @@ pub use command::{
     Ack, Close, CloseCause, Command, Delivery, Destination, Effect, Entry, Evicted, HandOver, Holder, Numbered, Onward,
     Open, Outcome, Place, PublishOnce, Refusal, Relayed, Spread, Will,
 };
+pub use inspection::StoredSession;
 pub use machine::{Shard, Totals};
 pub use retained::Page;
 pub use session::Attached;

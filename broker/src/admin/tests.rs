@@ -11,12 +11,23 @@ use crate::cluster::control::MemberState;
 use crate::cluster::handle;
 use crate::cluster::status::{MemberStatus, Status};
 use crate::node::Report;
-use crate::shard::Totals;
+use crate::shard::{StoredSession, Totals};
 use crate::worker::{Ask, ClientSubscription, ConnectedClient, Counters};
 
 /// A server over a node whose status is `status`, and whose requests are answered as the cluster would.
 async fn start(status: Status, token: Option<&str>) -> std::net::SocketAddr {
     start_beating(status, token).await.0
+}
+
+fn stored_session(client_id: &str) -> StoredSession {
+    StoredSession {
+        client_id: client_id.into(),
+        connected: false,
+        session_expiry_seconds: 60,
+        subscriptions: 1,
+        queued_messages: 2,
+        queued_bytes: 3,
+    }
 }
 
 /// As [`start`], with the heartbeat of the node.
@@ -29,12 +40,22 @@ async fn start_beating(
     let mut doors = doors.for_test(status);
     tokio::spawn(async move {
         while let Some(request) = doors.next_request().await {
-            if let ClusterRequest::Leave { name, answer, .. } = request {
-                let _ = answer.send(match name.as_str() {
-                    "mqtt-1" => Ok(()),
-                    "nobody-to-ask" => Err(LeaveError::Unavailable),
-                    _ => Err(LeaveError::Unknown),
-                });
+            match request {
+                ClusterRequest::Leave { name, answer, .. } => {
+                    let _ = answer.send(match name.as_str() {
+                        "mqtt-1" => Ok(()),
+                        "nobody-to-ask" => Err(LeaveError::Unavailable),
+                        _ => Err(LeaveError::Unknown),
+                    });
+                }
+                ClusterRequest::Sessions { after, count, answer } => {
+                    let stored = ["a", "b", "c"].into_iter().filter(|client_id| **client_id > *after);
+                    let _ = answer.send(stored.take(count).map(stored_session).collect());
+                }
+                ClusterRequest::EndSession { client_id, answer } => {
+                    let _ = answer.send(client_id == "a");
+                }
+                ClusterRequest::Drain { .. } => {}
             }
         }
     });
@@ -401,6 +422,22 @@ async fn a_large_body_is_refused_before_anything_is_done() {
     assert_eq!(code, 413);
     assert!(body.contains("too large"), "{body}");
     assert_eq!(ask(address, "POST /api/v1/drain", &length(limits::ADMIN_BODY_BYTES_MAX)).await.0, 202);
+}
+
+#[tokio::test]
+async fn stored_sessions_are_listed_page_by_page_and_ended() {
+    let address = start(healthy(), None).await;
+    let (code, body) = ask(address, "GET /api/v1/sessions?limit=2", "").await;
+    let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, &page["next"]), (200, &"b".into()), "{body}");
+    assert_eq!(page["sessions"][0]["client_id"], "a");
+    assert_eq!(page["sessions"][1]["queued_messages"], 2);
+    let (_, body) = ask(address, "GET /api/v1/sessions?after=b", "").await;
+    let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((page["sessions"].as_array().unwrap().len(), page["next"].is_null()), (1, true), "{body}");
+    assert_eq!(ask(address, "GET /api/v1/sessions?limit=0", "").await.0, 400);
+    assert_eq!(ask(address, "DELETE /api/v1/sessions/a", "").await.0, 204);
+    assert_eq!(ask(address, "DELETE /api/v1/sessions/z", "").await.0, 404);
 }
 
 #[tokio::test]

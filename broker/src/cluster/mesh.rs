@@ -8,14 +8,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::replica::Replica;
 use super::tasks::Tasks;
 use crate::door::{ToCluster, ToWorker};
-use crate::identity::{Incarnation, NodeId, Origin, ShardId};
+use crate::identity::{ClientId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::Message;
 use crate::replication::{Settings, Transport};
-use crate::shard::Totals;
+use crate::shard::{StoredSession, Totals};
 use crate::storage::Log;
 
 pub use crate::replication::LocalFuture;
@@ -95,6 +96,12 @@ pub trait Shards {
     /// A forward is over because its node was declared unreachable, and it was for a member of a shared subscription there:
     /// another is to be found. It counts as forwarded when that one has it.
     fn member_lost(&self, key: u64, message: Message);
+
+    /// The first `count` stored sessions of all shards after a client id. Not answered if a shard has no leader.
+    fn inspect(&self, after: Arc<str>, count: usize, answer: oneshot::Sender<Vec<StoredSession>>);
+
+    /// Ends a session, wherever it is; whether there was one. Not answered if this node's run ends before.
+    fn end_session(&self, client_id: ClientId, answer: oneshot::Sender<bool>);
 
     /// Figures of the shards that this node leads.
     fn totals(&self) -> Totals;

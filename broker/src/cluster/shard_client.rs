@@ -35,6 +35,8 @@ pub(super) enum Waiter {
     Relay { from: ShardId, to: Destination, number: u64 },
     /// The leadership that hands messages of shared subscriptions over.
     HandOver { shard: ShardId, term: u64 },
+    /// An administrator, by a key.
+    Deletion(u64),
     /// A connection that puts retained messages into its session's queue.
     Enqueue { connection: ConnectionId, token: u32 },
 }
@@ -193,7 +195,9 @@ pub(super) fn command_bytes(command: &Command) -> usize {
             64 + client_id.len() + filter.len() + messages
         }
         Command::FireWill { client_id, spread, .. } => 32 + client_id.len() + spread_bytes(spread),
-        Command::Released { client_id, .. } | Command::EndExchange { client_id, .. } => 32 + client_id.len(),
+        Command::DeleteSession { client_id }
+        | Command::Released { client_id, .. }
+        | Command::EndExchange { client_id, .. } => 32 + client_id.len(),
         Command::NodeGone(_) | Command::Tick => 32,
     }
 }

@@ -5,18 +5,21 @@
 //! out. What to send is decided at once; sending waits for the end of the turn, so that it goes in batches.
 
 mod handing;
+mod inspecting;
 mod relaying;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use self::handing::Choosing;
+use self::inspecting::Inspection;
 use super::delivery::Say;
 use super::mesh::{LocalFuture, Shards, Surroundings};
 use super::relays::Relays;
@@ -32,7 +35,7 @@ use crate::message::{Message, QoS};
 use crate::replication::{Group, Position};
 use crate::shard::{
     Ack, Close, CloseCause, Command, Destination, Effect, Outcome, Page, PublishOnce, Refusal, Relayed, Shard, Spread,
-    Totals,
+    StoredSession, Totals,
 };
 
 /// How often expiries are looked for and silent streams sent again.
@@ -50,6 +53,9 @@ pub struct ShardRooms {
     publishes: RefCell<BTreeMap<u64, PendingPublish>>,
     /// What members of shared subscriptions are being chosen for.
     choosing: RefCell<BTreeMap<u64, Choosing>>,
+    /// What administrators wait for.
+    inspections: RefCell<BTreeMap<u64, Inspection>>,
+    deletions: RefCell<BTreeMap<u64, oneshot::Sender<bool>>>,
     reads: RefCell<Reads>,
     asked: RefCell<BTreeMap<ShardId, Asked>>,
     next_key: Cell<u64>,
@@ -100,6 +106,8 @@ impl ShardRooms {
             hosted: RefCell::default(),
             publishes: RefCell::default(),
             choosing: RefCell::default(),
+            inspections: RefCell::default(),
+            deletions: RefCell::default(),
             reads: RefCell::default(),
             asked: RefCell::default(),
             next_key: Cell::new(1),
@@ -207,6 +215,7 @@ impl ShardRooms {
         for shard in replicas.into_iter().filter(|shard| self.cannot_write(*shard)) {
             self.withdraw(shard);
         }
+        self.ask_to_inspect();
         let questions = self.reads.borrow_mut().ask_again();
         for question in questions {
             self.ask_retained(question);
@@ -283,6 +292,10 @@ impl ShardRooms {
             ShardFrame::ReadRetained { shard, read, filter, after } => {
                 self.asked_retained(from, Question { shard, read, filter, after });
             }
+            ShardFrame::ReadSessions { shard, read, after, count } => {
+                self.asked_sessions(from, shard, read, &after, count);
+            }
+            ShardFrame::Sessions { shard, read, sessions } => self.inspected(shard, read, sessions),
             ShardFrame::Retained { read, messages, next } => {
                 let (answer, more) = self.reads.borrow_mut().answered(read, Page { messages, next });
                 if let Some((connection, answer)) = answer {
@@ -347,6 +360,7 @@ impl ShardRooms {
                 self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
             }
             Waiter::HandOver { shard, term } => self.handed_over(shard, term, &outcome),
+            Waiter::Deletion(key) => self.session_ended(key, &outcome),
         }
     }
 
@@ -490,6 +504,7 @@ impl ShardRooms {
         let outcome = Outcome::Refused(refusal);
         match waiter {
             Waiter::Nobody | Waiter::Acknowledge(_) | Waiter::Withdrawn => {}
+            Waiter::Deletion(key) => self.session_ended(key, &outcome),
             Waiter::HandOver { shard, term } => self.handed_over(shard, term, &outcome),
             Waiter::PublishOnce { connection, token } => {
                 self.to_worker(connection, ToWorker::Published { connection, token, outcome });
@@ -1024,6 +1039,14 @@ impl Shards for ShardRooms {
 
     fn member_lost(&self, key: u64, message: Message) {
         self.choose_again(key, message);
+    }
+
+    fn inspect(&self, after: Arc<str>, count: usize, answer: oneshot::Sender<Vec<StoredSession>>) {
+        ShardRooms::inspect(self, after, count, answer);
+    }
+
+    fn end_session(&self, client_id: ClientId, answer: oneshot::Sender<bool>) {
+        ShardRooms::end_session(self, client_id, answer);
     }
 
     fn totals(&self) -> Totals {

@@ -132,6 +132,11 @@ pub enum Command {
     },
     /// Messages of shared subscriptions go to other members. Answered by [`Outcome::Stored`] with how many went.
     HandOver(Vec<HandOver>),
+    /// An administrator ends a session, and the connection that holds it. Answered [`Outcome::NotFound`] if there is none.
+    DeleteSession {
+        /// Whose.
+        client_id: ClientId,
+    },
 }
 
 /// A message of a shared subscription goes to another member.
@@ -377,7 +382,7 @@ pub enum Outcome {
     Stale,
     /// A limit refused it.
     Refused(Refusal),
-    /// No exchange of this packet id is open, or no such will is due.
+    /// No exchange of this packet id is open, no such will is due, or there is no such session.
     NotFound,
     /// Where to go on reading the retained messages of a filter for a session; `None` when nothing is owed. The place of
     /// before, when its queue has no room for them now.

@@ -209,6 +209,7 @@ impl Shard {
                 self.end_exchange(&client_id, epoch, packet_id, effects)
             }
             Command::Relay { from, number, message, keep } => self.relay((from, keep), number, message, effects),
+            Command::DeleteSession { client_id } => self.delete_session(&client_id, effects),
             Command::HandOver(hand_overs) => self.hand_over(hand_overs, effects),
             Command::Relayed(relayed) => {
                 for relayed in relayed {
@@ -276,7 +277,7 @@ impl Shard {
         if full {
             return Some(Outcome::Refused(Refusal::Quota));
         }
-        self.evict(&client_id, effects);
+        self.evict(&client_id, Evicted::TakenOver, effects);
         if open.clean_start {
             self.delete(&client_id, effects);
         } else {
@@ -327,15 +328,15 @@ impl Shard {
         opened(session)
     }
 
-    /// Ends the present connection of a client id in favour of a newer one ([MQTT-3.1.4-3]).
-    fn evict(&mut self, client_id: &ClientId, effects: &mut Vec<Effect>) {
+    /// Ends the present connection of a client id, in favour of a newer one ([MQTT-3.1.4-3]) or for good.
+    pub(super) fn evict(&mut self, client_id: &ClientId, why: Evicted, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get(client_id) else { return };
         let Some(holder) = session.holder else { return };
         let (epoch, sent_to) = (session.epoch, presumed_sent(session));
         match self.evictions.stop_waiting(client_id) {
             // It was never told that it holds the client id.
             Some((origin, seq)) => effects.push(Effect::Reply { origin, seq, outcome: Outcome::Stale }),
-            None => effects.push(self.evictions.put(client_id.clone(), holder, epoch, Evicted::TakenOver)),
+            None => effects.push(self.evictions.put(client_id.clone(), holder, epoch, why)),
         }
         self.detach(client_id, CloseCause::WithWill, sent_to, effects);
     }
@@ -386,7 +387,7 @@ impl Shard {
     }
 
     /// The session ends, and with it its subscriptions and queue; a will that waits for its delay is due.
-    fn delete(&mut self, client_id: &ClientId, effects: &mut Vec<Effect>) {
+    pub(super) fn delete(&mut self, client_id: &ClientId, effects: &mut Vec<Effect>) {
         self.wills.hasten(client_id, self.now_ms);
         self.wills.fall_due(self.now_ms, effects);
         let Some(session) = self.sessions.remove(client_id) else { return };

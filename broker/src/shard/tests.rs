@@ -1,6 +1,7 @@
 //! The shard as sentences, then at random: replicas stay equal, and snapshots are as good as the log.
 
 mod exactly_once;
+mod inspection;
 mod model;
 mod retained;
 mod shares;
