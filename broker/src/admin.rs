@@ -7,6 +7,7 @@ mod clients;
 mod cluster;
 mod health;
 mod metrics;
+mod retained;
 mod server;
 mod sessions;
 
@@ -84,6 +85,8 @@ fn router(node: AdminState) -> Router {
         .route("/clients/{client_id}/subscriptions", get(clients::subscriptions))
         .route("/sessions", get(sessions::list))
         .route("/sessions/{client_id}", delete(sessions::end))
+        .route("/retained", get(retained::list))
+        .route("/retained/{topic}", get(retained::payload).delete(retained::end))
         .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(shared.clone(), authorize));
@@ -112,7 +115,7 @@ async fn not_found() -> Response {
 async fn wrong_method() -> Response {
     refuse(
         StatusCode::METHOD_NOT_ALLOWED,
-        "this path takes another method; GET reads, POST .../leave, /api/v1/drain, /api/v1/reload and /api/v1/config/check ask, DELETE .../leave takes back, DELETE .../clients/ID disconnects, DELETE .../sessions/ID ends a session",
+        "this path takes another method; GET reads, POST .../leave, /api/v1/drain, /api/v1/reload and /api/v1/config/check ask, DELETE .../leave takes back, DELETE .../clients/ID disconnects, DELETE .../sessions/ID ends a session, DELETE .../retained/TOPIC a retained message",
     )
 }
 

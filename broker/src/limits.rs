@@ -37,6 +37,9 @@ pub const HTTP_HEADERS_MAX: usize = 64;
 pub const ASKS_MAX: usize = 64;
 /// Items of one page of the admin API.
 pub const ADMIN_PAGE_MAX: usize = 1000;
+/// Bytes of topics, properties and payloads of the retained messages that one page of the admin API is about, the last
+/// few not counted. At the bound a page has fewer items.
+pub const ADMIN_RETAINED_BYTES_MAX: usize = 4 << 20;
 /// How often in one turn a client's output is filled again from what waits for it.
 pub const PUMPS_PER_TURN_MAX: usize = 4;
 /// Milliseconds of one tick of a worker's timer: how exactly keep-alive and time-outs are kept.

@@ -10,8 +10,9 @@ use super::*;
 use crate::cluster::control::MemberState;
 use crate::cluster::handle;
 use crate::cluster::status::{MemberStatus, Status};
+use crate::message::{Message, QoS};
 use crate::node::Report;
-use crate::shard::{StoredSession, Totals};
+use crate::shard::{Page, StoredSession, Totals};
 use crate::worker::{Ask, ClientSubscription, ConnectedClient, Counters};
 
 /// A server over a node whose status is `status`, and whose requests are answered as the cluster would.
@@ -27,6 +28,25 @@ fn stored_session(client_id: &str) -> StoredSession {
         subscriptions: 1,
         queued_messages: 2,
         queued_bytes: 3,
+    }
+}
+
+/// What is retained at `a/b` and `c`.
+fn retained(filter: &str, after: Option<&str>, count: usize) -> Page {
+    let topics = ["a/b", "c"].into_iter().filter(|topic| filter == "#" || filter == *topic);
+    let mut topics: Vec<&str> = topics.filter(|topic| after.is_none_or(|after| *topic > after)).collect();
+    let more = topics.len() > count;
+    topics.truncate(count);
+    let message = |topic: &&str| Message {
+        topic: (*topic).into(),
+        payload: "<b>".into(),
+        qos: QoS::AtLeastOnce,
+        expires_at_ms: Some(7),
+        ..Message::default()
+    };
+    Page {
+        messages: topics.iter().map(message).collect(),
+        next: topics.last().filter(|_| more).map(|last| (*last).into()),
     }
 }
 
@@ -54,6 +74,12 @@ async fn start_beating(
                 }
                 ClusterRequest::EndSession { client_id, answer } => {
                     let _ = answer.send(client_id == "a");
+                }
+                ClusterRequest::Retained { filter, after, count, answer } => {
+                    let _ = answer.send(retained(&filter, after.as_deref(), count));
+                }
+                ClusterRequest::DeleteRetained { topic, answer } => {
+                    let _ = answer.send(topic == "a/b");
                 }
                 ClusterRequest::Drain { .. } => {}
             }
@@ -438,6 +464,31 @@ async fn stored_sessions_are_listed_page_by_page_and_ended() {
     assert_eq!(ask(address, "GET /api/v1/sessions?limit=0", "").await.0, 400);
     assert_eq!(ask(address, "DELETE /api/v1/sessions/a", "").await.0, 204);
     assert_eq!(ask(address, "DELETE /api/v1/sessions/z", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn retained_messages_are_listed_page_by_page_shown_and_ended() {
+    let address = start(healthy(), None).await;
+    let (code, body) = ask(address, "GET /api/v1/retained?limit=1", "").await;
+    let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, &page["next"]), (200, &"a/b".into()), "{body}");
+    let first = serde_json::json!({ "topic": "a/b", "qos": 1, "payload_bytes": 3, "expires_at_ms": 7 });
+    assert_eq!(page["retained"], serde_json::json!([first]));
+    let (_, body) = ask(address, "GET /api/v1/retained?after=a%2Fb", "").await;
+    let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&page["retained"][0]["topic"], page["next"].is_null()), (&"c".into(), true), "{body}");
+    for wrong in ["limit=0", "limit=1001", "limit=x", "filter=a%2F%23%2Fb", "filter=%24share%2Fg%2Fa", "filter="] {
+        assert_eq!(ask(address, &format!("GET /api/v1/retained?{wrong}"), "").await.0, 400, "{wrong}");
+    }
+    assert_eq!(ask(address, "GET /api/v1/retained/a%2Fb", "").await, (200, "<b>".to_owned()));
+    for (method, topic, code) in
+        [("DELETE", "a%2Fb", 204), ("DELETE", "z", 404), ("GET", "z", 404), ("GET", "%23", 400), ("DELETE", "%ff", 400)]
+    {
+        let what = format!("{method} /api/v1/retained/{topic}");
+        assert_eq!(ask(address, &what, "").await.0, code, "{what}");
+    }
+    let address = start(healthy(), Some("token")).await;
+    assert_eq!(ask(address, "DELETE /api/v1/retained/a%2Fb", "").await.0, 401);
 }
 
 #[tokio::test]

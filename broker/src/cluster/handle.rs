@@ -18,7 +18,7 @@ use super::tasks::Tasks;
 use crate::door::{ToCluster, ToWorker};
 use crate::identity::Origin;
 use crate::replication::Settings;
-use crate::shard::StoredSession;
+use crate::shard::{Page, StoredSession};
 use crate::storage::Log;
 
 /// Whether a node without data may found a cluster.
@@ -101,6 +101,24 @@ pub enum ClusterRequest {
         /// Whose.
         client_id: String,
         /// Whether there was one.
+        answer: oneshot::Sender<bool>,
+    },
+    /// Retained messages of the whole cluster.
+    Retained {
+        /// Those that match this.
+        filter: String,
+        /// Those after this topic.
+        after: Option<String>,
+        /// At most so many.
+        count: usize,
+        /// Shard by shard.
+        answer: oneshot::Sender<Page>,
+    },
+    /// A retained message shall end.
+    DeleteRetained {
+        /// Its topic.
+        topic: String,
+        /// When there is none.
         answer: oneshot::Sender<bool>,
     },
     /// Give everything away, and ask clients to go.
@@ -228,6 +246,10 @@ impl Room {
             }
             ClusterRequest::Sessions { after, count, answer } => self.inspect(after.into(), count, answer),
             ClusterRequest::EndSession { client_id, answer } => self.end_session(client_id.into(), answer),
+            ClusterRequest::Retained { filter, after, count, answer } => {
+                self.list_retained(filter.into(), after.map(Arc::from), count, answer);
+            }
+            ClusterRequest::DeleteRetained { topic, answer } => self.delete_retained(topic.into(), answer),
             ClusterRequest::Drain { rate, patience, done } => {
                 self.drain(rate, patience).await;
                 // Whoever asked may have gone.

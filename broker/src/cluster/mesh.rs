@@ -16,7 +16,7 @@ use crate::door::{ToCluster, ToWorker};
 use crate::identity::{ClientId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::Message;
 use crate::replication::{Settings, Transport};
-use crate::shard::{StoredSession, Totals};
+use crate::shard::{Page, StoredSession, Totals};
 use crate::storage::Log;
 
 pub use crate::replication::LocalFuture;
@@ -102,6 +102,13 @@ pub trait Shards {
 
     /// Ends a session, wherever it is; whether there was one. Not answered if this node's run ends before.
     fn end_session(&self, client_id: ClientId, answer: oneshot::Sender<bool>);
+
+    /// At most `count` retained messages of all shards that match a filter, after a topic. Not answered if a shard has no
+    /// leader.
+    fn list_retained(&self, filter: Arc<str>, after: Option<Arc<str>>, count: usize, answer: oneshot::Sender<Page>);
+
+    /// Ends the retained message of a topic; true once there is none. Not answered if this node's run ends before.
+    fn delete_retained(&self, topic: Arc<str>, answer: oneshot::Sender<bool>);
 
     /// Figures of the shards that this node leads.
     fn totals(&self) -> Totals;

@@ -1,4 +1,5 @@
-//! Reading retained messages: what this node's subscribers ask of the shards, and what others ask of the shards it leads.
+//! Reading retained messages: what this node's subscribers and administrators ask of the shards, and what others ask of the
+//! shards it leads.
 //!
 //! A page is asked of a shard's leader, again at intervals until it answers. The leader answers only once it has heard
 //! from a majority that it still leads (ReadIndex): so a page has everything that was acknowledged before it was asked for
@@ -8,11 +9,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::door::ToWorker;
 use crate::identity::{ConnectionId, Origin, ShardId};
+use crate::message::Message;
 use crate::shard::{Page, Place};
 
-/// What this node's subscribers wait for.
+/// Who wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// A subscriber.
+    Subscriber { connection: ConnectionId, token: u32 },
+    /// An administrator, by a key.
+    Administrator(u64),
+}
+
+/// Some retained messages for who asked.
+#[derive(Debug, PartialEq)]
+pub(super) struct Answer {
+    pub reader: Reader,
+    pub messages: Vec<Message>,
+    /// Where to go on; `None` when that was all.
+    pub next: Option<Place>,
+}
+
+/// What this node's subscribers and administrators wait for.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     last: u64,
@@ -21,8 +40,7 @@ pub(super) struct Reads {
 
 #[derive(Debug)]
 struct Read {
-    connection: ConnectionId,
-    token: u32,
+    reader: Reader,
     filter: Arc<str>,
     place: Place,
     /// The last shard to ask.
@@ -42,11 +60,10 @@ pub(super) struct Question {
 }
 
 impl Reads {
-    /// A subscriber wants what matches `filter` from `place` on. Gives the first question; `None` if nothing can be there.
+    /// Somebody wants what matches `filter` from `place` on. Gives the first question; `None` if nothing can be there.
     pub(super) fn begin(
         &mut self,
-        connection: ConnectionId,
-        token: u32,
+        reader: Reader,
         filter: Arc<str>,
         mut place: Place,
         shards: u16,
@@ -57,14 +74,14 @@ impl Reads {
             place.shard = last;
         }
         self.last += 1;
-        let read = Read { connection, token, filter, place, last, quiet: false };
+        let read = Read { reader, filter, place, last, quiet: false };
         let question = read.question(self.last);
         self.waiting.insert(self.last, read);
         Some(question)
     }
 
-    /// A leader has answered: what the subscriber hears, or the next question. Neither if it was answered before.
-    pub(super) fn answered(&mut self, read: u64, page: Page) -> (Option<(ConnectionId, ToWorker)>, Option<Question>) {
+    /// A leader has answered: what who asked hears, or the next question. Neither if it was answered before.
+    pub(super) fn answered(&mut self, read: u64, page: Page) -> (Option<Answer>, Option<Question>) {
         let Some(mut known) = self.waiting.remove(&read) else { return (None, None) };
         let Page { messages, next: after } = page;
         let next = match after {
@@ -79,8 +96,7 @@ impl Reads {
             self.waiting.insert(self.last, known);
             return (None, Some(question));
         }
-        let Read { connection, token, .. } = known;
-        (Some((connection, ToWorker::Retained { connection, token, messages, next })), None)
+        (Some(Answer { reader: known.reader, messages, next }), None)
     }
 
     /// Called at intervals: the questions that were not answered since before the last call.
@@ -90,6 +106,14 @@ impl Reads {
             .iter_mut()
             .filter_map(|(number, read)| std::mem::replace(&mut read.quiet, true).then(|| read.question(*number)));
         unanswered.collect()
+    }
+
+    /// Administrators who are not `present` have gone.
+    pub(super) fn keep_administrators(&mut self, present: impl Fn(u64) -> bool) {
+        self.waiting.retain(|_, read| match read.reader {
+            Reader::Subscriber { .. } => true,
+            Reader::Administrator(key) => present(key),
+        });
     }
 
     /// The connections are over.
@@ -129,7 +153,6 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Message;
 
     fn page(topics: &[&str], next: Option<&str>) -> Page {
         let message = |topic: &&str| Message { topic: (*topic).into(), ..Message::default() };
@@ -137,7 +160,8 @@ mod tests {
     }
 
     fn begin(reads: &mut Reads, filter: &str, place: Place) -> Question {
-        reads.begin(ConnectionId::default(), 7, filter.into(), place, 3).unwrap()
+        let reader = Reader::Subscriber { connection: ConnectionId::default(), token: 7 };
+        reads.begin(reader, filter.into(), place, 3).unwrap()
     }
 
     #[test]
@@ -146,7 +170,7 @@ mod tests {
         let question = begin(&mut reads, "a/b", Place::default());
         assert_eq!(question.shard, ShardId::of_topic("a/b", 3));
         let (answer, more) = reads.answered(question.read, page(&[], None));
-        assert!(matches!(answer, Some((_, ToWorker::Retained { token: 7, next: None, .. }))));
+        assert!(matches!(answer, Some(Answer { reader: Reader::Subscriber { token: 7, .. }, next: None, .. })));
         assert_eq!(more, None);
     }
 
@@ -161,12 +185,12 @@ mod tests {
         assert_eq!(question.shard, ShardId(1));
         let (answer, more) = reads.answered(question.read, page(&["a"], Some("a")));
         let place = Place { shard: ShardId(1), after: Some("a".into()) };
-        let Some((_, ToWorker::Retained { messages, next, .. })) = answer else { panic!("not answered") };
+        let Some(Answer { messages, next, .. }) = answer else { panic!("not answered") };
         assert_eq!((messages.len(), next, more), (1, Some(place.clone()), None));
         let question = begin(&mut reads, "#", place);
         let (_, more) = reads.answered(question.read, page(&[], None));
         let (answer, _) = reads.answered(more.unwrap().read, page(&[], None));
-        assert!(matches!(answer, Some((_, ToWorker::Retained { next: None, .. }))));
+        assert!(matches!(answer, Some(Answer { next: None, .. })));
     }
 
     #[test]
@@ -178,6 +202,18 @@ mod tests {
         assert!(reads.answered(question.read, page(&["a"], None)).0.is_some());
         assert!(reads.answered(question.read, page(&["a"], None)).0.is_none());
         assert!(reads.ask_again().is_empty());
+    }
+
+    #[test]
+    fn nothing_is_asked_for_an_administrator_who_has_gone() {
+        let mut reads = Reads::default();
+        for key in [1, 2] {
+            reads.begin(Reader::Administrator(key), "#".into(), Place::default(), 3).unwrap();
+        }
+        begin(&mut reads, "a", Place::default());
+        reads.keep_administrators(|key| key == 2);
+        assert!(reads.ask_again().is_empty());
+        assert_eq!(reads.ask_again().len(), 2);
     }
 
     #[test]

@@ -19,12 +19,12 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
 use self::handing::Choosing;
-use self::inspecting::Inspection;
+use self::inspecting::{Inspection, Listing};
 use super::delivery::Say;
 use super::mesh::{LocalFuture, Shards, Surroundings};
 use super::relays::Relays;
 use super::replica::{Replica, replica_of};
-use super::retained_reads::{Asked, Question, Reads};
+use super::retained_reads::{Answer, Asked, Question, Reader, Reads};
 use super::shard_client::{ShardClient, Waiter};
 use super::shard_frames::ShardFrame;
 use super::shard_leader::{ShardLeader, Taken};
@@ -55,6 +55,7 @@ pub struct ShardRooms {
     choosing: RefCell<BTreeMap<u64, Choosing>>,
     /// What administrators wait for.
     inspections: RefCell<BTreeMap<u64, Inspection>>,
+    listings: RefCell<BTreeMap<u64, Listing>>,
     deletions: RefCell<BTreeMap<u64, oneshot::Sender<bool>>>,
     reads: RefCell<Reads>,
     asked: RefCell<BTreeMap<ShardId, Asked>>,
@@ -107,6 +108,7 @@ impl ShardRooms {
             publishes: RefCell::default(),
             choosing: RefCell::default(),
             inspections: RefCell::default(),
+            listings: RefCell::default(),
             deletions: RefCell::default(),
             reads: RefCell::default(),
             asked: RefCell::default(),
@@ -216,6 +218,7 @@ impl ShardRooms {
             self.withdraw(shard);
         }
         self.ask_to_inspect();
+        self.forget_listings();
         let questions = self.reads.borrow_mut().ask_again();
         for question in questions {
             self.ask_retained(question);
@@ -298,8 +301,13 @@ impl ShardRooms {
             ShardFrame::Sessions { shard, read, sessions } => self.inspected(shard, read, sessions),
             ShardFrame::Retained { read, messages, next } => {
                 let (answer, more) = self.reads.borrow_mut().answered(read, Page { messages, next });
-                if let Some((connection, answer)) = answer {
-                    self.to_worker(connection, answer);
+                if let Some(Answer { reader, messages, next }) = answer {
+                    match reader {
+                        Reader::Subscriber { connection, token } => {
+                            self.to_worker(connection, ToWorker::Retained { connection, token, messages, next });
+                        }
+                        Reader::Administrator(key) => self.listed(key, messages, next),
+                    }
                 }
                 if let Some(question) = more {
                     self.ask_retained(question);
@@ -360,7 +368,7 @@ impl ShardRooms {
                 self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
             }
             Waiter::HandOver { shard, term } => self.handed_over(shard, term, &outcome),
-            Waiter::Deletion(key) => self.session_ended(key, &outcome),
+            Waiter::Deletion(key) => self.deleted(key, &outcome),
         }
     }
 
@@ -504,7 +512,7 @@ impl ShardRooms {
         let outcome = Outcome::Refused(refusal);
         match waiter {
             Waiter::Nobody | Waiter::Acknowledge(_) | Waiter::Withdrawn => {}
-            Waiter::Deletion(key) => self.session_ended(key, &outcome),
+            Waiter::Deletion(key) => self.deleted(key, &outcome),
             Waiter::HandOver { shard, term } => self.handed_over(shard, term, &outcome),
             Waiter::PublishOnce { connection, token } => {
                 self.to_worker(connection, ToWorker::Published { connection, token, outcome });
@@ -886,7 +894,8 @@ impl Shards for ShardRooms {
             }
             ToCluster::ReadRetained { connection, token, filter, place } => {
                 let shards = self.around.directory.shards();
-                let question = self.reads.borrow_mut().begin(connection, token, filter, place, shards);
+                let reader = Reader::Subscriber { connection, token };
+                let question = self.reads.borrow_mut().begin(reader, filter, place, shards);
                 if let Some(question) = question {
                     self.ask_retained(question);
                 }
@@ -1018,6 +1027,7 @@ impl Shards for ShardRooms {
         self.taken.borrow_mut().clear();
         let mut unanswered = Vec::new();
         self.reads.borrow_mut().clear();
+        self.listings.borrow_mut().clear();
         for client in self.clients.borrow_mut().values_mut() {
             unanswered.extend(client.reset().into_iter().map(|(_, waiter)| waiter));
         }
@@ -1047,6 +1057,14 @@ impl Shards for ShardRooms {
 
     fn end_session(&self, client_id: ClientId, answer: oneshot::Sender<bool>) {
         ShardRooms::end_session(self, client_id, answer);
+    }
+
+    fn list_retained(&self, filter: Arc<str>, after: Option<Arc<str>>, count: usize, answer: oneshot::Sender<Page>) {
+        ShardRooms::list_retained(self, filter, after, count, answer);
+    }
+
+    fn delete_retained(&self, topic: Arc<str>, answer: oneshot::Sender<bool>) {
+        ShardRooms::delete_retained(self, topic, answer);
     }
 
     fn totals(&self) -> Totals {

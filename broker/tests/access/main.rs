@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod administrators;
 #[path = "../process/authority.rs"]
 mod authority;
 #[path = "../process/broker.rs"]

@@ -14,7 +14,7 @@ use crate::door::ToWorker;
 use crate::identity::{ClientId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::Message;
 use crate::replication::{Transport, TransportError};
-use crate::shard::StoredSession;
+use crate::shard::{Page, StoredSession};
 
 /// For administrators.
 impl Room {
@@ -34,6 +34,26 @@ impl Room {
     pub(in crate::cluster) fn end_session(&self, client_id: ClientId, answer: oneshot::Sender<bool>) {
         if let Some(shards) = self.shards() {
             shards.end_session(client_id, answer);
+        }
+    }
+
+    /// Reads retained messages.
+    pub(in crate::cluster) fn list_retained(
+        &self,
+        filter: Arc<str>,
+        after: Option<Arc<str>>,
+        count: usize,
+        answer: oneshot::Sender<Page>,
+    ) {
+        if let Some(shards) = self.shards() {
+            shards.list_retained(filter, after, count, answer);
+        }
+    }
+
+    /// Ends a retained message.
+    pub(in crate::cluster) fn delete_retained(&self, topic: Arc<str>, answer: oneshot::Sender<bool>) {
+        if let Some(shards) = self.shards() {
+            shards.delete_retained(topic, answer);
         }
     }
 }
