@@ -52,6 +52,9 @@ enum What {
         /// How many are many.
         #[arg(long, default_value_t = FILTERS)]
         filters: u64,
+        /// Let one filter in ten have a wildcard.
+        #[arg(long)]
+        wildcards: bool,
     },
     /// Serve as the floor.
     Floor {
@@ -138,8 +141,8 @@ fn main() -> Result<()> {
             println!("{:.0} delivered a second", measured.rate());
             Ok(())
         }
-        What::Trie { filters } => {
-            println!("{}", trie::to_line(&trie::run(filters, broker::own_memory)?));
+        What::Trie { filters, wildcards } => {
+            println!("{}", trie::to_line(&trie::run(filters, wildcards, broker::own_memory)?));
             Ok(())
         }
         What::Floor { port } => {

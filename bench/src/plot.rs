@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use crate::figure::Figure;
 use crate::report::Report;
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 920.0;
 /// Where the bars begin.
-const LEFT: f64 = 300.0;
+const LEFT: f64 = 360.0;
 /// Where the longest may end, with room for its number.
 const RIGHT: f64 = WIDTH - 90.0;
 const ROW: f64 = 18.0;

@@ -31,7 +31,10 @@ pub enum Kind {
     /// [`crate::idle`].
     Idle(Idle),
     /// [`crate::trie`].
-    Trie,
+    Trie {
+        /// Whether some filters have them.
+        wildcards: bool,
+    },
 }
 
 /// All of them, with so many idle connections.
@@ -41,7 +44,7 @@ pub fn all(idle_connections: usize) -> Vec<Scenario> {
         title,
         kind: Kind::Closed(Load { shape, payload: PAYLOAD, window, qos, persistent: false }),
     };
-    let wildcards = Shape::Wildcards { publishers: 100, subscribers: 2000 };
+    let scattered = Shape::Scattered { publishers: 100, subscribers: 2000 };
     vec![
         closed("pairs-qos0", "100 pairs, QoS 0", Shape::Pairs(100), 16, 0),
         closed("pairs-qos1", "100 pairs, QoS 1", Shape::Pairs(100), 16, 1),
@@ -50,7 +53,8 @@ pub fn all(idle_connections: usize) -> Vec<Scenario> {
         closed("fan-out-qos1", "1 to 500, QoS 1", Shape::FanOut(500), 32, 1),
         closed("fan-in-qos0", "100 to 1, QoS 0", Shape::FanIn(100), 8, 0),
         closed("fan-in-qos1", "100 to 1, QoS 1", Shape::FanIn(100), 8, 1),
-        closed("wildcards", "2,000 wildcard filters, QoS 0", wildcards, 16, 0),
+        closed("wildcards", "2,000 pairs, a wildcard filter each, QoS 0", Shape::Wildcards(2000), 16, 0),
+        closed("scattered", "100 to 2,000 wildcard filters in turn, QoS 0", scattered, 16, 0),
         Scenario {
             name: "large",
             title: "10 pairs, 64 KiB, QoS 0",
@@ -83,7 +87,12 @@ pub fn all(idle_connections: usize) -> Vec<Scenario> {
             title: "idle connections with a subscription",
             kind: Kind::Idle(Idle { before: idle_connections / 5, connections: idle_connections }),
         },
-        Scenario { name: "trie", title: "topic trie", kind: Kind::Trie },
+        Scenario { name: "trie", title: "topic trie", kind: Kind::Trie { wildcards: false } },
+        Scenario {
+            name: "trie-wildcards",
+            title: "topic trie, one filter in ten with a wildcard",
+            kind: Kind::Trie { wildcards: true },
+        },
     ]
 }
 

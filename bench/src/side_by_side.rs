@@ -85,18 +85,19 @@ fn measure(broker: &Broker, scenario: &Scenario, plan: &Plan) -> Result<Figure> 
             let running = start()?;
             idle::run(running.address, connections, warm_up, || running.memory())?
         }
-        Kind::Trie => Figure::Trie(trie_of_its_own_process(plan.filters)?),
+        Kind::Trie { wildcards } => Figure::Trie(trie_of_its_own_process(plan.filters, wildcards)?),
     })
 }
 
 /// A process of its own, so that its memory is nothing but the trie's.
-fn trie_of_its_own_process(filters: u64) -> Result<crate::figure::Trie> {
+fn trie_of_its_own_process(filters: u64, wildcards: bool) -> Result<crate::figure::Trie> {
     let output = Command::new("taskset")
         .arg("-c")
         .arg(BROKER_CORE.to_string())
         .arg(std::env::current_exe()?)
         .args(["trie", "--filters"])
         .arg(filters.to_string())
+        .args(wildcards.then_some("--wildcards"))
         .env(GIVE_BACK_AT_ONCE.0, GIVE_BACK_AT_ONCE.1)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

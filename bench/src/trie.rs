@@ -1,7 +1,7 @@
 //! The broker's topic trie among many filters: what a match costs, and what a filter costs in memory.
 //!
-//! Filters have six levels. One in ten has a `+` at a random level, one in a hundred ends with `#`. Topics are drawn at random from
-//! what the filters describe, so that every topic matches at least one and no match ends early for want of any.
+//! Filters have six levels. With wildcards, one in ten has a `+` at a random level, and one in a hundred ends with `#`. Topics are
+//! drawn at random from what the filters describe, so that each matches at least one and no match ends early for want of any.
 
 use std::time::{Duration, Instant};
 
@@ -29,12 +29,12 @@ const PLUS_IN: u32 = 10;
 const HASH_IN: u32 = 100;
 
 /// Measures a trie of `many` filters against one of [`FEW`]; `memory` reads the bytes of this process.
-pub fn run(many: u64, memory: impl Fn() -> Result<u64>) -> Result<figure::Trie> {
+pub fn run(many: u64, wildcards: bool, memory: impl Fn() -> Result<u64>) -> Result<figure::Trie> {
     ensure!(many >= FEW, "{many} filters are not many: at least {FEW}");
-    let few = Filters::new(FEW, &memory)?;
+    let few = Filters::new(FEW, wildcards, &memory)?;
     let few_ns = few.match_ns().context("few filters")?;
     drop(few);
-    let filters = Filters::new(many, &memory)?;
+    let filters = Filters::new(many, wildcards, &memory)?;
     Ok(figure::Trie { few_ns, many_ns: filters.match_ns()?, many, bytes_per_filter: filters.bytes_per_filter() })
 }
 
@@ -47,13 +47,13 @@ struct Filters {
 }
 
 impl Filters {
-    fn new(count: u64, memory: &impl Fn() -> Result<u64>) -> Result<Filters> {
+    fn new(count: u64, wildcards: bool, memory: &impl Fn() -> Result<u64>) -> Result<Filters> {
         let mut random = StdRng::seed_from_u64(count);
         let before = memory()?;
         let mut trie = Trie::new();
         let mut text_bytes = 0;
         while (trie.len() as u64) < count {
-            let filter = draw_filter(&mut random);
+            let filter = draw_filter(wildcards, &mut random);
             let slot = trie.len() as u32;
             let (_, subscribers, new) = trie.entry(&filter, Subscribers::default);
             if new {
@@ -86,12 +86,12 @@ impl Filters {
     }
 }
 
-fn draw_filter(random: &mut StdRng) -> String {
+fn draw_filter(wildcards: bool, random: &mut StdRng) -> String {
     let mut levels: Vec<String> = (0..WORDS.len()).map(|level| draw_word(level, random)).collect();
-    if random.random_ratio(1, PLUS_IN) {
+    if wildcards && random.random_ratio(1, PLUS_IN) {
         levels[random.random_range(0..WORDS.len())] = "+".into();
     }
-    if random.random_ratio(1, HASH_IN) {
+    if wildcards && random.random_ratio(1, HASH_IN) {
         levels[WORDS.len() - 1] = "#".into();
     }
     levels.join("/")
@@ -154,7 +154,7 @@ mod tests {
         let random = &mut StdRng::seed_from_u64(1);
         let mut wildcards = 0;
         for _ in 0..1000 {
-            let filter = draw_filter(random);
+            let filter = draw_filter(true, random);
             assert_eq!(filter.split('/').count(), 6, "{filter}");
             wildcards += usize::from(filter.contains(['+', '#']));
             let mut trie = Trie::new();

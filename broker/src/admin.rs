@@ -8,6 +8,7 @@ mod cluster;
 mod health;
 mod metrics;
 mod server;
+mod sessions;
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::body::HttpBody as _;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -43,7 +44,7 @@ pub struct AdminState {
     pub entrances: Vec<Arc<Entrance>>,
     /// What `/api` asks for; it may change. `None`: nothing.
     pub token: Arc<ArcSwapOption<String>>,
-    /// Reads everything again that can be.
+    /// Reads everything again that can be, and knows what came of it.
     pub reload: mpsc::Sender<ReloadRequest>,
 }
 
@@ -76,10 +77,13 @@ fn router(node: AdminState) -> Router {
         .route("/cluster", get(cluster::describe))
         .route("/cluster/members/{name}/leave", post(leave).delete(stay))
         .route("/drain", post(drain))
-        .route("/reload", post(reload))
+        .route("/reload", post(reload).get(last_reload))
+        .route("/config/check", post(check_config))
         .route("/clients", get(clients::list))
         .route("/clients/{client_id}", delete(clients::disconnect))
         .route("/clients/{client_id}/subscriptions", get(clients::subscriptions))
+        .route("/sessions", get(sessions::list))
+        .route("/sessions/{client_id}", delete(sessions::end))
         .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(shared.clone(), authorize));
@@ -90,6 +94,7 @@ fn router(node: AdminState) -> Router {
         .nest("/api/v1", api)
         .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
+        .layer(DefaultBodyLimit::max(limits::ADMIN_BODY_BYTES_MAX as usize))
         .layer(middleware::from_fn(bound_body))
         .with_state(shared)
 }
@@ -107,14 +112,17 @@ async fn not_found() -> Response {
 async fn wrong_method() -> Response {
     refuse(
         StatusCode::METHOD_NOT_ALLOWED,
-        "this path takes another method; GET reads, POST .../leave, /api/v1/drain and /api/v1/reload ask, DELETE .../leave takes back, DELETE .../clients/ID disconnects",
+        "this path takes another method; GET reads, POST .../leave, /api/v1/drain, /api/v1/reload and /api/v1/config/check ask, DELETE .../leave takes back, DELETE .../clients/ID disconnects, DELETE .../sessions/ID ends a session",
     )
 }
 
-/// No handler reads a body; one that announces more than the bound is refused before anything is done.
+/// A body that announces more than the bound is refused before anything is done.
 async fn bound_body(request: Request, next: Next) -> Response {
     if request.body().size_hint().lower() > limits::ADMIN_BODY_BYTES_MAX {
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large; send none, no request needs one");
+        return refuse(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the body is too large; only /api/v1/config/check needs one: a configuration file",
+        );
     }
     next.run(request).await
 }
@@ -177,18 +185,43 @@ async fn set_leaving(State(shared): State<Arc<Shared>>, name: Name, leaving: boo
 
 /// Reads everything again; says what is in force, what waits for a restart, and what could not be read.
 async fn reload(State(shared): State<Arc<Shared>>) -> Response {
+    match ask_reloader(&shared, ReloadRequest::Reload).await {
+        Ok(report) if report.failed.is_empty() => axum::Json(report).into_response(),
+        Ok(report) => (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(report)).into_response(),
+        Err(refusal) => refusal,
+    }
+}
+
+/// Says what came of it when everything was last read.
+async fn last_reload(State(shared): State<Arc<Shared>>) -> Response {
+    match ask_reloader(&shared, ReloadRequest::Last).await {
+        Ok(report) => axum::Json(report).into_response(),
+        Err(refusal) => refusal,
+    }
+}
+
+/// Says whether the body would do as this node's configuration file.
+async fn check_config(State(shared): State<Arc<Shared>>, text: String) -> Response {
+    match ask_reloader(&shared, |answer| ReloadRequest::Check(text, answer)).await {
+        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Err(why)) => refuse(StatusCode::UNPROCESSABLE_ENTITY, &why),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn ask_reloader<T>(
+    shared: &Shared,
+    request: impl FnOnce(oneshot::Sender<T>) -> ReloadRequest,
+) -> Result<T, Response> {
     let (answer, wait) = oneshot::channel();
     let answered = async {
-        shared.node.reload.send(answer).await.ok()?;
+        shared.node.reload.send(request(answer)).await.ok()?;
         wait.await.ok()
     };
     match timeout(limits::ADMIN_REQUEST_WAIT, answered).await {
-        Ok(Some(report)) => {
-            let status = if report.failed.is_empty() { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
-            (status, axum::Json(report)).into_response()
-        }
-        Ok(None) => ending(),
-        Err(_) => no_answer(),
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(ending()),
+        Err(_) => Err(no_answer()),
     }
 }
 

@@ -20,6 +20,7 @@ pub use passwords::{PasswordError, Passwords, Verifier, hash_password};
 pub use scram::{Exchange, METHOD as SCRAM_METHOD, ScramError, ScramVerifier};
 
 use crate::limits::ClientLimits;
+use crate::share::Strategy;
 
 /// What is asked of clients now. Replaced as a whole when files change.
 #[derive(Debug, Default)]
@@ -30,6 +31,8 @@ pub struct Policy {
     pub acl: Option<Arc<Acl>>,
     /// Bounds on clients.
     pub limits: ClientLimits,
+    /// Which member of a shared subscription a message goes to.
+    pub strategy: Strategy,
 }
 
 /// A worker's view of the policy.

@@ -27,3 +27,6 @@ mod room;
 mod shard_client;
 mod shard_frames;
 mod shard_leader;
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ pub use listen::{ClientCertificates, Listen, ListenTls, TlsVersion, UserFrom};
 
 use crate::cli::Run;
 use crate::limits::ClientLimits;
+use crate::share::Strategy;
 
 /// Shards of a cluster whose founder was not told otherwise.
 const SHARDS_DEFAULT: u16 = 16;
@@ -61,6 +62,8 @@ pub struct Config {
     pub shards: u16,
     /// Bounds on clients.
     pub limits: ClientLimits,
+    /// Which member of a shared subscription a message goes to.
+    pub shared_subscriptions: Strategy,
 }
 
 /// The admin HTTP server.
@@ -105,6 +108,14 @@ impl Config {
         Config::read(path, &text, run)
     }
 
+    /// The same, were this the text of the file.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn check(run: &Run, text: &str) -> Result<Config, ConfigError> {
+        Config::read(run.config.as_deref().unwrap_or(Path::new("configuration")), text, run)
+    }
+
     fn read(path: &Path, text: &str, run: &Run) -> Result<Config, ConfigError> {
         let file = file::parse(text).map_err(|error| ConfigError::malformed(path, text, &error))?;
         Config::new(file, run).map_err(|error| error.at(path, text))
@@ -147,6 +158,7 @@ impl Config {
                 Some(shards) => within("replication.shards", shards, SHARDS_MAX)?,
             },
             limits: file.limits.unwrap_or_default().over(ClientLimits::default())?,
+            shared_subscriptions: strategy(file.shared_subscriptions.and_then(|shared| shared.strategy))?,
         })
     }
 }
@@ -244,6 +256,15 @@ fn peers(flag: Option<String>, file: file::Cluster) -> Result<Peers, ConfigError
         ca_file: file.tls.ca_file,
         cert_file: file.tls.cert_file,
         key_file: file.tls.key_file,
+    })
+}
+
+fn strategy(file: Option<String>) -> Result<Strategy, ConfigError> {
+    let Some(name) = file else { return Ok(Strategy::default()) };
+    let known = Strategy::ALL.into_iter().find(|strategy| strategy.to_string() == name);
+    known.ok_or_else(|| {
+        let names = Strategy::ALL.map(|strategy| strategy.to_string()).join(", ");
+        ConfigError::value("shared_subscriptions.strategy", format!("{name:?}"), &format!("choose one of {names}"))
     })
 }
 

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::identity::{ClientId, ConnectionId, NodeId, ShardId};
-use crate::message::{Message, Subscription};
+use crate::message::{Message, QoS, Subscription};
 use crate::shard::{Ack, Close, Delivery, Evicted, Open, Outcome, Place};
 
 /// Where a message must go beyond the worker that read it.
 pub type Targets = SmallVec<[RouteOwner; 4]>;
+
+/// The members of shared subscriptions that a message is for, and where they are. Empty for most.
+pub type Recipients = Vec<(RouteOwner, Arc<str>)>;
 
 /// Who wants the messages of a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +26,21 @@ pub enum RouteOwner {
     Node(NodeId),
     /// A shard: it has persistent sessions.
     Shard(ShardId),
+}
+
+/// A message of a shared subscription that needs another member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Whose member.
+    pub subscription: Arc<str>,
+    /// Of the message.
+    pub topic: Arc<str>,
+    /// Of the message.
+    pub publisher: Arc<str>,
+    /// Of the message.
+    pub qos: QoS,
+    /// One that is not connected won't do.
+    pub connected_only: bool,
 }
 
 /// A filter was first wanted, or is no longer wanted, by an owner.
@@ -81,6 +99,8 @@ pub enum ToCluster {
         message: Message,
         /// Where to.
         targets: Targets,
+        /// Who else, each a copy of its own.
+        recipients: Recipients,
     },
     /// A message of QoS 2 from a persistent session, for whoever `targets` names, this node's workers included (as
     /// [`RouteOwner::Node`]). Answered by [`ToWorker::Published`] when its shard has the packet id and everybody the
@@ -100,6 +120,8 @@ pub enum ToCluster {
         message: Message,
         /// Where to.
         targets: Targets,
+        /// Who else, each a copy of its own.
+        recipients: Recipients,
     },
     /// PUBREL of a persistent session. Answered by [`ToWorker::ExchangeEnded`].
     EndExchange {
@@ -168,10 +190,17 @@ pub enum ToCluster {
     Originated {
         /// As asked.
         token: u64,
-        /// The message.
-        message: Message,
-        /// Where it must go beyond this node's workers.
-        targets: Targets,
+        /// Where it must go, this node's workers as [`RouteOwner::Node`]; and which members of shared subscriptions, likewise.
+        /// `None` while this node does not serve: it may not know all routes.
+        reach: Option<(Targets, Recipients)>,
+    },
+    /// The answer to [`ToWorker::Choose`].
+    Chosen {
+        /// As asked.
+        token: u64,
+        /// One for each, in order: the member, and where it is (this node's workers as [`RouteOwner::Node`]). Empty while this
+        /// node does not serve: it may not know all members.
+        chosen: Vec<Option<(RouteOwner, Arc<str>)>>,
     },
     /// A subscriber reads the retained messages that match its filter. Answered by [`ToWorker::Retained`], a piece at a time.
     ReadRetained {
@@ -304,13 +333,19 @@ pub enum ToWorker {
     },
     /// Messages from another worker or node for this worker's connected subscribers.
     Forward(Vec<Message>),
-    /// Publish a message of the broker's own (a will) to the connected subscribers of this node. Answered by
-    /// [`ToCluster::Originated`].
+    /// Whom is a message of the broker's own (a will) for? Answered by [`ToCluster::Originated`].
     Originate {
         /// Comes back with the answer.
         token: u64,
         /// What.
         message: Message,
+    },
+    /// Choose members of shared subscriptions for messages whose members have gone. Answered by [`ToCluster::Chosen`].
+    Choose {
+        /// Comes back with the answer.
+        token: u64,
+        /// For each message.
+        wanted: Vec<Wanted>,
     },
     /// Changes of routes, to apply in order. Answered by [`ToCluster::RoutesApplied`].
     Routes {

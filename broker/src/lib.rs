@@ -21,5 +21,6 @@ pub mod replication;
 pub mod router;
 pub mod session;
 pub mod shard;
+pub mod share;
 pub mod storage;
 pub mod worker;

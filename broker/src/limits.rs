@@ -70,6 +70,10 @@ pub struct ClientLimits {
     pub subscriptions_max: usize,
     /// SUBSCRIBEs and UNSUBSCRIBEs of one client that aren't answered. More are not read.
     pub awaited_max: usize,
+    /// Topic aliases of one connection, each way (5.0: told as Topic Alias Maximum; 0x94). 0 for none.
+    pub topic_aliases_max: u16,
+    /// Seconds of keep-alive. A 5.0 client that asks for more, or for none, is told this as Server Keep Alive. 0: no bound.
+    pub keep_alive_seconds_max: u16,
     /// Connections of one worker. More are closed at once.
     pub connections_max: usize,
     /// Milliseconds from accept to CONNECT.
@@ -93,6 +97,8 @@ impl Default for ClientLimits {
             output_bytes_max: 128 * 1024,
             subscriptions_max: 10_000,
             awaited_max: 16,
+            topic_aliases_max: 16,
+            keep_alive_seconds_max: 0,
             connections_max: 500_000,
             connect_ms: 10_000,
             linger_ms: 2_000,
@@ -135,6 +141,11 @@ pub const SHARD_EVICTIONS_MAX: usize = 65_536;
 /// exceeded.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
+/// Sessions with shared subscriptions that are looked at before others have their turn.
+pub const SHARING_SESSIONS_PER_LOOK_MAX: usize = 4096;
+/// Messages of shared subscriptions that are handed to other members at once.
+pub const HAND_OVERS_MAX: usize = 256;
+
 /// Passwords that wait to be checked. At the bound CONNECT is refused: 0x89 Server busy.
 pub const CHECK_QUEUE_MAX: usize = 256;
 /// Of those, how many may be of one address (of IPv6: one /64 network).
@@ -152,7 +163,7 @@ pub const CHECKED_REMEMBERED_MAX: usize = 65_536;
 /// Threads that check passwords; each takes about 20 MiB while it does.
 pub const CHECK_THREADS_MAX: usize = 4;
 
-/// Bytes of the body of an admin request. No request needs one: it is never read, and a larger one is refused (413).
+/// Bytes of the body of an admin request. The largest that is read is a configuration file; a larger one is refused (413).
 pub const ADMIN_BODY_BYTES_MAX: u64 = 64 << 10;
 /// Connections of administrators. More wait in the system's queue.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;

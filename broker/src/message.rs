@@ -50,6 +50,8 @@ pub struct Message {
     pub expires_at_ms: Option<u64>,
     /// Who published it, for No Local ([MQTT-3.8.3-3]). Empty for the broker itself.
     pub publisher: Arc<str>,
+    /// The member of a shared subscription that it is for, and for nobody else ([`crate::share::Member`]).
+    pub recipient: Option<Arc<str>>,
 }
 
 /// One subscription of a session.

@@ -82,6 +82,7 @@ pub async fn start(config: Config, run: Run, set_log_filter: Option<SetLogFilter
             .context("auth.password_file")?,
         acl: config.acl_file.as_deref().map(reload::read_acl).transpose().context("auth.acl_file")?,
         limits: config.limits.clone(),
+        strategy: config.shared_subscriptions,
     };
     let checker = match &policy.passwords {
         None => Checker::idle(),

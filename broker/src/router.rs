@@ -1,13 +1,13 @@
 //! From a topic to who wants it: the topic trie, and what a worker builds on it.
 //!
 //! [`Trie`] is generic over what is kept at a filter; workers, shards and the cluster thread each have their own, so
-//! nothing here is shared and nothing locks. Deliberately absent: sockets, clocks, async, and shared subscriptions
-//! (`$share/…`), which are refused before they come here.
+//! nothing here is shared and nothing locks. Deliberately absent: sockets, clocks, async.
 
 mod cache;
 mod level_map;
 mod levels;
 mod routes;
+mod shares;
 mod subscribers;
 mod trie;
 
@@ -16,17 +16,20 @@ use std::sync::Arc;
 use crate::door::{RouteChange, RouteOwner, Targets};
 
 pub use level_map::LevelMap;
+pub use shares::{Choice, Group};
 pub use subscribers::{Subscriber, Subscribers};
 pub use trie::{Trie, ValueId};
 
 use cache::{Matches, TopicCache};
 use routes::RouteTable;
+use shares::Shares;
 
 /// What one worker knows about topics: its own subscribers, everybody else's routes, and the answers it gave lately.
 #[derive(Default)]
 pub struct Router {
     subscribers: Trie<Subscribers>,
     routes: RouteTable,
+    shares: Shares,
     cache: TopicCache,
 }
 
@@ -55,21 +58,56 @@ impl Router {
         true
     }
 
+    /// Makes a subscriber of this worker a member of a shared subscription; `text` names it, and `owner` is this worker.
+    /// True if it was none.
+    pub fn join(&mut self, text: Arc<str>, owner: RouteOwner, subscriber: Subscriber) -> bool {
+        let new = self.shares.own(&text).is_none();
+        self.shares.put_own(text.clone(), subscriber);
+        self.apply(&RouteChange { owner, filter: text, wanted: true });
+        new
+    }
+
+    /// Ends the membership of one of this worker's own. True if it was one.
+    pub fn leave(&mut self, text: &Arc<str>, owner: RouteOwner, slot: u32) -> bool {
+        // A newer connection may have it.
+        if self.shares.own(text).is_none_or(|subscriber| subscriber.slot != slot) {
+            return false;
+        }
+        self.shares.remove_own(text);
+        self.apply(&RouteChange { owner, filter: text.clone(), wanted: false });
+        true
+    }
+
+    /// One of this worker's own members of shared subscriptions.
+    pub fn member(&self, text: &str) -> Option<&Subscriber> {
+        self.shares.own(text)
+    }
+
+    /// A shared subscription that has members.
+    pub fn group(&self, subscription: &str) -> Option<&Group> {
+        self.shares.group(subscription)
+    }
+
     /// Applies a change of somebody else's routes.
     pub fn apply(&mut self, change: &RouteChange) {
-        if self.routes.apply(change) {
+        if change.filter.starts_with("$share/") {
+            if let Some(filter) = self.shares.apply(change) {
+                self.cache.changed(filter);
+            }
+        } else if self.routes.apply(change) {
             self.cache.changed(&change.filter);
         }
     }
 
     /// Who wants `topic`.
     pub fn find(&mut self, topic: &str) -> Found<'_> {
-        let Router { subscribers, routes, cache } = self;
+        let Router { subscribers, routes, shares, cache } = self;
         let matches = cache.get_or_fill(topic, |matches| {
             subscribers.for_each_match(topic, |id, _| matches.local.push(id));
             routes.targets(topic, &mut matches.targets);
+            shares.for_each_match(topic, |id| matches.shared.push(id));
         });
-        Found { matches, subscribers }
+        Found { matches, subscribers, shares }
     }
 }
 
@@ -78,6 +116,7 @@ impl Router {
 pub struct Found<'r> {
     matches: &'r Matches,
     subscribers: &'r Trie<Subscribers>,
+    shares: &'r Shares,
 }
 
 impl<'r> Found<'r> {
@@ -89,6 +128,17 @@ impl<'r> Found<'r> {
     /// Everybody outside the worker, each once.
     pub fn targets(&self) -> &'r [RouteOwner] {
         &self.matches.targets
+    }
+
+    /// The shared subscriptions that match, each of which wants it once.
+    pub fn shared(&self) -> impl Iterator<Item = &'r Group> + use<'r> {
+        let shares = self.shares;
+        self.matches.shared.iter().flat_map(|id| shares.groups(*id))
+    }
+
+    /// One of the worker's own members of shared subscriptions.
+    pub fn member(&self, text: &str) -> Option<&'r Subscriber> {
+        self.shares.own(text)
     }
 
     /// The worker's own subscribers, one slice per filter that matches.

@@ -4,26 +4,36 @@
 //! and its subscriptions live in its shard, and only what is effectively QoS 0 is served from here. Deliberately absent:
 //! sockets, clocks, encodings, and the fan-out.
 
+mod aliases;
 mod backlog;
 mod exchanges;
+mod lent;
 mod readings;
 mod receipts;
 pub mod request;
 mod subscriptions;
 mod window;
 
+use std::rc::Rc;
+use std::sync::Arc;
+
 use crate::identity::ClientId;
-use crate::message::QoS;
-use crate::protocol::Version;
+use crate::message::{Message, QoS};
+use crate::protocol::{ReasonCode, Version};
 use crate::shard::{Ack, Delivery};
 
+pub use aliases::{Aliases, TopicAlias};
 pub use backlog::{Backlog, BacklogBounds, Identifiers, Waiting};
 pub use exchanges::{Begun, Exchanges};
+use lent::Lent;
 pub use readings::{Reading, Readings};
 pub use receipts::Receipts;
 pub use request::Opening;
 pub use subscriptions::{Awaited, AwaitedKind, Subscriptions};
 pub use window::Window;
+
+/// Bytes that a topic alias adds to a PUBLISH at most: itself, and two lengths that may need one more.
+const ALIAS_BYTES_MAX: usize = 5;
 
 /// What CONNECT and its answer have settled.
 #[derive(Clone, Debug)]
@@ -42,6 +52,10 @@ pub struct Terms {
     pub packet_bytes_max: u32,
     /// Seconds the session outlives its connection.
     pub session_expiry_seconds: u32,
+    /// The highest topic alias that the client may give.
+    pub aliases_in_max: u16,
+    /// The highest that it takes.
+    pub aliases_out_max: u16,
 }
 
 /// A session while it is connected.
@@ -66,6 +80,8 @@ pub struct Session {
     window: Window,
     backlog: Option<Box<Backlog>>,
     acks: Vec<Ack>,
+    lent: Option<Box<Lent>>,
+    aliases: Option<Box<Aliases>>,
 }
 
 /// What becomes of a message for the client.
@@ -92,6 +108,8 @@ impl Session {
             window: Window::default(),
             backlog: None,
             acks: Vec::new(),
+            lent: None,
+            aliases: None,
         }
     }
 
@@ -132,6 +150,9 @@ impl Session {
             return None;
         };
         let packet_id = (next.qos != QoS::AtMostOnce).then(|| self.window.send(next.qos));
+        if let (Some(packet_id), true) = (packet_id, next.message.recipient.is_some()) {
+            self.lend(packet_id, next.qos, &next.message);
+        }
         Some((next, packet_id))
     }
 
@@ -169,13 +190,58 @@ impl Session {
     /// False if nothing of that id is in flight.
     pub fn give_up(&mut self, packet_id: u16) -> bool {
         let number = self.window.give_up(packet_id);
+        self.is_returned(packet_id);
         self.note(number.map(Ack::Done))
     }
 
     /// PUBACK of the client. False if nothing of that id is in flight at QoS 1.
     pub fn acknowledge(&mut self, packet_id: u16) -> bool {
         let number = self.window.acknowledge(packet_id);
+        self.is_returned(packet_id);
         self.note(number.map(Ack::Done))
+    }
+
+    /// The topic that a PUBLISH of the client names by an alias, or gives one; `topic` is empty if it is not named otherwise.
+    ///
+    /// # Errors
+    /// 0x94 for an alias that the client may not give ([MQTT-3.3.2-9]); 0x82 for one that stands for nothing.
+    pub fn resolve_alias(&mut self, alias: u32, topic: &str) -> Result<Arc<str>, ReasonCode> {
+        let alias = u16::try_from(alias).ok().filter(|alias| (1..=self.terms.aliases_in_max).contains(alias));
+        let alias = alias.ok_or(ReasonCode::TOPIC_ALIAS_INVALID)?;
+        if topic.is_empty() {
+            let known = self.aliases.as_ref().and_then(|aliases| aliases.topic(alias));
+            return known.ok_or(ReasonCode::PROTOCOL_ERROR);
+        }
+        let topic: Arc<str> = topic.into();
+        self.aliases.get_or_insert_default().learn(alias, topic.clone());
+        Ok(topic)
+    }
+
+    /// How a PUBLISH of `bytes` bytes to the client names its topic, other than by its name alone.
+    pub fn name_topic(&mut self, topic: &str, bytes: usize) -> Option<TopicAlias> {
+        let maximum = self.terms.aliases_out_max;
+        if maximum == 0 {
+            return None;
+        }
+        let fits = bytes + ALIAS_BYTES_MAX <= self.terms.packet_bytes_max as usize;
+        self.aliases.get_or_insert_default().name(topic, maximum, fits)
+    }
+
+    /// Keeps a message of a shared subscription that was sent under this packet id, in case the client goes without having
+    /// acknowledged it. One of QoS 2 goes to nobody else once it was sent ([MQTT-4.8.2-5]).
+    pub fn lend(&mut self, packet_id: u16, qos: QoS, message: &Rc<Message>) {
+        if qos == QoS::AtLeastOnce {
+            self.lent.get_or_insert_default().put(packet_id, message.clone());
+        }
+    }
+
+    /// What the client leaves of shared subscriptions: somebody else's, in the order it was for this one.
+    pub fn take_unfinished(&mut self) -> Vec<Rc<Message>> {
+        let mut unfinished = self.lent.take().map(|lent| lent.into_messages()).unwrap_or_default();
+        if let Some(backlog) = &mut self.backlog {
+            unfinished.extend(backlog.take_shared());
+        }
+        unfinished
     }
 
     /// PUBREC of the client. False if nothing of that id is in flight at QoS 2. PUBREL may follow at once for an
@@ -195,6 +261,14 @@ impl Session {
     pub fn complete(&mut self, packet_id: u16) -> bool {
         let number = self.window.complete(packet_id);
         self.note(number.map(Ack::Completed))
+    }
+
+    fn is_returned(&mut self, packet_id: u16) {
+        if let Some(lent) = &mut self.lent
+            && lent.remove(packet_id)
+        {
+            self.lent = None;
+        }
     }
 
     fn note(&mut self, ack: Option<Ack>) -> bool {

@@ -7,12 +7,14 @@
 mod command;
 mod evictions;
 mod exchanges;
+mod inspection;
 mod machine;
 mod owed;
 mod queue;
 mod relay;
 mod retained;
 mod session;
+mod shares;
 mod snapshot;
 mod streams;
 mod wills;
@@ -21,10 +23,12 @@ mod wills;
 mod tests;
 
 pub use command::{
-    Ack, Close, CloseCause, Command, Delivery, Destination, Effect, Entry, Evicted, Holder, Numbered, Open, Outcome,
-    Place, PublishOnce, Refusal, Relayed, Will,
+    Ack, Close, CloseCause, Command, Delivery, Destination, Effect, Entry, Evicted, HandOver, Holder, Numbered, Onward,
+    Open, Outcome, Place, PublishOnce, Refusal, Relayed, Spread, Will,
 };
+pub use inspection::StoredSession;
 pub use machine::{Shard, Totals};
 pub use retained::Page;
 pub use session::Attached;
+pub use shares::Unplaced;
 pub use streams::Expected;

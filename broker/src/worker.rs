@@ -18,6 +18,7 @@ mod lifetime;
 mod packets;
 mod reading;
 mod retained;
+mod sharing;
 mod subscribe;
 mod table;
 mod wheel;

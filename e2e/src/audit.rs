@@ -23,6 +23,12 @@ pub struct Request {
     pub verb: String,
     /// What it was for.
     pub object: String,
+    /// The API group of that.
+    pub group: String,
+    /// Its plural name, with its part if only that was meant: `mqttbrokers/status`.
+    pub resource: String,
+    /// What was answered.
+    pub code: u16,
 }
 
 impl Request {
@@ -69,7 +75,13 @@ fn requests(log: &str, user: &str) -> Result<Vec<Request>> {
         let entry: Entry = serde_json::from_str(line).with_context(|| format!("reading the audit line {line}"))?;
         let lease = entry.object.as_ref().is_some_and(|object| object.resource == "leases");
         if entry.user.username == user && !(lease && matches!(entry.verb.as_str(), "update" | "patch")) {
-            found.push(Request { verb: entry.verb, object: entry.uri });
+            let object = entry.object.unwrap_or_default();
+            let resource = match object.subresource.as_str() {
+                "" => object.resource,
+                part => format!("{}/{part}", object.resource),
+            };
+            let code = entry.answer.map_or(0, |answer| answer.code);
+            found.push(Request { verb: entry.verb, object: entry.uri, group: object.group, resource, code });
         }
     }
     Ok(found)
@@ -83,6 +95,8 @@ struct Entry {
     uri: String,
     #[serde(rename = "objectRef")]
     object: Option<Object>,
+    #[serde(rename = "responseStatus")]
+    answer: Option<Answer>,
 }
 
 #[derive(Deserialize)]
@@ -90,10 +104,20 @@ struct User {
     username: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Object {
     #[serde(default)]
     resource: String,
+    #[serde(default, rename = "apiGroup")]
+    group: String,
+    #[serde(default)]
+    subresource: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    code: u16,
 }
 
 #[cfg(test)]

@@ -87,7 +87,10 @@ impl Cluster {
         match self.place {
             Place::Local => {
                 self.script("build").deadline(BUILD_DEADLINE).shown().await?;
-                self.script("../images").deadline(IMAGES_DEADLINE).shown().await?;
+                // Whoever works on the tests alone need not compile the programs anew.
+                if std::env::var_os("MQTT_E2E_KEEP_IMAGES").is_none() {
+                    self.script("../images").deadline(IMAGES_DEADLINE).shown().await?;
+                }
                 // What a run that was killed has left behind.
                 if Path::new(NAMESPACE).exists() {
                     self.script("down").args(["--wipe"]).deadline(UP_DEADLINE).shown().await?;

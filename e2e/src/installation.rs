@@ -13,8 +13,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinHandle;
 
 use crate::cluster::Cluster;
+use crate::resource::Resource;
 use crate::service::Endpoint;
-use crate::wait::{self, Seen};
+use crate::wait;
 
 /// The namespace of the operator.
 pub const OPERATOR_NAMESPACE: &str = "mqtt-operator";
@@ -48,15 +49,22 @@ impl<'a> Installation<'a> {
         Self { cluster }
     }
 
-    /// Installs the operator from its chart and waits until it runs.
+    /// Installs the operator from its chart, or upgrades it, and waits until it runs.
     pub async fn install_operator(&self) -> Result<String> {
-        let chart = root().join("charts/mqtt-operator");
+        self.install_operator_with(&[]).await
+    }
+
+    /// The same with further values of the chart, each `KEY=VALUE`.
+    pub async fn install_operator_with(&self, values: &[&str]) -> Result<String> {
+        let chart = chart();
         let (repository, tag) = self.cluster.image("mqtt-operator");
+        let further: Vec<&str> = values.iter().flat_map(|value| ["--set", value]).collect();
         self.cluster
             .helm(["upgrade", "--install", "mqtt-operator"])
             .args([&chart])
             .args(["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "110s"])
             .args(["--set", &format!("image.repository={repository}"), "--set", &format!("image.tag={tag}")])
+            .args(further)
             .deadline(OPERATOR_DEADLINE)
             .output()
             .await
@@ -81,11 +89,12 @@ impl<'a> Installation<'a> {
 
     /// Waits until the resource says that so many brokers are there, members, ready, and safe from the loss of one.
     pub async fn available(&self, replicas: i64, deadline: Duration) -> Result<()> {
-        wait::until(&format!("{replicas} brokers available"), deadline, async || {
-            let json = self.cluster.kubectl(["get", "mqb", BROKER, "-n", NAMESPACE, "-o", "json"]).output().await?;
-            standing(&serde_json::from_str(&json)?, replicas)
-        })
-        .await
+        self.resource().available(replicas, deadline).await
+    }
+
+    /// The example's resource.
+    pub fn resource(&self) -> Resource<'a> {
+        Resource::named(self.cluster, NAMESPACE, BROKER)
     }
 
     /// Waits until the status has heard that no client is connected any more: the operator looks at counts at leisure.
@@ -227,7 +236,13 @@ pub fn example() -> PathBuf {
     root().join("charts/mqtt-operator/examples/broker.yaml")
 }
 
-fn root() -> PathBuf {
+/// The operator's chart.
+pub fn chart() -> PathBuf {
+    root().join("charts/mqtt-operator")
+}
+
+/// The folder of the repository.
+pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
 }
@@ -243,60 +258,7 @@ fn pod(json: &Value) -> Option<Pod> {
     })
 }
 
-/// How the resource stands against what is waited for.
-fn standing(broker: &Value, replicas: i64) -> Result<Seen<()>> {
-    let status = &broker["status"];
-    let current = status["observedGeneration"] == broker["metadata"]["generation"];
-    let is_true = |kind: &str| condition(status, kind).is_some_and(|condition| condition["status"] == "True");
-    let counted = ["replicas", "readyReplicas", "members"].iter().all(|field| status[field] == replicas);
-    let safe = replicas < 3 || is_true("FailoverReady");
-    Ok(wait::seen(current && counted && safe && is_true("Available"), || {
-        let words =
-            |kind| condition(status, kind).and_then(|condition| condition["message"].as_str()).unwrap_or("not said");
-        format!(
-            "{} pods, {} ready, {} members; Available: {}; Progressing: {}; FailoverReady: {}",
-            status["replicas"],
-            status["readyReplicas"],
-            status["members"],
-            words("Available"),
-            words("Progressing"),
-            words("FailoverReady")
-        )
-    }))
-}
-
-fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
-    status["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
-}
-
 fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n") + "\n"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn broker(members: i64, observed: i64) -> Value {
-        json!({
-            "metadata": { "generation": 2 },
-            "status": {
-                "observedGeneration": observed, "replicas": 3, "readyReplicas": 3, "members": members,
-                "conditions": [
-                    { "type": "Available", "status": "True", "message": "clients can connect" },
-                    { "type": "FailoverReady", "status": "True", "message": "all in sync" },
-                ],
-            },
-        })
-    }
-
-    #[test]
-    fn available_means_this_generation_with_all_members() {
-        assert!(matches!(standing(&broker(3, 2), 3), Ok(Seen::Yes(()))));
-        assert!(matches!(standing(&broker(2, 2), 3), Ok(Seen::NotYet(_))));
-        assert!(matches!(standing(&broker(3, 1), 3), Ok(Seen::NotYet(_))));
-        assert!(matches!(standing(&json!({}), 3), Ok(Seen::NotYet(_))));
-    }
 }

@@ -5,7 +5,7 @@
 
 use anyhow::{Result, bail};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// The largest packet a broker may send us; more is a broken stream.
@@ -36,23 +36,40 @@ pub enum Packet {
     Pong,
 }
 
+/// A user's name and password.
+pub type User<'a> = (&'a str, &'a str);
+
 /// A connection to a broker.
-pub struct Connection {
-    stream: TcpStream,
+pub struct Connection<S = TcpStream> {
+    stream: S,
     unread: BytesMut,
 }
 
-impl Connection {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Greets the broker and waits for its welcome; says whether it still has the session.
-    pub async fn open(stream: TcpStream, client_id: &str, clean_session: bool) -> Result<(Self, bool)> {
-        stream.set_nodelay(true)?;
+    pub async fn open(stream: S, client_id: &str, clean_session: bool) -> Result<(Self, bool)> {
+        Self::open_as(None, stream, client_id, clean_session).await
+    }
+
+    /// The same as a user.
+    pub async fn open_as(
+        user: Option<User<'_>>,
+        stream: S,
+        client_id: &str,
+        clean_session: bool,
+    ) -> Result<(Self, bool)> {
         let mut connection = Self { stream, unread: BytesMut::new() };
         let mut body = BytesMut::new();
         put_text(&mut body, "MQTT");
         body.put_u8(4);
-        body.put_u8(if clean_session { 0b10 } else { 0 });
+        let proof = if user.is_some() { 0b1100_0000 } else { 0 };
+        body.put_u8(proof | if clean_session { 0b10 } else { 0 });
         body.put_u16(KEEP_ALIVE_SECONDS);
         put_text(&mut body, client_id);
+        if let Some((name, password)) = user {
+            put_text(&mut body, name);
+            put_text(&mut body, password);
+        }
         connection.send(0x10, &body).await?;
         match connection.receive().await? {
             Packet::Connected { session_present, code: 0 } => Ok((connection, session_present)),

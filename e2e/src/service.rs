@@ -52,6 +52,7 @@ impl Endpoint {
         }
         let stream = std::net::TcpStream::connect_timeout(&self.address, CONNECT_DEADLINE)
             .with_context(|| format!("connecting to {}", self.address))?;
+        stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         Ok(stream)
     }

@@ -3,8 +3,16 @@
 //! The rules are CEL, so the API server refuses a wrong resource with words and no webhook has to be installed.
 //! Deliberately absent: anything the operator works out by itself (see `validate` for what is meant, `status` for what is).
 
+mod access;
+mod care;
+mod listeners;
 mod status;
 
+pub use access::{AclsSecret, Auth, PasswordsSecret, Tls};
+pub use care::{DisruptionBudget, Monitoring};
+pub use listeners::{
+    ClientService, Listeners, MqttListener, MqttsListener, Served, ServiceType, WsListener, WssListener,
+};
 pub use status::{MqttBrokerStatus, condition};
 
 use std::collections::BTreeMap;
@@ -12,6 +20,7 @@ use std::collections::BTreeMap;
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// The longest name: the StatefulSet's revision label adds eleven characters to it and may have 63.
 pub const NAME_LENGTH_MAX: usize = 52;
@@ -71,7 +80,13 @@ pub const PAUSED_ANNOTATION: &str = "mqttbroker.dev/paused";
 )]
 #[x_kube(
     validation = Rule::new("!has(self.replication.factor) || self.replication.factor <= self.replicas")
-        .message("replication.factor is above replicas: raise replicas or lower the factor, each copy needs a broker of its own")
+        .message("replication.factor is above replicas: raise replicas or lower the factor, each copy needs a broker of its own"),
+    validation = Rule::new("!(has(self.listeners.mqtts) || has(self.listeners.wss)) || has(self.tls)")
+        .message("listeners.mqtts and listeners.wss need a certificate: set tls.secretName to a Secret of type kubernetes.io/tls"),
+    validation = Rule::new("!has(self.version) || !has(self.image) || !self.image.matches('(:[^/]+|@.+)$')")
+        .message("version and image both name a tag or digest: leave it out of image, or leave version out"),
+    validation = Rule::new("!has(self.podDisruptionBudget.maxUnavailable) || self.podDisruptionBudget.maxUnavailable * 2 < self.replicas")
+        .message("podDisruptionBudget.maxUnavailable would let half of the brokers or more be evicted: lower it below half of replicas, or leave it out")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct MqttBrokerSpec {
@@ -80,9 +95,19 @@ pub struct MqttBrokerSpec {
     #[schemars(range(min = 1, max = 99))]
     pub replicas: i32,
 
-    /// Image of the brokers.
-    #[schemars(length(min = 1))]
-    pub image: String,
+    /// Image of the brokers. Unset: the operator's, and the one that is running stays when the operator is upgraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: Option<String>,
+
+    /// Version of the brokers: the tag of the image, where `image` names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*$')")
+            .message("version must be the tag of an image, such as 0.1.0")
+    )]
+    pub version: Option<String>,
 
     /// When nodes pull the image.
     #[serde(default)]
@@ -91,6 +116,14 @@ pub struct MqttBrokerSpec {
     /// Where clients connect.
     #[serde(default)]
     pub listeners: Listeners,
+
+    /// Who may connect, and what they may do.
+    #[serde(default, skip_serializing_if = "Auth::is_empty")]
+    pub auth: Auth,
+
+    /// The certificate that clients see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 
     /// How often everything is kept.
     #[serde(default)]
@@ -110,11 +143,29 @@ pub struct MqttBrokerSpec {
     pub limits: serde_json::Map<String, serde_json::Value>,
 
     /// Further settings of the broker's configuration file. What the operator sets itself (`node`, `data_dir`,
-    /// `listeners`, `admin`, `cluster`, `replication`, `limits`) is refused here.
+    /// `listeners`, `auth`, `admin`, `cluster`, `replication`, `limits`) is refused here.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schemars(schema_with = "further_config")]
+    pub config: serde_json::Map<String, serde_json::Value>,
+
+    /// Changes to the pods for which there is no field: a merge patch of a pod template (`metadata`, `spec`). Lists whose
+    /// elements have names are merged by them, `null` removes; the broker's container is called `mqtt-broker`.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     #[schemars(schema_with = "any_object")]
-    pub config: serde_json::Map<String, serde_json::Value>,
+    pub pod_template: serde_json::Map<String, serde_json::Value>,
+
+    /// How many brokers may be evicted at once.
+    #[serde(default)]
+    pub pod_disruption_budget: DisruptionBudget,
+
+    /// Who collects the brokers' metrics.
+    #[serde(default)]
+    pub monitoring: Monitoring,
 }
+
+/// Settings of the broker's configuration file that are the operator's to make.
+pub const RESERVED_CONFIG_KEYS: [&str; 8] =
+    ["node", "data_dir", "listeners", "auth", "admin", "cluster", "replication", "limits"];
 
 /// When nodes pull an image.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,65 +186,6 @@ impl ImagePullPolicy {
             Self::Always => "Always",
             Self::IfNotPresent => "IfNotPresent",
             Self::Never => "Never",
-        }
-    }
-}
-
-/// Where clients connect.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Listeners {
-    /// MQTT over TCP.
-    #[serde(default)]
-    pub mqtt: MqttListener,
-
-    /// The Service in front of the listeners.
-    #[serde(default)]
-    pub service: ClientService,
-}
-
-/// MQTT over TCP.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct MqttListener {
-    /// Port of the Service.
-    #[serde(default = "default_mqtt_port")]
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: i32,
-}
-
-/// The Service in front of the listeners.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct ClientService {
-    /// How far it reaches.
-    #[serde(default, rename = "type")]
-    pub type_: ServiceType,
-
-    /// Annotations of the Service, for load balancers and the like.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// How far a Service reaches.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ServiceType {
-    /// Inside the cluster.
-    #[default]
-    ClusterIP,
-    /// A port of every node.
-    NodePort,
-    /// An address outside.
-    LoadBalancer,
-}
-
-impl ServiceType {
-    /// The word Kubernetes has for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ClusterIP => "ClusterIP",
-            Self::NodePort => "NodePort",
-            Self::LoadBalancer => "LoadBalancer",
         }
     }
 }
@@ -300,12 +292,6 @@ impl std::fmt::Display for Amount {
     }
 }
 
-impl Default for MqttListener {
-    fn default() -> Self {
-        Self { port: default_mqtt_port() }
-    }
-}
-
 impl Default for Replication {
     fn default() -> Self {
         Self { factor: None, shards: default_shards() }
@@ -322,10 +308,6 @@ fn default_replicas() -> i32 {
     3
 }
 
-fn default_mqtt_port() -> i32 {
-    1883
-}
-
 fn default_shards() -> i32 {
     16
 }
@@ -336,6 +318,35 @@ fn default_size() -> String {
 
 fn any_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
+/// Anything but what the operator sets: those keys are declared, so that a rule can tell whether they are there.
+fn further_config(_: &mut SchemaGenerator) -> Schema {
+    let reserved: serde_json::Map<String, serde_json::Value> = RESERVED_CONFIG_KEYS
+        .iter()
+        .map(|key| {
+            let schema = match *key {
+                "data_dir" => json!({ "type": "string" }),
+                "listeners" => {
+                    json!({ "type": "array", "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } })
+                }
+                _ => json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true }),
+            };
+            ((*key).to_owned(), schema)
+        })
+        .collect();
+    let rule = RESERVED_CONFIG_KEYS.map(|key| format!("!has(self.{key})")).join(" && ");
+    json_schema!({
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": true,
+        "properties": reserved,
+        "x-kubernetes-validations": [{
+            "rule": rule,
+            "message": format!(
+                "config can't set {}: the operator does, use the fields of spec", RESERVED_CONFIG_KEYS.join(", ")
+            ),
+        }],
+    })
 }
 
 fn amounts(_: &mut SchemaGenerator) -> Schema {

@@ -13,7 +13,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     build::{Applied, Prepared, Resources},
@@ -106,6 +106,7 @@ impl Applier<'_> {
             client_service,
             disruption_budget,
             network_policy,
+            pod_monitor,
             stateful_set,
             state: PhantomData,
         } = prepared;
@@ -117,17 +118,23 @@ impl Applier<'_> {
             config_map: self.put(config_map, observed.config_map.as_ref()).await?,
             peers_service: self.put(peers_service, observed.peers_service.as_ref()).await?,
             client_service: self.put(client_service, observed.client_service.as_ref()).await?,
-            disruption_budget: match disruption_budget {
-                Some(budget) => Some(self.put(budget, observed.disruption_budget.as_ref()).await?),
-                None => {
-                    self.remove(observed.disruption_budget.as_ref()).await?;
-                    None
-                }
-            },
+            disruption_budget: self.put_or_remove(disruption_budget, observed.disruption_budget.as_ref()).await?,
             network_policy: self.put(network_policy, observed.network_policy.as_ref()).await?,
+            pod_monitor: self.put_or_remove(pod_monitor, observed.pod_monitor.as_ref()).await?,
             stateful_set: self.put(stateful_set, observed.stateful_set.as_ref()).await?,
             state: PhantomData,
         })
+    }
+
+    /// Has the API server hold an object, or none where none is wanted.
+    async fn put_or_remove<K>(&self, desired: Option<K>, observed: Option<&Arc<K>>) -> Result<Option<K>, ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        match desired {
+            Some(desired) => self.put(desired, observed).await.map(Some),
+            None => self.remove(observed).await.map(|()| None),
+        }
     }
 
     /// Has the API server hold an object, and gives it back as it holds it.
@@ -177,7 +184,18 @@ impl Applier<'_> {
         if let Some(version) = observed.and_then(|observed| observed.resource_version()) {
             desired["metadata"]["resourceVersion"] = Value::String(version);
         }
-        self.api::<K>().patch(name, &PatchParams::apply(OPERATOR).force(), &Patch::Apply(&desired)).await
+        let api = self.api::<K>();
+        let apply = PatchParams::apply(OPERATOR).force();
+        match api.patch(name, &apply, &Patch::Apply(&desired)).await {
+            // Elements of a list that somebody else has changed may stand beside ours and contradict them: two ports of one
+            // name. Then the lists are first put in place of theirs.
+            Err(kube::Error::Api(status)) if status.code == 422 && observed.is_some() => {
+                let merged: K = api.patch(name, &PatchParams::default(), &Patch::Merge(&desired)).await?;
+                desired["metadata"]["resourceVersion"] = json!(merged.resource_version());
+                api.patch(name, &apply, &Patch::Apply(&desired)).await
+            }
+            answer => answer,
+        }
     }
 
     /// Deletes an object that is no longer wanted, if it is ours.

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, net::SocketAddr, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, body::Bytes, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -56,6 +56,9 @@ pub struct Member {
     /// Replicas of shards on it.
     #[serde(default)]
     pub replicas: u32,
+    /// Shards it leads.
+    #[serde(default)]
+    pub shards_led: u32,
     /// Version it runs.
     #[serde(default)]
     pub version: String,
@@ -89,6 +92,15 @@ pub struct Shards {
     /// Those without a leader.
     #[serde(default)]
     pub without_leader: u32,
+}
+
+/// What a broker read of its files last.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub struct Reload {
+    /// Of its configuration file's text.
+    pub config_sha256: Option<String>,
+    /// What it could not take; what was before stays in force.
+    pub failed: Vec<String>,
 }
 
 /// Why a broker gave no useful answer.
@@ -152,6 +164,30 @@ impl BrokerClient {
         self.first_to_accept(brokers, token, Method::DELETE, &format!("/api/v1/cluster/members/{member}/leave")).await
     }
 
+    /// What a broker read of its files last.
+    pub async fn last_reload(&self, broker: IpAddr, token: &str) -> Result<Reload, BrokerError> {
+        let address = SocketAddr::new(broker, self.port);
+        let body = self.request(address, token, Method::GET, "/api/v1/reload").await?;
+        serde_json::from_slice(&body).map_err(|error| BrokerError::Unreadable(address, error))
+    }
+
+    /// Asks whether a configuration file of this text would do; the first that can tell decides. `Some`: why it wouldn't.
+    pub async fn refusal_of(&self, brokers: &[IpAddr], token: &str, config: &str) -> Option<String> {
+        for broker in brokers {
+            let address = SocketAddr::new(*broker, self.port);
+            let body = Bytes::copy_from_slice(config.as_bytes());
+            match self.send(address, token, Method::POST, "/api/v1/config/check", body).await {
+                Ok(_) => return None,
+                Err(BrokerError::Refused(_, StatusCode::UNPROCESSABLE_ENTITY, said)) => {
+                    let error = serde_json::from_str::<Refusal>(&said).map(|refusal| refusal.error);
+                    return Some(error.unwrap_or(said));
+                }
+                Err(error) => tracing::debug!(%error, "a broker can't say whether it would take the configuration"),
+            }
+        }
+        None
+    }
+
     async fn cluster_seen_by(&self, broker: IpAddr, token: &str) -> Result<Cluster, BrokerError> {
         let address = SocketAddr::new(broker, self.port);
         let body = self.request(address, token, Method::GET, "/api/v1/cluster").await?;
@@ -183,13 +219,36 @@ impl BrokerClient {
         method: Method,
         path: &str,
     ) -> Result<Bytes, BrokerError> {
-        tokio::time::timeout(REQUEST_TIMEOUT, exchange(address, token, method, path))
+        self.send(address, token, method, path, Bytes::new()).await
+    }
+
+    async fn send(
+        &self,
+        address: SocketAddr,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, BrokerError> {
+        tokio::time::timeout(REQUEST_TIMEOUT, exchange(address, token, method, path, body))
             .await
             .map_err(|_| BrokerError::Timeout(address))?
     }
 }
 
-async fn exchange(address: SocketAddr, token: &str, method: Method, path: &str) -> Result<Bytes, BrokerError> {
+/// How a broker says no.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+async fn exchange(
+    address: SocketAddr,
+    token: &str,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Bytes, BrokerError> {
     let stream = TcpStream::connect(address).await.map_err(|error| BrokerError::Connect(address, error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -199,7 +258,7 @@ async fn exchange(address: SocketAddr, token: &str, method: Method, path: &str) 
         .uri(path)
         .header(header::HOST, address.to_string())
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(|error| BrokerError::Http(address, error.into()))?;
 
     let answer = async {

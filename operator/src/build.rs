@@ -6,6 +6,8 @@
 mod config_map;
 mod disruption_budget;
 mod network_policy;
+mod pod_monitor;
+mod pod_patch;
 mod secrets;
 mod service_account;
 mod services;
@@ -13,6 +15,7 @@ mod stateful_set;
 
 use std::{collections::BTreeMap, marker::PhantomData};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
@@ -24,7 +27,10 @@ use k8s_openapi::{
 };
 use kube::Resource;
 
-use crate::{api::MqttBroker, observe::Observed, peer_pki::Credentials, plan::Plan, validate::ValidBroker};
+use crate::{
+    api::MqttBroker, observe::Observed, peer_pki::Credentials, plan::Plan, pod_monitor::PodMonitor,
+    validate::ValidBroker,
+};
 
 pub use self::stateful_set::pod_address;
 
@@ -33,6 +39,10 @@ pub use self::stateful_set::pod_address;
 pub struct Settings {
     /// The DNS domain of the Kubernetes cluster.
     pub cluster_domain: String,
+    /// The image of brokers whose resource names none.
+    pub broker_image: String,
+    /// Whether the Kubernetes cluster knows PodMonitors.
+    pub pod_monitors: bool,
 }
 
 /// What the objects are made from.
@@ -79,9 +89,46 @@ pub struct Resources<State> {
     pub disruption_budget: Option<PodDisruptionBudget>,
     /// Who may reach the pods.
     pub network_policy: NetworkPolicy,
+    /// Who collects metrics; none where that is not wanted or not known.
+    pub pod_monitor: Option<PodMonitor>,
     /// The pods.
     pub stateful_set: StatefulSet,
     pub(crate) state: PhantomData<State>,
+}
+
+#[cfg(test)]
+impl<State> Resources<State> {
+    /// The same children, said to be in another state.
+    pub(crate) fn into_state<Other>(self) -> Resources<Other> {
+        let Self {
+            service_account,
+            peer_ca,
+            peer_tls,
+            admin_token,
+            config_map,
+            peers_service,
+            client_service,
+            disruption_budget,
+            network_policy,
+            pod_monitor,
+            stateful_set,
+            state: PhantomData,
+        } = self;
+        Resources {
+            service_account,
+            peer_ca,
+            peer_tls,
+            admin_token,
+            config_map,
+            peers_service,
+            client_service,
+            disruption_budget,
+            network_policy,
+            pod_monitor,
+            stateful_set,
+            state: PhantomData,
+        }
+    }
 }
 
 /// Builds all children.
@@ -96,9 +143,24 @@ pub fn build(blueprint: &Blueprint<'_>) -> Resources<Prepared> {
         client_service: services::clients(blueprint),
         disruption_budget: disruption_budget::build(blueprint),
         network_policy: network_policy::build(blueprint),
+        pod_monitor: pod_monitor::build(blueprint),
         stateful_set: stateful_set::build(blueprint),
         state: PhantomData,
     }
+}
+
+/// By which the brokers tell whether they have read what they were given. The right to found is nothing that a broker takes
+/// from a file that has changed, so they may have read the file with it or without.
+pub fn config_sha256(blueprint: &Blueprint<'_>) -> [String; 2] {
+    [true, false].map(|founding| {
+        let text = config_map::file(blueprint, founding);
+        digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    })
+}
+
+/// The text of the brokers' configuration file in a ConfigMap.
+pub fn config_text(config_map: &ConfigMap) -> Option<&String> {
+    config_map.data.as_ref()?.get(config_map::CONFIG_FILE)
 }
 
 /// The metadata of a child.

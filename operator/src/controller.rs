@@ -32,6 +32,7 @@ use crate::{
     event::Recorder,
     names::{ADMIN_PORT, INSTANCE_LABEL, WATCH_SELECTOR},
     observe::Caches,
+    pod_monitor::PodMonitor,
     reconcile::{Context, Error, reconcile},
     telemetry::Metrics,
 };
@@ -90,6 +91,7 @@ async fn run_one(
     let (disruption_budgets, disruption_budget_changes) = watches.start::<PodDisruptionBudget>();
     let (network_policies, network_policy_changes) = watches.start::<NetworkPolicy>();
     let (service_accounts, service_account_changes) = watches.start::<ServiceAccount>();
+    let (pod_monitors, pod_monitor_changes) = settings.pod_monitors.then(|| watches.start::<PodMonitor>()).unzip();
     let (pods, pod_changes) = watches.start::<Pod>();
     let (claims, claim_changes) = watches.start::<PersistentVolumeClaim>();
 
@@ -101,6 +103,7 @@ async fn run_one(
         disruption_budgets,
         network_policies,
         service_accounts,
+        pod_monitors,
         pods,
         claims,
     };
@@ -125,6 +128,7 @@ async fn run_one(
         .owns_stream(disruption_budget_changes)
         .owns_stream(network_policy_changes)
         .owns_stream(service_account_changes)
+        .owns_stream(futures_util::stream::iter(pod_monitor_changes).flatten())
         // Pods and claims are owned by the StatefulSet, so their label says whose they are.
         .watches_stream(pod_changes, of_instance)
         .watches_stream(claim_changes, of_instance)
@@ -182,9 +186,15 @@ async fn caches_filled(caches: &Caches) -> bool {
         disruption_budgets,
         network_policies,
         service_accounts,
+        pod_monitors,
         pods,
         claims,
     } = caches;
+    if let Some(pod_monitors) = pod_monitors
+        && pod_monitors.wait_until_ready().await.is_err()
+    {
+        return false;
+    }
     stateful_sets.wait_until_ready().await.is_ok()
         && services.wait_until_ready().await.is_ok()
         && config_maps.wait_until_ready().await.is_ok()

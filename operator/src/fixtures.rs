@@ -1,6 +1,6 @@
 //! Resources, pods, brokers and an API server for tests: built from the few words that a test is about.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Pod, core::v1::Secret};
@@ -16,11 +16,12 @@ pub(crate) use self::api_server::{ApiServer, Fault};
 use crate::{
     api::MqttBroker,
     broker_client::{Cluster, Member, MemberState, Shards},
-    build::{Applied, Blueprint, Resources, Settings, build},
+    build::{Applied, Blueprint, Prepared, Resources, Settings, build},
     names::RESTART_HASH_ANNOTATION,
     observe::{Caches, Observed},
     peer_pki::{Credentials, Identity},
     plan::{Plan, plan},
+    pod_monitor::PodMonitor,
     validate::{ValidBroker, validate},
 };
 
@@ -55,7 +56,11 @@ pub(crate) fn credentials() -> Credentials {
 }
 
 pub(crate) fn settings() -> Settings {
-    Settings { cluster_domain: "cluster.local".to_owned() }
+    Settings {
+        cluster_domain: "cluster.local".to_owned(),
+        broker_image: "localhost/mqtt-broker:dev".to_owned(),
+        pod_monitors: true,
+    }
 }
 
 /// Nothing exists.
@@ -71,45 +76,46 @@ pub(crate) fn nothing() -> Observed {
         disruption_budget: None,
         network_policy: None,
         service_account: None,
+        pod_monitor: None,
+        missing_secrets: Vec::new(),
+        reloads: BTreeMap::new(),
         pods: Vec::new(),
         claims: Vec::new(),
         cluster: Err("no broker is running".to_owned()),
     }
 }
 
-/// What is decided for a resource of which nothing exists.
-pub(crate) fn first_plan(valid: &ValidBroker) -> Plan {
-    plan(valid, &nothing(), None, &credentials())
+/// A resource with everything its children are built from, to be changed by a test.
+pub(crate) struct Draft {
+    pub(crate) broker: ValidBroker,
+    pub(crate) plan: Plan,
+    pub(crate) observed: Observed,
+    pub(crate) settings: Settings,
 }
 
-/// Children as if the API server had taken them as they are.
-pub(crate) fn applied(valid: &ValidBroker, plan: &Plan) -> Resources<Applied> {
-    let (credentials, observed, settings) = (credentials(), nothing(), settings());
-    let Resources {
-        service_account,
-        peer_ca,
-        peer_tls,
-        admin_token,
-        config_map,
-        peers_service,
-        client_service,
-        disruption_budget,
-        network_policy,
-        stateful_set,
-        state: PhantomData,
-    } = build(&Blueprint { broker: valid, plan, credentials: &credentials, observed: &observed, settings: &settings });
-    Resources {
-        service_account,
-        peer_ca,
-        peer_tls,
-        admin_token,
-        config_map,
-        peers_service,
-        client_service,
-        disruption_budget,
-        network_policy,
-        stateful_set,
-        state: PhantomData,
+impl Draft {
+    /// Of a resource of which nothing exists yet.
+    pub(crate) fn of(spec: &str) -> Self {
+        let broker = valid(spec);
+        let (observed, settings) = (nothing(), settings());
+        let plan = plan(&broker, &observed, None, &credentials(), &settings);
+        Self { broker, plan, observed, settings }
+    }
+
+    /// The children.
+    pub(crate) fn build(&self) -> Resources<Prepared> {
+        build(&Blueprint {
+            broker: &self.broker,
+            plan: &self.plan,
+            credentials: &credentials(),
+            observed: &self.observed,
+            settings: &self.settings,
+        })
+    }
+
+    /// The children as if the API server had taken them as they are.
+    pub(crate) fn applied(&self) -> Resources<Applied> {
+        self.build().into_state()
     }
 }
 
@@ -122,6 +128,7 @@ pub(crate) fn pod(ordinal: i32, ready: bool, restart_hash: &str) -> Arc<Pod> {
             "labels": {"app.kubernetes.io/instance": "mqtt"},
             "annotations": {RESTART_HASH_ANNOTATION: restart_hash},
         },
+        "spec": {"containers": [{"name": "mqtt-broker", "image": "i"}]},
         "status": {
             "phase": "Running", "podIP": "127.0.0.1",
             "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
@@ -143,6 +150,7 @@ pub(crate) fn healthy_cluster(members: i32) -> Cluster {
                 name: format!("mqtt-{ordinal}"),
                 state: MemberState::Active,
                 replicas: 16,
+                shards_led: 5,
                 version: "0.1.0".to_owned(),
             })
             .collect(),
@@ -161,6 +169,7 @@ pub(crate) struct CacheWriters {
     pub(crate) disruption_budgets: Writer<k8s_openapi::api::policy::v1::PodDisruptionBudget>,
     pub(crate) network_policies: Writer<k8s_openapi::api::networking::v1::NetworkPolicy>,
     pub(crate) service_accounts: Writer<k8s_openapi::api::core::v1::ServiceAccount>,
+    pub(crate) pod_monitors: Writer<PodMonitor>,
     pub(crate) pods: Writer<Pod>,
     pub(crate) claims: Writer<k8s_openapi::api::core::v1::PersistentVolumeClaim>,
 }
@@ -175,6 +184,7 @@ impl CacheWriters {
             disruption_budgets: Writer::new(()),
             network_policies: Writer::new(()),
             service_accounts: Writer::new(()),
+            pod_monitors: Writer::new(()),
             pods: Writer::new(()),
             claims: Writer::new(()),
         };
@@ -186,6 +196,7 @@ impl CacheWriters {
             disruption_budgets: writers.disruption_budgets.as_reader(),
             network_policies: writers.network_policies.as_reader(),
             service_accounts: writers.service_accounts.as_reader(),
+            pod_monitors: Some(writers.pod_monitors.as_reader()),
             pods: writers.pods.as_reader(),
             claims: writers.claims.as_reader(),
         };
@@ -201,6 +212,7 @@ impl CacheWriters {
         fill(&mut self.disruption_budgets, server);
         fill(&mut self.network_policies, server);
         fill(&mut self.service_accounts, server);
+        fill(&mut self.pod_monitors, server);
     }
 
     /// Shows the caches the pods and claims that the API server holds.

@@ -9,6 +9,7 @@
 pub mod api;
 pub mod fingerprint;
 pub mod names;
+pub mod pod_monitor;
 pub mod quantity;
 
 pub mod apply;

@@ -9,6 +9,7 @@ use mqtt_operator::{
     build::Settings,
     controller::{self, Scope},
     lease::Candidate,
+    pod_monitor,
     telemetry::{self, LogFormat, Metrics},
 };
 use tokio::{
@@ -34,6 +35,10 @@ struct Arguments {
     /// DNS domain of the Kubernetes cluster.
     #[arg(long, env = "MQTT_OPERATOR_CLUSTER_DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
+
+    /// Image of brokers whose resource names none.
+    #[arg(long, env = "MQTT_OPERATOR_BROKER_IMAGE", default_value = "localhost/mqtt-broker:dev")]
+    broker_image: String,
 
     /// Namespace of the Lease by which one of several operators leads.
     #[arg(long, env = "POD_NAMESPACE")]
@@ -79,7 +84,12 @@ async fn main() -> anyhow::Result<()> {
             return Ok(());
         }
         tracing::info!("leading");
-        let settings = Settings { cluster_domain: arguments.cluster_domain };
+        metrics.leads();
+        let pod_monitors =
+            pod_monitor::is_known(&client).await.context("the API server can't be asked for PodMonitors")?;
+        tracing::info!(pod_monitors, "whether PodMonitors are made, as the API server knows them");
+        let settings =
+            Settings { cluster_domain: arguments.cluster_domain, broker_image: arguments.broker_image, pod_monitors };
         let controller =
             controller::run(client, scope, settings, arguments.identity.clone(), metrics.clone(), stop.clone());
         tokio::select! {

@@ -28,9 +28,6 @@ pub const PEER_PORT: i32 = 7883;
 /// Port of health, metrics and admin API.
 pub const ADMIN_PORT: i32 = 8080;
 
-/// Port on which the brokers listen for MQTT inside their pods.
-pub const MQTT_PORT: i32 = 1883;
-
 /// The names that belong to one `MqttBroker`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
@@ -105,6 +102,11 @@ impl Names {
 
     /// The NetworkPolicy.
     pub fn network_policy(&self) -> String {
+        self.broker.clone()
+    }
+
+    /// The PodMonitor.
+    pub fn pod_monitor(&self) -> String {
         self.broker.clone()
     }
 

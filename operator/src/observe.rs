@@ -3,8 +3,9 @@
 //! The caches hold only what carries our label. Reading them costs the API server nothing, so a resource at rest makes no
 //! requests at all. Deliberately absent: judgement of any kind.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use futures_util::future::{join, join_all};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
@@ -18,9 +19,11 @@ use kube::{
 
 use crate::{
     api::MqttBroker,
-    broker_client::{BrokerClient, Cluster},
+    broker_client::{BrokerClient, Cluster, Reload},
     names::{INSTANCE_LABEL, Names},
     peer_pki::Kept,
+    pod_monitor::PodMonitor,
+    validate::ValidBroker,
 };
 
 /// The caches of one controller.
@@ -40,6 +43,8 @@ pub struct Caches {
     pub network_policies: Store<NetworkPolicy>,
     /// ServiceAccounts with our label.
     pub service_accounts: Store<ServiceAccount>,
+    /// PodMonitors with our label; none where Kubernetes doesn't know them.
+    pub pod_monitors: Option<Store<PodMonitor>>,
     /// Pods with our label.
     pub pods: Store<Pod>,
     /// Volume claims with our label.
@@ -73,6 +78,12 @@ pub struct Observed {
     pub pods: Vec<(i32, Arc<Pod>)>,
     /// Its volume claims, by ordinal.
     pub claims: Vec<(i32, Arc<PersistentVolumeClaim>)>,
+    /// The PodMonitor.
+    pub pod_monitor: Option<Arc<PodMonitor>>,
+    /// What is the matter with Secrets that the resource names, in words; see [`look_for_named_secrets`].
+    pub missing_secrets: Vec<String>,
+    /// What each ready broker read of its files last, by the name of its pod; those of an older version can't say.
+    pub reloads: BTreeMap<String, Reload>,
     /// The cluster, or in words why it can't be asked.
     pub cluster: Result<Cluster, String>,
 }
@@ -111,9 +122,12 @@ pub async fn observe(broker: &MqttBroker, caches: &Caches, client: &BrokerClient
         service_account: cached(&caches.service_accounts, &names, &names.service_account()),
         pods: of_instance(&caches.pods, &names, |pod| names.ordinal(pod)),
         claims: of_instance(&caches.claims, &names, |claim| names.claim_ordinal(claim)),
+        pod_monitor: caches.pod_monitors.as_ref().and_then(|store| cached(store, &names, &names.pod_monitor())),
+        missing_secrets: Vec::new(),
+        reloads: BTreeMap::new(),
         cluster: Err("no broker is running".to_owned()),
     };
-    observed.cluster = cluster(&observed, client).await;
+    (observed.cluster, observed.reloads) = join(cluster(&observed, client), reloads(&observed, client)).await;
     observed
 }
 
@@ -133,6 +147,30 @@ pub async fn look_for_secrets(observed: &mut Observed, names: &Names, client: &C
     Ok(())
 }
 
+/// Looks for the Secrets that the resource names. They are not ours and carry no label of ours, so no cache has them and no
+/// watch tells of them: they are looked up while pods are about to start, and left alone once all brokers run.
+pub async fn look_for_named_secrets(
+    observed: &mut Observed,
+    broker: &ValidBroker,
+    client: &Client,
+) -> Result<(), kube::Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &broker.names.namespace);
+    observed.missing_secrets.clear();
+    for (name, keys) in broker.named_secrets() {
+        let found = api.get_opt(&name).await?;
+        let data = found.as_ref().map(|secret| secret.data.clone().unwrap_or_default());
+        match data {
+            None => observed.missing_secrets.push(format!("Secret {name} is missing: make it, the resource names it")),
+            Some(data) => {
+                for key in keys.into_iter().filter(|key| !data.contains_key(key)) {
+                    observed.missing_secrets.push(format!("Secret {name} has no key {key}: add it, brokers need it"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Asks the ready brokers, and the others only when none of those answers: a broker without a majority knows less.
 async fn cluster(observed: &Observed, client: &BrokerClient) -> Result<Cluster, String> {
     let Some(token) = observed.credentials().admin_token else {
@@ -147,6 +185,18 @@ async fn cluster(observed: &Observed, client: &BrokerClient) -> Result<Cluster, 
         Err(error) if unready.is_empty() => Err(error.to_string()),
         Err(_) => client.cluster(&unready, &token).await.map_err(|error| error.to_string()),
     }
+}
+
+async fn reloads(observed: &Observed, client: &BrokerClient) -> BTreeMap<String, Reload> {
+    let Some(token) = observed.credentials().admin_token else {
+        return BTreeMap::new();
+    };
+    let ready = observed.pods.iter().filter(|(_, pod)| is_ready(pod));
+    let questions = ready.filter_map(|(_, pod)| Some((pod.name_any(), address(pod)?))).map(async |(name, address)| {
+        let reload = client.last_reload(address, &token).await.ok()?;
+        Some((name, reload))
+    });
+    join_all(questions).await.into_iter().flatten().collect()
 }
 
 /// Whether a pod is ready and not on its way out.

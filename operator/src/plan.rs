@@ -16,7 +16,8 @@ use self::{
     scale::{ScaleStep, ScaleView},
 };
 use crate::{
-    api::MqttBrokerStatus,
+    api::{MqttBrokerSpec, MqttBrokerStatus},
+    build::Settings,
     names::RESTART_HASH_ANNOTATION,
     observe::{Observed, is_ready},
     peer_pki::Credentials,
@@ -28,6 +29,8 @@ use crate::{
 pub struct Plan {
     /// Replicas the StatefulSet is to have now; on the way in, more than asked for.
     pub replicas: i32,
+    /// The image that every broker is to run.
+    pub image: String,
     /// Whether the first broker may found the cluster.
     pub founding: bool,
     /// What every pod is to carry.
@@ -93,10 +96,12 @@ pub fn plan(
     observed: &Observed,
     status: Option<&MqttBrokerStatus>,
     credentials: &Credentials,
+    settings: &Settings,
 ) -> Plan {
     let names = &broker.names;
-    let restart_hash = restart::hash(&broker.spec, &credentials.peer.certificate);
     let stateful_set = observed.stateful_set.as_deref();
+    let image = image(&broker.spec, stateful_set, &settings.broker_image);
+    let restart_hash = restart::hash(&broker.spec, &image, &credentials.peer.certificate);
     let present = stateful_set.and_then(replicas);
     let cluster = observed.cluster.as_ref().map_err(String::as_str);
 
@@ -126,16 +131,38 @@ pub fn plan(
         _ => present.unwrap_or(desired),
     };
     let pods: Vec<PodView> =
-        observed.pods.iter().map(|(ordinal, pod)| pod_view(*ordinal, pod, &restart_hash)).collect();
+        observed.pods.iter().map(|(ordinal, pod)| pod_view(*ordinal, pod, &restart_hash, observed)).collect();
     let template_seen = stateful_set.is_some_and(|set| template_seen(set, &restart_hash));
-    let rollout = rollout::decide(&RolloutView { pods: &pods, replicas, template_seen, cluster });
+    let missing = observed.missing_secrets.first().map(String::as_str);
+    let rollout = rollout::decide(&RolloutView { pods: &pods, replicas, template_seen, missing, cluster });
 
     let (mut act, waiting) = combine(broker, observed, scale, rollout, &pods);
     if matches!(&act, Act::Leave { member } if remembered != Some(member)) {
         // First the status says so, and only when that is stored is it done.
         act = Act::None;
     }
-    Plan { replicas, founding: founding(observed, status), restart_hash, leaving, act, waiting }
+    Plan { replicas, image, founding: founding(observed, status), restart_hash, leaving, act, waiting }
+}
+
+/// The image that is asked for. Where the resource leaves it to the operator, what is running stays: another operator with
+/// another default restarts no broker.
+fn image(spec: &MqttBrokerSpec, present: Option<&StatefulSet>, default: &str) -> String {
+    let running = || present?.spec.as_ref()?.template.spec.as_ref()?.containers.first()?.image.clone();
+    match (&spec.image, &spec.version) {
+        (Some(image), None) => image.clone(),
+        (Some(image), Some(version)) => format!("{image}:{version}"),
+        (None, Some(version)) => format!("{}:{version}", repository(default)),
+        (None, None) => running().unwrap_or_else(|| default.to_owned()),
+    }
+}
+
+/// An image without its tag or digest; a colon before the last slash belongs to the port of a registry.
+fn repository(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or(image);
+    match image.rfind(':') {
+        Some(colon) if !image[colon..].contains('/') => &image[..colon],
+        _ => image,
+    }
 }
 
 /// Scaling comes first. While it has to wait, a pod that is broken and outdated may still be replaced, since it may be what
@@ -157,7 +184,12 @@ fn combine(
             }
             RolloutStep::Wait { message } => {
                 let rolling = pods.iter().any(|pod| !pod.current);
-                (Act::None, Some(Waiting { reason: if rolling { "Rolling" } else { "Starting" }, message }))
+                let reason = match (observed.missing_secrets.is_empty(), rolling) {
+                    (false, _) => "SecretMissing",
+                    (true, true) => "Rolling",
+                    (true, false) => "Starting",
+                };
+                (Act::None, Some(Waiting { reason, message }))
             }
         },
         ScaleStep::Out { replicas } => (Act::None, scaling(format!("scaling out to {replicas} pods"))),
@@ -212,9 +244,12 @@ fn founding(observed: &Observed, status: Option<&MqttBrokerStatus>) -> bool {
     !founded && !taken_back
 }
 
-fn pod_view(ordinal: i32, pod: &Pod, restart_hash: &str) -> PodView {
+fn pod_view(ordinal: i32, pod: &Pod, restart_hash: &str, observed: &Observed) -> PodView {
+    let name = pod.name_any();
+    let member = observed.cluster.iter().flat_map(|cluster| &cluster.members).find(|member| member.name == name);
     PodView {
-        name: pod.name_any(),
+        leads: member.map_or(0, |member| member.shards_led),
+        name,
         ordinal,
         version: pod.resource_version().unwrap_or_default(),
         ready: is_ready(pod),

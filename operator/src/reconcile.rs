@@ -15,14 +15,14 @@ use crate::{
     api::{MqttBroker, MqttBrokerStatus, condition},
     apply::{Applier, ApplyError, Ledger},
     broker_client::BrokerClient,
-    build::{Blueprint, Settings, build},
+    build::{Blueprint, Prepared, Resources, Settings, build, config_sha256, config_text},
     event::{Event, Recorder},
-    observe::{Caches, Observed, look_for_secrets, observe},
+    observe::{Caches, Observed, is_ready, look_for_named_secrets, look_for_secrets, observe},
     peer_pki::Credentials,
     plan::{Act, Plan, plan},
     status::{self, Outcome},
     telemetry::Metrics,
-    validate::{ValidBroker, validate},
+    validate::{Fault, Invalid, ValidBroker, validate},
 };
 
 /// How soon to look again while something is waited for that no watch tells of.
@@ -128,12 +128,22 @@ async fn carry_out(
     context: &Context,
 ) -> Result<Outcome, Error> {
     look_for_secrets(observed, &valid.names, &context.client).await.map_err(|error| Error::Observe(Box::new(error)))?;
+    if pods_are_to_start(valid, broker, observed) {
+        look_for_named_secrets(observed, valid, &context.client)
+            .await
+            .map_err(|error| Error::Observe(Box::new(error)))?;
+    }
     let credentials =
         Credentials::complete(observed.credentials(), &valid.names, &context.settings.cluster_domain, (context.now)())?;
-    let plan = plan(valid, observed, broker.status.as_ref(), &credentials);
+    let plan = plan(valid, observed, broker.status.as_ref(), &credentials, &context.settings);
     let blueprint =
         Blueprint { broker: valid, plan: &plan, credentials: &credentials, observed, settings: &context.settings };
+    let config_sha256 = Box::new(config_sha256(&blueprint));
     let prepared = build(&blueprint);
+    if let Some(why) = refusal(&prepared, &plan, observed, &credentials, context).await {
+        let message = format!("the brokers would not start with it, correct config or limits: {why}");
+        return Ok(Outcome::Invalid(Invalid(vec![Fault { field: "spec".to_owned(), message }])));
+    }
 
     let applier =
         Applier { client: &context.client, broker: valid, ledger: &context.ledger, metrics: &context.metrics };
@@ -144,7 +154,42 @@ async fn carry_out(
     if let Some(failure) = &act_failure {
         tracing::warn!(name = valid.names.broker, namespace = valid.names.namespace, failure, "a step failed");
     }
-    Ok(Outcome::Applied { plan, resources: Box::new(resources), act_failure })
+    Ok(Outcome::Applied { plan, resources: Box::new(resources), config_sha256, act_failure })
+}
+
+/// Why the brokers would not take the configuration that they are about to get. Only those of the very version that is to
+/// read it are asked; where none runs, the first new pod tells.
+async fn refusal(
+    prepared: &Resources<Prepared>,
+    plan: &Plan,
+    observed: &Observed,
+    credentials: &Credentials,
+    context: &Context,
+) -> Option<String> {
+    let text = config_text(&prepared.config_map)?;
+    if observed.config_map.as_deref().and_then(config_text) == Some(text) {
+        return None;
+    }
+    let runs_the_image = |pod: &Pod| {
+        let container = pod.spec.as_ref().and_then(|spec| spec.containers.first());
+        container.is_some_and(|container| container.image.as_ref() == Some(&plan.image))
+    };
+    if !observed.pods.iter().all(|(_, pod)| runs_the_image(pod)) {
+        return None;
+    }
+    context.brokers.refusal_of(&observed.brokers(), &credentials.admin_token, text).await
+}
+
+/// Whether a Secret that is missing would matter now. At rest nobody asks: brokers that run have theirs.
+fn pods_are_to_start(valid: &ValidBroker, broker: &MqttBroker, observed: &Observed) -> bool {
+    let ready = observed.pods.iter().filter(|(_, pod)| is_ready(pod)).count();
+    let all_ready = i32::try_from(ready).is_ok_and(|ready| ready >= valid.spec.replicas);
+    let settled = broker.status.as_ref().is_some_and(|status| {
+        let applied = status.condition(condition::CONFIG_APPLIED);
+        let current = applied.is_some_and(|applied| applied.status == "True" || applied.reason == status::RELOADING);
+        status.observed_generation == broker.metadata.generation && current
+    });
+    !(all_ready && settled)
 }
 
 /// Does the one act of the plan; what can't be done now is tried again by the next reconcile.
@@ -266,7 +311,11 @@ fn interval(outcome: &Outcome, status: &MqttBrokerStatus) -> Duration {
         Outcome::Applied { plan, act_failure, .. } if plan.waiting.is_some() || act_failure.is_some() => {
             WAITING_INTERVAL
         }
-        Outcome::Applied { .. } if !status.is_true(condition::FAILOVER_READY) => RECOVERING_INTERVAL,
+        Outcome::Applied { .. }
+            if !(status.is_true(condition::FAILOVER_READY) && status.is_true(condition::CONFIG_APPLIED)) =>
+        {
+            RECOVERING_INTERVAL
+        }
         _ => REST_INTERVAL,
     }
 }

@@ -22,6 +22,8 @@ use crate::{
     validate::Invalid,
 };
 
+pub use self::conditions::RELOADING;
+
 /// How a reconcile went.
 #[derive(Debug)]
 pub enum Outcome {
@@ -42,6 +44,8 @@ pub enum Outcome {
         plan: Plan,
         /// What the API server has now.
         resources: Box<Resources<Applied>>,
+        /// Of what the brokers are to have read; see [`crate::build::config_sha256`].
+        config_sha256: Box<[String; 2]>,
         /// Why the act of the plan failed, if it did.
         act_failure: Option<String>,
     },
@@ -132,7 +136,8 @@ fn endpoint(names: &Names, broker: &MqttBroker, outcome: &Outcome, settings: &Se
     };
     let host = balancer
         .unwrap_or_else(|| format!("{}.{}.svc.{}", names.client_service(), names.namespace, settings.cluster_domain));
-    format!("{host}:{}", broker.spec.listeners.mqtt.port)
+    let port = broker.spec.listeners.served().first().map_or(broker.spec.listeners.mqtt.port, |one| one.service_port);
+    format!("{host}:{port}")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{Router, extract::State, http::header, routing::get};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 use tracing_subscriber::EnvFilter;
@@ -26,6 +26,7 @@ pub struct Metrics {
     writes: Family<WriteLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
     reconcile_seconds: Histogram,
+    leading: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,7 +48,9 @@ impl Default for Metrics {
         registry.register("reconcile_failures", "Reconciles that failed, by reason", failures.clone());
         let reconcile_seconds = Histogram::new([0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0]);
         registry.register("reconcile_seconds", "How long a reconcile takes", reconcile_seconds.clone());
-        Self { registry: Arc::new(registry), writes, failures, reconcile_seconds }
+        let leading = Gauge::default();
+        registry.register("leading", "1 while this operator is the one that reconciles", leading.clone());
+        Self { registry: Arc::new(registry), writes, failures, reconcile_seconds, leading }
     }
 }
 
@@ -60,6 +63,11 @@ impl Metrics {
     /// Counts a reconcile that failed.
     pub fn failed(&self, reason: &str) {
         self.failures.get_or_create(&FailureLabels { reason: reason.to_owned() }).inc();
+    }
+
+    /// Says that this operator reconciles from now on; it ends when it doesn't any more.
+    pub fn leads(&self) {
+        self.leading.set(1);
     }
 
     /// Counts a reconcile.

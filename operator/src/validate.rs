@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::ResourceExt;
+use serde_json::Value;
 
 use crate::{
-    api::{MqttBroker, MqttBrokerSpec, NAME_LENGTH_MAX, PAUSED_ANNOTATION, REPLICAS_MAX},
+    api::{MqttBroker, MqttBrokerSpec, NAME_LENGTH_MAX, PAUSED_ANNOTATION, REPLICAS_MAX, RESERVED_CONFIG_KEYS},
     names::Names,
+    quantity,
 };
-
-/// Settings of the broker's configuration file that are the operator's to make.
-const RESERVED_CONFIG_KEYS: [&str; 7] = ["node", "data_dir", "listeners", "admin", "cluster", "replication", "limits"];
 
 /// Shards that a cluster may be cut into.
 const SHARDS_MAX: i32 = 256;
@@ -29,6 +29,17 @@ pub struct ValidBroker {
     pub spec: MqttBrokerSpec,
     /// Whether only the status may be written.
     pub paused: bool,
+}
+
+impl ValidBroker {
+    /// The Secrets that the resource names, each with the keys that brokers read.
+    pub fn named_secrets(&self) -> Vec<(String, Vec<String>)> {
+        let auth = &self.spec.auth;
+        let tls = self.spec.tls.iter().map(|tls| (&tls.secret_name, vec!["tls.crt".to_owned(), "tls.key".to_owned()]));
+        let passwords = auth.passwords.iter().map(|secret| (&secret.secret_name, vec![secret.key.clone()]));
+        let acls = auth.acls.iter().map(|secret| (&secret.secret_name, vec![secret.key.clone()]));
+        tls.chain(passwords).chain(acls).map(|(name, keys)| (name.clone(), keys)).collect()
+    }
 }
 
 /// One broken rule.
@@ -61,9 +72,6 @@ pub fn validate(broker: &Arc<MqttBroker>) -> Result<ValidBroker, Invalid> {
     if !(1..=REPLICAS_MAX).contains(&spec.replicas) {
         fault("spec.replicas", format!("is {}, must be from 1 to {REPLICAS_MAX}", spec.replicas));
     }
-    if spec.image.trim().is_empty() {
-        fault("spec.image", "is empty: name the image of the broker".to_owned());
-    }
     match spec.replication.factor {
         Some(factor) if ![1, 3, 5].contains(&factor) => {
             fault("spec.replication.factor", format!("is {factor}, must be 1, 3 or 5"));
@@ -77,6 +85,15 @@ pub fn validate(broker: &Arc<MqttBroker>) -> Result<ValidBroker, Invalid> {
     if !(1..=SHARDS_MAX).contains(&spec.replication.shards) {
         fault("spec.replication.shards", format!("is {}, must be from 1 to {SHARDS_MAX}", spec.replication.shards));
     }
+    if quantity::milli(&spec.persistence.size).is_none_or(|size| size <= 0) {
+        fault(
+            "spec.persistence.size",
+            format!("is {}, must be a positive quantity such as 1Gi", spec.persistence.size),
+        );
+    }
+    check_image(spec, &mut fault);
+    check_listeners(spec, &mut fault);
+    check_care(spec, &mut fault);
     for key in RESERVED_CONFIG_KEYS {
         if spec.config.contains_key(key) {
             fault(
@@ -84,6 +101,10 @@ pub fn validate(broker: &Arc<MqttBroker>) -> Result<ValidBroker, Invalid> {
                 "is set by the operator: remove it and use the fields of spec".to_owned(),
             );
         }
+    }
+
+    if let Err(error) = serde_json::from_value::<PodTemplateSpec>(Value::Object(spec.pod_template.clone())) {
+        fault("spec.podTemplate", format!("is not a patch of a pod template: {error}"));
     }
 
     let (Some(namespace), Some(uid)) = (broker.namespace(), broker.uid()) else {
@@ -99,4 +120,84 @@ pub fn validate(broker: &Arc<MqttBroker>) -> Result<ValidBroker, Invalid> {
         spec: spec.clone(),
         paused: broker.annotations().get(PAUSED_ANNOTATION).is_some_and(|value| value == "true"),
     })
+}
+
+fn check_image(spec: &MqttBrokerSpec, fault: &mut impl FnMut(&str, String)) {
+    if spec.image.as_ref().is_some_and(|image| image.trim().is_empty()) {
+        fault("spec.image", "is empty: name the image of the broker, or leave it out".to_owned());
+    }
+    let Some(version) = &spec.version else {
+        return;
+    };
+    let is_tag_character = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
+    if version.is_empty() || version.starts_with(['.', '-']) || !version.chars().all(is_tag_character) {
+        fault("spec.version", format!("is {version:?}, must be the tag of an image, such as 0.1.0"));
+    }
+    if spec.image.as_deref().is_some_and(names_tag_or_digest) {
+        fault(
+            "spec.version",
+            "is also named by the image: leave the tag out of image, or leave version out".to_owned(),
+        );
+    }
+}
+
+/// A colon before the last slash belongs to the port of a registry.
+fn names_tag_or_digest(image: &str) -> bool {
+    image.contains('@') || image.rsplit('/').next().is_some_and(|last| last.contains(':'))
+}
+
+fn check_listeners(spec: &MqttBrokerSpec, fault: &mut impl FnMut(&str, String)) {
+    let served = spec.listeners.served();
+    if served.is_empty() {
+        fault("spec.listeners", "no client could connect, enable mqtt or add mqtts, ws or wss".to_owned());
+    }
+    for (index, one) in served.iter().enumerate() {
+        if served[..index].iter().any(|other| other.service_port == one.service_port) {
+            fault(
+                &format!("spec.listeners.{}.port", one.scheme),
+                format!("is {}, as another listener's: give each a port of its own", one.service_port),
+            );
+        }
+        if one.tls && spec.tls.is_none() {
+            fault(
+                &format!("spec.listeners.{}", one.scheme),
+                "needs a certificate: set tls.secretName to a Secret of type kubernetes.io/tls".to_owned(),
+            );
+        }
+    }
+    if !spec.auth.anonymous() && spec.auth.passwords.is_none() {
+        fault("spec.auth", "nobody could connect, set auth.passwords or allow anonymous clients".to_owned());
+    }
+}
+
+fn check_care(spec: &MqttBrokerSpec, fault: &mut impl FnMut(&str, String)) {
+    if let Some(evictable) = spec.pod_disruption_budget.max_unavailable
+        && (evictable < 1 || evictable.saturating_mul(2) >= spec.replicas)
+    {
+        fault(
+            "spec.podDisruptionBudget.maxUnavailable",
+            format!("is {evictable}, must be at least 1 and below half of the {} replicas", spec.replicas),
+        );
+    }
+    if let Some(interval) = &spec.monitoring.interval
+        && !is_duration(interval)
+    {
+        fault("spec.monitoring.interval", format!("is {interval:?}, must be a duration such as 30s"));
+    }
+}
+
+/// As Prometheus writes it: `1m30s`.
+fn is_duration(text: &str) -> bool {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let unit = rest.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        let Some(after) = ["ms", "s", "m", "h"].iter().find_map(|name| unit.strip_prefix(name)) else {
+            return false;
+        };
+        if unit.len() == rest.len() {
+            return false;
+        }
+        rest = after;
+    }
+    !text.is_empty()
 }

@@ -9,8 +9,11 @@ pub enum Shape {
     FanOut(usize),
     /// So many publishers to one subscriber of one topic.
     FanIn(usize),
-    /// Each subscriber has a wildcard filter of its own; each publisher sends to its share of them in turn.
-    Wildcards {
+    /// So many publishers, each with a subscriber that has a wildcard filter of its own.
+    Wildcards(usize),
+    /// As [`Shape::Wildcards`], with fewer publishers: each sends to its share of the subscribers in turn, so that hardly
+    /// ever two messages to one of them meet.
+    Scattered {
         /// How many send.
         publishers: usize,
         /// How many receive.
@@ -31,7 +34,7 @@ pub struct Plan {
 impl Shape {
     /// Whether a filter of it is not simply a topic.
     pub fn has_wildcards(self) -> bool {
-        matches!(self, Shape::Wildcards { .. })
+        matches!(self, Shape::Wildcards(_) | Shape::Scattered { .. })
     }
 
     /// Spells it out.
@@ -55,7 +58,8 @@ impl Shape {
                 topics: vec![vec!["bench/in".into()]; publishers],
                 receivers: 1,
             },
-            Shape::Wildcards { publishers, subscribers } => Plan {
+            Shape::Wildcards(pairs) => Shape::Scattered { publishers: pairs, subscribers: pairs }.plan(),
+            Shape::Scattered { publishers, subscribers } => Plan {
                 filters: (0..subscribers).map(|subscriber| format!("bench/+/device-{subscriber}/#")).collect(),
                 topics: (0..publishers)
                     .map(|publisher| {
@@ -91,9 +95,13 @@ mod tests {
 
     #[test]
     fn every_message_has_as_many_receivers_as_its_lane_waits_for() {
-        for shape in
-            [Shape::Pairs(3), Shape::FanOut(5), Shape::FanIn(4), Shape::Wildcards { publishers: 3, subscribers: 10 }]
-        {
+        for shape in [
+            Shape::Pairs(3),
+            Shape::FanOut(5),
+            Shape::FanIn(4),
+            Shape::Wildcards(5),
+            Shape::Scattered { publishers: 3, subscribers: 10 },
+        ] {
             let plan = shape.plan();
             assert!(matches(&plan).iter().all(|receivers| *receivers == plan.receivers), "{shape:?}");
             assert!(plan.topics.iter().all(|topics| !topics.is_empty()), "{shape:?}");
@@ -102,7 +110,7 @@ mod tests {
 
     #[test]
     fn each_wildcard_subscriber_is_sent_to_by_one_publisher() {
-        let plan = Shape::Wildcards { publishers: 3, subscribers: 10 }.plan();
+        let plan = Shape::Scattered { publishers: 3, subscribers: 10 }.plan();
         assert_eq!((plan.filters.len(), plan.topics.iter().flatten().count()), (10, 10));
     }
 }

@@ -23,6 +23,23 @@ pub(super) struct Page {
     limit: Option<usize>,
 }
 
+impl Page {
+    /// Where to begin, and how many are asked for.
+    #[expect(clippy::result_large_err, reason = "the error is the answer")]
+    pub(super) fn bounded(page: Result<Query<Page>, QueryRejection>) -> Result<(String, usize), Response> {
+        let limit_max = ADMIN_PAGE_MAX;
+        let (after, limit) = match page {
+            Ok(Query(Page { after, limit })) => (after, limit.unwrap_or(limit_max)),
+            Err(_) => (String::new(), 0),
+        };
+        if !(1..=limit_max).contains(&limit) {
+            let what = format!("write ?after=CLIENT_ID&limit=N, with a limit from 1 to {limit_max}");
+            return Err(refuse(StatusCode::BAD_REQUEST, &what));
+        }
+        Ok((after, limit))
+    }
+}
+
 #[derive(Serialize)]
 struct Clients {
     clients: Vec<ConnectedClient>,
@@ -33,15 +50,10 @@ struct Clients {
 type ClientId = Result<Path<String>, PathRejection>;
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>, page: Result<Query<Page>, QueryRejection>) -> Response {
-    let limit_max = ADMIN_PAGE_MAX;
-    let (after, limit) = match page {
-        Ok(Query(Page { after, limit })) => (after, limit.unwrap_or(limit_max)),
-        Err(_) => (String::new(), 0),
+    let (after, limit) = match Page::bounded(page) {
+        Ok(bounded) => bounded,
+        Err(refusal) => return refusal,
     };
-    if !(1..=limit_max).contains(&limit) {
-        let what = format!("write ?after=CLIENT_ID&limit=N, with a limit from 1 to {limit_max}");
-        return refuse(StatusCode::BAD_REQUEST, &what);
-    }
     let asked = ask_all(&shared, |answer| Ask::Clients { after: after.clone(), limit: limit + 1, answer }).await;
     let mut clients: Vec<ConnectedClient> = match asked {
         Ok(lists) => lists.into_iter().flatten().collect(),
@@ -99,6 +111,6 @@ fn not_connected() -> Response {
     refuse(StatusCode::NOT_FOUND, "no such client is connected to this node; GET /api/v1/clients lists them")
 }
 
-fn not_utf8() -> Response {
+pub(super) fn not_utf8() -> Response {
     refuse(StatusCode::BAD_REQUEST, "the client id is not UTF-8; GET /api/v1/clients lists them")
 }

@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::{AdminState, Shared};
+use crate::shard::Totals;
 
 /// Worker counters that go up and down.
 const GAUGES: [&str; 2] = ["connections", "sessions"];
@@ -34,6 +35,7 @@ pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
 struct Snapshot {
     workers: BTreeMap<&'static str, (&'static str, u64)>,
     forwards_dropped: u64,
+    totals: Totals,
     gauges: Vec<(&'static str, &'static str, i64)>,
     listeners: Vec<Listener>,
 }
@@ -75,6 +77,18 @@ impl Snapshot {
                 "1 while any one node may die without harm",
                 i64::from(status.not_failover_ready.is_empty()),
             ),
+            (
+                "queued_messages",
+                "Messages in the queues of the shards this node leads",
+                status.totals.queued_items as i64,
+            ),
+            ("queued_bytes", "Bytes of them", status.totals.queued_bytes as i64),
+            (
+                "retained_messages",
+                "Retained messages of the shards this node leads",
+                status.totals.retained_items as i64,
+            ),
+            ("retained_bytes", "Bytes of them", status.totals.retained_bytes as i64),
             ("subscribes_unsettled", "SUBSCRIBEs that wait for other nodes", status.unsettled as i64),
         ];
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -85,7 +99,8 @@ impl Snapshot {
             refused_full: read(&entrance.refused_full),
             handshakes_failed: read(&entrance.handshakes_failed),
         });
-        Snapshot { workers, forwards_dropped: status.forwards_dropped, gauges, listeners: listeners.collect() }
+        let (forwards_dropped, totals) = (status.forwards_dropped, status.totals);
+        Snapshot { workers, forwards_dropped, totals, gauges, listeners: listeners.collect() }
     }
 }
 
@@ -114,9 +129,18 @@ impl Collector for Snapshot {
             None,
             counter.metric_type(),
         )?;
-        let by_workers =
-            self.workers.iter().filter_map(|(name, (_, value))| Some((name.strip_prefix("dropped_")?, *value)));
-        for (reason, value) in by_workers.chain([("node_not_reached", self.forwards_dropped)]) {
+        let mut reasons: BTreeMap<&str, u64> = BTreeMap::from([
+            ("node_not_reached", self.forwards_dropped),
+            ("queue_full", self.totals.dropped_queue_full),
+            ("retained_full", self.totals.refused_retained_full),
+            ("without_member", self.totals.dropped_without_member),
+        ]);
+        for (name, (_, value)) in &self.workers {
+            if let Some(reason) = name.strip_prefix("dropped_") {
+                *reasons.entry(reason).or_default() += value;
+            }
+        }
+        for (reason, value) in reasons {
             ConstCounter::new(value).encode(dropped.encode_family(&[("reason", reason)])?)?;
         }
         let gauge = ConstGauge::new(0_i64);

@@ -11,11 +11,23 @@ use crate::cluster::control::MemberState;
 use crate::cluster::handle;
 use crate::cluster::status::{MemberStatus, Status};
 use crate::node::Report;
+use crate::shard::{StoredSession, Totals};
 use crate::worker::{Ask, ClientSubscription, ConnectedClient, Counters};
 
 /// A server over a node whose status is `status`, and whose requests are answered as the cluster would.
 async fn start(status: Status, token: Option<&str>) -> std::net::SocketAddr {
     start_beating(status, token).await.0
+}
+
+fn stored_session(client_id: &str) -> StoredSession {
+    StoredSession {
+        client_id: client_id.into(),
+        connected: false,
+        session_expiry_seconds: 60,
+        subscriptions: 1,
+        queued_messages: 2,
+        queued_bytes: 3,
+    }
 }
 
 /// As [`start`], with the heartbeat of the node.
@@ -28,12 +40,22 @@ async fn start_beating(
     let mut doors = doors.for_test(status);
     tokio::spawn(async move {
         while let Some(request) = doors.next_request().await {
-            if let ClusterRequest::Leave { name, answer, .. } = request {
-                let _ = answer.send(match name.as_str() {
-                    "mqtt-1" => Ok(()),
-                    "nobody-to-ask" => Err(LeaveError::Unavailable),
-                    _ => Err(LeaveError::Unknown),
-                });
+            match request {
+                ClusterRequest::Leave { name, answer, .. } => {
+                    let _ = answer.send(match name.as_str() {
+                        "mqtt-1" => Ok(()),
+                        "nobody-to-ask" => Err(LeaveError::Unavailable),
+                        _ => Err(LeaveError::Unknown),
+                    });
+                }
+                ClusterRequest::Sessions { after, count, answer } => {
+                    let stored = ["a", "b", "c"].into_iter().filter(|client_id| **client_id > *after);
+                    let _ = answer.send(stored.take(count).map(stored_session).collect());
+                }
+                ClusterRequest::EndSession { client_id, answer } => {
+                    let _ = answer.send(client_id == "a");
+                }
+                ClusterRequest::Drain { .. } => {}
             }
         }
     });
@@ -48,9 +70,18 @@ async fn start_beating(
 fn state(cluster: ClusterHandle, workers: Vec<WorkerHandle>, token: Option<&str>) -> AdminState {
     let (reload, mut asked) = mpsc::channel::<ReloadRequest>(1);
     tokio::spawn(async move {
-        while let Some(answer) = asked.recv().await {
-            let restart_needed = vec!["data_dir".to_owned()];
-            let _ = answer.send(Report { reloaded: vec!["limits".to_owned()], restart_needed, failed: Vec::new() });
+        while let Some(request) = asked.recv().await {
+            let report = Report { restart_needed: vec!["data_dir".to_owned()], ..Report::default() };
+            let _ = match request {
+                ReloadRequest::Reload(answer) => {
+                    answer.send(Report { reloaded: vec!["limits".to_owned()], ..report }).is_ok()
+                }
+                ReloadRequest::Last(answer) => answer.send(Report { failed: vec!["acl".to_owned()], ..report }).is_ok(),
+                ReloadRequest::Check(text, answer) => {
+                    let verdict = if text == "good" { Ok(()) } else { Err(format!("{text} is bad")) };
+                    answer.send(verdict).is_ok()
+                }
+            };
         }
     });
     let token = Arc::new(ArcSwapOption::from_pointee(token.map(str::to_owned)));
@@ -122,7 +153,27 @@ async fn a_reload_says_what_is_in_force_and_what_waits() {
     let (code, body) = ask(address, "POST /api/v1/reload", "").await;
     assert_eq!(code, 200);
     let json: serde_json::Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(json, serde_json::json!({"reloaded": ["limits"], "restart_needed": ["data_dir"], "failed": []}));
+    let none: [&str; 0] = [];
+    let waits = ["data_dir"];
+    let expected =
+        serde_json::json!({"config_sha256": null, "reloaded": ["limits"], "restart_needed": waits, "failed": none});
+    assert_eq!(json, expected);
+
+    let (code, body) = ask(address, "GET /api/v1/reload", "").await;
+    let last: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, &last["failed"][0]), (200, &serde_json::json!("acl")), "{body}");
+}
+
+#[tokio::test]
+async fn a_configuration_is_checked_without_being_taken() {
+    let address = start(healthy(), None).await;
+    let check = async |text: &str| {
+        let headers = format!("content-type: text/plain\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        ask(address, "POST /api/v1/config/check", &headers).await
+    };
+    assert_eq!(check("good").await, (204, String::new()));
+    let (code, body) = check("this").await;
+    assert!(code == 422 && body.contains("this is bad"), "{code} {body}");
 }
 
 async fn ask(address: std::net::SocketAddr, what: &str, headers: &str) -> (u16, String) {
@@ -216,12 +267,15 @@ async fn the_api_asks_for_its_token_and_nothing_else_does() {
 
 #[tokio::test]
 async fn metrics_add_the_workers_up_and_tell_drops_by_reason() {
-    let address = start(Status { forwards_dropped: 5, ..healthy() }, None).await;
+    let totals = Totals { refused_retained_full: 9, queued_items: 8, ..Totals::default() };
+    let address = start(Status { forwards_dropped: 5, totals, ..healthy() }, None).await;
     let (_, body) = ask(address, "GET /metrics", "").await;
     for line in [
         "mqtt_broker_messages_received_total 14",
         "mqtt_broker_messages_dropped_total{reason=\"too_large\"} 6",
         "mqtt_broker_messages_dropped_total{reason=\"node_not_reached\"} 5",
+        "mqtt_broker_messages_dropped_total{reason=\"retained_full\"} 9",
+        "mqtt_broker_queued_messages 8",
         "mqtt_broker_members 1",
         "mqtt_broker_cluster_connections 4",
         "mqtt_broker_cluster_sessions 2",
@@ -262,7 +316,8 @@ async fn metrics_are_well_formed_and_each_is_explained_once() {
     let counters = Counters::default();
     let drops = counters.named().filter(|(name, ..)| name.starts_with("dropped_")).count();
     let told = samples.iter().filter(|sample| sample.starts_with("mqtt_broker_messages_dropped_total{")).count();
-    assert_eq!(told, drops + 1);
+    // Those of other nodes' links, of queues, and of retained messages are not the workers'.
+    assert_eq!(told, drops + 3);
 }
 
 #[tokio::test]
@@ -367,6 +422,22 @@ async fn a_large_body_is_refused_before_anything_is_done() {
     assert_eq!(code, 413);
     assert!(body.contains("too large"), "{body}");
     assert_eq!(ask(address, "POST /api/v1/drain", &length(limits::ADMIN_BODY_BYTES_MAX)).await.0, 202);
+}
+
+#[tokio::test]
+async fn stored_sessions_are_listed_page_by_page_and_ended() {
+    let address = start(healthy(), None).await;
+    let (code, body) = ask(address, "GET /api/v1/sessions?limit=2", "").await;
+    let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, &page["next"]), (200, &"b".into()), "{body}");
+    assert_eq!(page["sessions"][0]["client_id"], "a");
+    assert_eq!(page["sessions"][1]["queued_messages"], 2);
+    let (_, body) = ask(address, "GET /api/v1/sessions?after=b", "").await;
+    let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((page["sessions"].as_array().unwrap().len(), page["next"].is_null()), (1, true), "{body}");
+    assert_eq!(ask(address, "GET /api/v1/sessions?limit=0", "").await.0, 400);
+    assert_eq!(ask(address, "DELETE /api/v1/sessions/a", "").await.0, 204);
+    assert_eq!(ask(address, "DELETE /api/v1/sessions/z", "").await.0, 404);
 }
 
 #[tokio::test]

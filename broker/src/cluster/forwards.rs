@@ -21,6 +21,8 @@ pub struct Forwards {
     /// The last batch taken from each run.
     taken: BTreeMap<NodeId, (Incarnation, u64)>,
     over: Vec<(u64, bool)>,
+    /// Messages for members of shared subscriptions on runs that are over.
+    homeless: Vec<(u64, Message)>,
     dropped: u64,
 }
 
@@ -87,7 +89,7 @@ impl Forwards {
         let outgoing = self.outgoing.entry(peer.node).or_default();
         if outgoing.run != Some(peer.incarnation) {
             if outgoing.run.is_some() {
-                outgoing.give_up(&mut self.over);
+                outgoing.give_up(&mut self.over, &mut self.homeless);
             }
             outgoing.run = Some(peer.incarnation);
         }
@@ -109,14 +111,14 @@ impl Forwards {
         if let Some(outgoing) = self.outgoing.get_mut(&origin.node)
             && outgoing.run.is_none_or(|run| run <= origin.incarnation)
         {
-            outgoing.give_up(&mut self.over);
+            outgoing.give_up(&mut self.over, &mut self.homeless);
         }
     }
 
     /// This node begins a new run: nobody waits for what the old one forwarded.
     pub fn begin_run(&mut self) {
         for outgoing in self.outgoing.values_mut() {
-            outgoing.give_up(&mut self.over);
+            outgoing.give_up(&mut self.over, &mut self.homeless);
         }
     }
 
@@ -146,6 +148,11 @@ impl Forwards {
         std::mem::take(&mut self.over)
     }
 
+    /// Messages that need another member of their shared subscription, with their keys.
+    pub fn take_homeless(&mut self) -> Vec<(u64, Message)> {
+        std::mem::take(&mut self.homeless)
+    }
+
     /// QoS 0 messages that were dropped because there was no link, or a slow one.
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -153,11 +160,14 @@ impl Forwards {
 }
 
 impl Outgoing {
-    fn give_up(&mut self, over: &mut Vec<(u64, bool)>) {
-        let sent = self.unacknowledged.drain(..).flat_map(|batch| batch.keys);
-        let keys = sent.chain(self.waiting_keys.drain(..));
-        over.extend(keys.map(|key| (key, false)));
-        self.waiting.clear();
+    fn give_up(&mut self, over: &mut Vec<(u64, bool)>, homeless: &mut Vec<(u64, Message)>) {
+        let sent = self.unacknowledged.drain(..).flat_map(|batch| batch.keys.into_iter().zip(batch.messages));
+        for (key, message) in sent.chain(self.waiting_keys.drain(..).zip(self.waiting.drain(..))) {
+            match message.recipient {
+                None => over.push((key, false)),
+                Some(_) => homeless.push((key, message)),
+            }
+        }
         self.unnumbered.clear();
     }
 }

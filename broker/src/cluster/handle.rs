@@ -18,6 +18,7 @@ use super::tasks::Tasks;
 use crate::door::{ToCluster, ToWorker};
 use crate::identity::Origin;
 use crate::replication::Settings;
+use crate::shard::StoredSession;
 use crate::storage::Log;
 
 /// Whether a node without data may found a cluster.
@@ -85,6 +86,22 @@ pub enum ClusterRequest {
         leaving: bool,
         /// Whether it is done.
         answer: oneshot::Sender<Result<(), LeaveError>>,
+    },
+    /// The stored sessions of the whole cluster.
+    Sessions {
+        /// Those after this client id.
+        after: String,
+        /// At most so many.
+        count: usize,
+        /// In order.
+        answer: oneshot::Sender<Vec<StoredSession>>,
+    },
+    /// A session shall end, and the connection that holds it.
+    EndSession {
+        /// Whose.
+        client_id: String,
+        /// Whether there was one.
+        answer: oneshot::Sender<bool>,
     },
     /// Give everything away, and ask clients to go.
     Drain {
@@ -209,6 +226,8 @@ impl Room {
                 // Whoever asked may have gone.
                 let _ = answer.send(result);
             }
+            ClusterRequest::Sessions { after, count, answer } => self.inspect(after.into(), count, answer),
+            ClusterRequest::EndSession { client_id, answer } => self.end_session(client_id.into(), answer),
             ClusterRequest::Drain { rate, patience, done } => {
                 self.drain(rate, patience).await;
                 // Whoever asked may have gone.

@@ -368,15 +368,15 @@ impl Links {
             tracing::warn!(name = theirs.name, "peer belongs to another cluster");
             return Err(LinkError::Dropped("it belongs to another cluster"));
         }
-        if mine.origin != self.me() {
-            return Err(LinkError::Dropped("this node has begun a new run"));
-        }
         if mine.origin.node < node {
             if self.peer(node).is_some_and(|run| run >= theirs.origin.incarnation) {
                 return Err(LinkError::Dropped("it is linked already"));
             }
         } else {
             link::taken(&mut stream).await?;
+        }
+        if mine.origin != self.me() {
+            return Err(LinkError::Dropped("this node has begun a new run"));
         }
         let peer = Peer { origin: theirs.origin, name: theirs.name, address: theirs.address, version: theirs.version };
         let error = self.run(stream, peer).await;

@@ -8,13 +8,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::replica::Replica;
 use super::tasks::Tasks;
 use crate::door::{ToCluster, ToWorker};
-use crate::identity::{Incarnation, NodeId, Origin, ShardId};
+use crate::identity::{ClientId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::Message;
 use crate::replication::{Settings, Transport};
+use crate::shard::{StoredSession, Totals};
 use crate::storage::Log;
 
 pub use crate::replication::LocalFuture;
@@ -80,6 +82,9 @@ pub trait Shards {
     /// Told whenever the list grows; the whole list of those remembered is [`Directory::ended`].
     fn ended(&self, origins: &[Origin]);
 
+    /// This node may not serve any more: CONNECTs that are not answered are refused, and undone if they come true (K3).
+    fn withdraw_opens(&self);
+
     /// This node was declared unreachable while it lived: [`Mesh::me`] is another from now on, numbering begins anew,
     /// workers have been told to close every connection ([`crate::door::ToWorker::Expelled`]).
     fn begin_run(&self);
@@ -88,8 +93,18 @@ pub trait Shards {
     /// unreachable, and its subscribers are no longer connected.
     fn forwarded(&self, key: u64, reached: bool);
 
-    /// Persistent sessions of the shards that this node leads.
-    fn sessions(&self) -> u64;
+    /// A forward is over because its node was declared unreachable, and it was for a member of a shared subscription there:
+    /// another is to be found. It counts as forwarded when that one has it.
+    fn member_lost(&self, key: u64, message: Message);
+
+    /// The first `count` stored sessions of all shards after a client id. Not answered if a shard has no leader.
+    fn inspect(&self, after: Arc<str>, count: usize, answer: oneshot::Sender<Vec<StoredSession>>);
+
+    /// Ends a session, wherever it is; whether there was one. Not answered if this node's run ends before.
+    fn end_session(&self, client_id: ClientId, answer: oneshot::Sender<bool>);
+
+    /// Figures of the shards that this node leads.
+    fn totals(&self) -> Totals;
 }
 
 /// What the shards' rooms are given to work with.
@@ -152,4 +167,7 @@ pub trait Workers {
 
     /// Queues `message` for `worker`.
     fn send(&self, worker: u16, message: ToWorker);
+
+    /// Queues a message for the workers whose connected subscribers want it.
+    fn hand_over(&self, message: Message);
 }

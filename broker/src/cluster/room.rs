@@ -11,6 +11,7 @@ mod membership;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ use crate::identity::{ConnectionId, GroupId, NodeId, Origin};
 use crate::message::Message;
 use crate::replication::Group;
 use crate::router::Trie;
+use crate::shard::{Open, Outcome, Refusal};
+use crate::share::Member;
 use crate::storage::Log;
 
 /// Who waits for routes to be known everywhere.
@@ -66,6 +69,8 @@ pub(super) struct Room {
     forwards: RefCell<Forwards>,
     /// Which workers want which filters, for messages that come from other nodes.
     interest: RefCell<Trie<BTreeSet<u16>>>,
+    /// Members of shared subscriptions, and the worker each is connected to.
+    members: RefCell<BTreeMap<Arc<str>, u16>>,
     workers: Vec<mpsc::UnboundedSender<Vec<ToWorker>>>,
     to_workers: RefCell<Vec<Vec<ToWorker>>>,
     connections: RefCell<BTreeMap<u16, u32>>,
@@ -87,11 +92,16 @@ pub(super) struct Room {
     lease_until: Cell<Option<Instant>>,
     serving: Cell<bool>,
     left: Cell<bool>,
+    /// It has said goodbye: it holds no lease and asks for none, until its process ends.
+    drained: Cell<bool>,
     draining: Cell<bool>,
     overview: RefCell<Overview>,
     /// As the control leader: when each run last renewed, and what it reported.
     heard: RefCell<BTreeMap<Origin, (Instant, Report)>>,
-    /// The control term in which `heard` is kept.
+    /// As the control leader: runs that are granted nothing any more, since an end of theirs is on its way through the log,
+    /// and from when on. A grant now would outlive it.
+    dismissed: RefCell<BTreeMap<Origin, Instant>>,
+    /// The control term in which `heard` and `dismissed` are kept.
     heard_term: Cell<u64>,
     status: watch::Sender<Status>,
 }
@@ -133,6 +143,7 @@ impl Room {
                 routes: RefCell::new(Routes::new(workers.len() as u16)),
                 forwards: RefCell::default(),
                 interest: RefCell::default(),
+                members: RefCell::default(),
                 to_workers: RefCell::new(workers.iter().map(|_| Vec::new()).collect()),
                 workers,
                 connections: RefCell::default(),
@@ -147,9 +158,11 @@ impl Room {
                 lease_until: Cell::new(None),
                 serving: Cell::new(false),
                 left: Cell::new(false),
+                drained: Cell::new(false),
                 draining: Cell::new(false),
                 overview: RefCell::default(),
                 heard: RefCell::default(),
+                dismissed: RefCell::default(),
                 heard_term: Cell::new(0),
                 status,
                 tasks,
@@ -183,7 +196,7 @@ impl Room {
         }
         self.every(Duration::from_millis(20), Room::membership_turn);
         self.every(Duration::from_millis(100), Room::hosting_turn);
-        self.every(Duration::from_millis(300), Room::duties_turn);
+        self.every(Duration::from_millis(100), Room::duties_turn);
         self.every(Duration::from_millis(100), Room::publish_status);
         let renewals = self.clone();
         self.tasks.spawn(async move { renewals.renew_for_ever().await });
@@ -230,7 +243,14 @@ impl Room {
         match message {
             ToCluster::Route { worker, filter, wanted } => {
                 let mut interest = self.interest.borrow_mut();
-                if wanted {
+                if Member::parse(&filter).is_some() {
+                    let mut members = self.members.borrow_mut();
+                    if wanted {
+                        members.insert(filter.clone(), worker);
+                    } else if members.get(&filter) == Some(&worker) {
+                        members.remove(&filter);
+                    }
+                } else if wanted {
                     interest.entry(&filter, BTreeSet::new).1.insert(worker);
                 } else if let Some(workers) = interest.get_mut(&filter) {
                     workers.remove(&worker);
@@ -246,6 +266,11 @@ impl Room {
             ToCluster::RoutesApplied { worker, number } => self.routes.borrow_mut().worker_applied(worker, number),
             ToCluster::Connections { worker, connections } => {
                 self.connections.borrow_mut().insert(worker, connections);
+            }
+            // Its worker has not heard yet.
+            ToCluster::Open(Open { connection, .. }) if !self.serving.get() => {
+                let outcome = Outcome::Refused(Refusal::Unavailable);
+                self.to_worker(connection.worker, ToWorker::Opened { connection, outcome });
             }
             message => {
                 if let Some(shards) = self.shards() {
@@ -293,7 +318,11 @@ impl Room {
             self.links.send(node, &frame);
         }
         let over = self.forwards.borrow_mut().take_over();
+        let homeless = self.forwards.borrow_mut().take_homeless();
         if let Some(shards) = self.shards() {
+            for (key, message) in homeless {
+                shards.member_lost(key, message);
+            }
             for (key, reached) in over {
                 shards.forwarded(key, reached);
             }
@@ -319,11 +348,19 @@ impl Room {
         }
     }
 
-    /// Messages from another node for this node's connected subscribers.
+    /// Messages from another node, or from a shard, for this node's connected subscribers.
     fn hand_over(&self, messages: Vec<Message>) {
         let mut batches: Vec<Vec<Message>> = self.workers.iter().map(|_| Vec::new()).collect();
         let interest = self.interest.borrow();
         for message in messages {
+            if let Some(recipient) = &message.recipient {
+                // If the member has gone, any worker finds another.
+                let worker = self.members.borrow().get(recipient).copied().unwrap_or(0);
+                if let Some(batch) = batches.get_mut(usize::from(worker)) {
+                    batch.push(message);
+                }
+                continue;
+            }
             let mut wanting = BTreeSet::new();
             interest.for_each_match(&message.topic, |_, workers| wanting.extend(workers.iter().copied()));
             for worker in wanting {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use crate::identity::{ConnectionId, NodeId, ShardId};
 use crate::limits;
 use crate::message::Message;
-use crate::shard::Command;
+use crate::shard::{Command, Destination, Spread};
 
 /// Bytes of commands in one frame, about.
 const FRAME_BYTES: usize = 64 << 10;
@@ -19,6 +19,8 @@ pub(super) enum Waiter {
     Nobody,
     /// The connection that wants to hold a client id.
     Open(ConnectionId),
+    /// A connection that wanted to, and was refused meanwhile.
+    Withdrawn,
     /// A SUBSCRIBE or UNSUBSCRIBE.
     Subscribe { connection: ConnectionId, token: u32 },
     /// A publish, by its key.
@@ -30,7 +32,11 @@ pub(super) enum Waiter {
     /// Acknowledgements with PUBRECs among them.
     Acknowledge(ConnectionId),
     /// The outbox of a shard that this node leads, or led.
-    Relay { from: ShardId, to: ShardId, number: u64 },
+    Relay { from: ShardId, to: Destination, number: u64 },
+    /// The leadership that hands messages of shared subscriptions over.
+    HandOver { shard: ShardId, term: u64 },
+    /// An administrator, by a key.
+    Deletion(u64),
     /// A connection that puts retained messages into its session's queue.
     Enqueue { connection: ConnectionId, token: u32 },
 }
@@ -102,6 +108,18 @@ impl ShardClient {
         Some((command, waiter))
     }
 
+    /// Nobody waits any more for the CONNECTs that are not answered; gives who did.
+    pub(super) fn withdraw_opens(&mut self) -> Vec<Waiter> {
+        let opens = self.queue.iter_mut().flatten().filter(|waiting| matches!(waiting.waiter, Waiter::Open(_)));
+        opens.map(|waiting| std::mem::replace(&mut waiting.waiter, Waiter::Withdrawn)).collect()
+    }
+
+    /// Nobody waits any more for the publishes that are not answered; gives who did.
+    pub(super) fn withdraw_publishes(&mut self) -> Vec<Waiter> {
+        let publishes = self.queue.iter_mut().flatten().filter(|waiting| matches!(waiting.waiter, Waiter::Publish(_)));
+        publishes.map(|waiting| std::mem::replace(&mut waiting.waiter, Waiter::Nobody)).collect()
+    }
+
     /// Everything unanswered is to be sent again.
     pub(super) fn rewind(&mut self) {
         self.sent = 0;
@@ -155,9 +173,10 @@ pub(super) fn command_bytes(command: &Command) -> usize {
             64 + message_bytes(message)
         }
         Command::PublishOnce(publish) => {
-            64 + publish.client_id.len() + message_bytes(&publish.message) + publish.destinations.len() * 16
+            64 + publish.client_id.len() + message_bytes(&publish.message) + spread_bytes(&publish.spread)
         }
         Command::Relayed(relayed) => 16 + relayed.len() * 24,
+        Command::HandOver(hand_overs) => 16 + hand_overs.len() * 128,
         Command::Open(open) => {
             let will = open.will.as_ref().map_or(0, |will| will.message.payload.len() + will.message.topic.len());
             96 + open.client_id.len() + will
@@ -175,11 +194,16 @@ pub(super) fn command_bytes(command: &Command) -> usize {
             let messages: usize = messages.iter().map(|message| 64 + message_bytes(message)).sum();
             64 + client_id.len() + filter.len() + messages
         }
-        Command::WillFired { client_id, .. }
+        Command::FireWill { client_id, spread, .. } => 32 + client_id.len() + spread_bytes(spread),
+        Command::DeleteSession { client_id }
         | Command::Released { client_id, .. }
         | Command::EndExchange { client_id, .. } => 32 + client_id.len(),
         Command::NodeGone(_) | Command::Tick => 32,
     }
+}
+
+fn spread_bytes(spread: &Spread) -> usize {
+    spread.destinations.len() * 16 + spread.recipients.iter().map(|(_, recipient)| 16 + recipient.len()).sum::<usize>()
 }
 
 fn message_bytes(message: &Message) -> usize {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{ClientId, ConnectionId, Incarnation, NodeId, ShardId};
 use crate::message::Message;
-use crate::shard::{Command, Delivery, Evicted, Outcome};
+use crate::shard::{Command, Delivery, Evicted, Outcome, StoredSession};
 
 /// One frame. New variants go to the end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,10 @@ pub(super) enum ShardFrame {
     ReadRetained { shard: ShardId, read: u64, filter: Arc<str>, after: Option<Arc<str>> },
     /// The answer: some of them, and after which topic to go on.
     Retained { read: u64, messages: Vec<Message>, next: Option<Arc<str>> },
+    /// To a leader: what are the first sessions after this client id? `read` comes back with the answer.
+    ReadSessions { shard: ShardId, read: u64, after: Arc<str>, count: u32 },
+    /// The answer.
+    Sessions { shard: ShardId, read: u64, sessions: Vec<StoredSession> },
 }
 
 impl ShardFrame {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::cluster::delivery::Deliveries;
 use crate::cluster::relays::Relays;
 use crate::cluster::shard_client::command_bytes;
-use crate::identity::Origin;
+use crate::identity::{ClientId, Origin};
 use crate::shard::{Command, Entry, Expected, Numbered, Shard};
 
 /// An entry holds commands of about this many bytes.
@@ -21,11 +21,21 @@ pub(super) struct ShardLeader {
     pub term: u64,
     pub deliveries: Deliveries,
     pub relays: Relays,
+    pub handing: Handing,
     /// The last number taken of each origin; ahead of what is applied.
     taken: BTreeMap<Origin, u64>,
     gathered: Vec<Numbered>,
     gathered_bytes: usize,
     outstanding: usize,
+}
+
+/// How the leader stands with handing messages of shared subscriptions over.
+#[derive(Debug, Default)]
+pub(super) struct Handing {
+    /// Some are being handed over.
+    pub busy: bool,
+    /// Where to go on looking.
+    pub after: Option<ClientId>,
 }
 
 /// What became of commands.
@@ -45,6 +55,7 @@ impl ShardLeader {
             term,
             deliveries: Deliveries::default(),
             relays: Relays::default(),
+            handing: Handing::default(),
             taken: BTreeMap::new(),
             gathered: Vec::new(),
             gathered_bytes: 0,

@@ -4,17 +4,22 @@
 //! another node, is gathered into an entry (`shard_leader`) and proposed; applied, its effects come back to be carried
 //! out. What to send is decided at once; sending waits for the end of the turn, so that it goes in batches.
 
+mod handing;
+mod inspecting;
 mod relaying;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
+use self::handing::Choosing;
+use self::inspecting::Inspection;
 use super::delivery::Say;
 use super::mesh::{LocalFuture, Shards, Surroundings};
 use super::relays::Relays;
@@ -23,12 +28,15 @@ use super::retained_reads::{Asked, Question, Reads};
 use super::shard_client::{ShardClient, Waiter};
 use super::shard_frames::ShardFrame;
 use super::shard_leader::{ShardLeader, Taken};
-use crate::door::{RouteOwner, Targets, ToCluster, ToWorker};
+use crate::door::{Recipients, RouteOwner, Targets, ToCluster, ToWorker};
 use crate::faults;
 use crate::identity::{ClientId, ConnectionId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS};
 use crate::replication::{Group, Position};
-use crate::shard::{Ack, Command, Destination, Effect, Outcome, Page, PublishOnce, Refusal, Relayed, Shard};
+use crate::shard::{
+    Ack, Close, CloseCause, Command, Destination, Effect, Outcome, Page, PublishOnce, Refusal, Relayed, Shard, Spread,
+    StoredSession, Totals,
+};
 
 /// How often expiries are looked for and silent streams sent again.
 const TICK: Duration = Duration::from_millis(500);
@@ -43,10 +51,15 @@ pub struct ShardRooms {
     clients: RefCell<BTreeMap<ShardId, ShardClient>>,
     hosted: RefCell<BTreeMap<ShardId, Hosted>>,
     publishes: RefCell<BTreeMap<u64, PendingPublish>>,
+    /// What members of shared subscriptions are being chosen for.
+    choosing: RefCell<BTreeMap<u64, Choosing>>,
+    /// What administrators wait for.
+    inspections: RefCell<BTreeMap<u64, Inspection>>,
+    deletions: RefCell<BTreeMap<u64, oneshot::Sender<bool>>>,
     reads: RefCell<Reads>,
     asked: RefCell<BTreeMap<ShardId, Asked>>,
     next_key: Cell<u64>,
-    /// Wills of led shards that are being published, until their shard knows.
+    /// Wills of led shards that are being sent on their way, until their shard has done it.
     firing: RefCell<BTreeSet<(ShardId, ClientId, u64)>>,
     /// Against K1, to see that tests notice.
     acknowledges_early: bool,
@@ -78,17 +91,9 @@ struct PendingPublish {
 }
 
 /// Who hears when a publish is stored everywhere.
-enum PublishOrigin {
-    Client {
-        connection: ConnectionId,
-        token: u64,
-    },
-    /// A will, told to the shard that stored it.
-    Will {
-        shard: ShardId,
-        client_id: ClientId,
-        epoch: u64,
-    },
+struct PublishOrigin {
+    connection: ConnectionId,
+    token: u64,
 }
 
 impl ShardRooms {
@@ -100,6 +105,9 @@ impl ShardRooms {
             clients: RefCell::default(),
             hosted: RefCell::default(),
             publishes: RefCell::default(),
+            choosing: RefCell::default(),
+            inspections: RefCell::default(),
+            deletions: RefCell::default(),
             reads: RefCell::default(),
             asked: RefCell::default(),
             next_key: Cell::new(1),
@@ -203,6 +211,11 @@ impl ShardRooms {
         for client in self.clients.borrow_mut().values_mut() {
             client.tick();
         }
+        let replicas: Vec<ShardId> = self.hosted.borrow().keys().copied().collect();
+        for shard in replicas.into_iter().filter(|shard| self.cannot_write(*shard)) {
+            self.withdraw(shard);
+        }
+        self.ask_to_inspect();
         let questions = self.reads.borrow_mut().ask_again();
         for question in questions {
             self.ask_retained(question);
@@ -219,6 +232,7 @@ impl ShardRooms {
             self.push(shard, Command::Tick, Waiter::Nobody);
         }
         for shard in self.led() {
+            self.hand_over(shard);
             let state =
                 self.with_led(shard, |group, leader| (leader.deliveries.ask_again(), group.with(Shard::due_wills)));
             let Some((asks, wills)) = state else { continue };
@@ -278,6 +292,10 @@ impl ShardRooms {
             ShardFrame::ReadRetained { shard, read, filter, after } => {
                 self.asked_retained(from, Question { shard, read, filter, after });
             }
+            ShardFrame::ReadSessions { shard, read, after, count } => {
+                self.asked_sessions(from, shard, read, &after, count);
+            }
+            ShardFrame::Sessions { shard, read, sessions } => self.inspected(shard, read, sessions),
             ShardFrame::Retained { read, messages, next } => {
                 let (answer, more) = self.reads.borrow_mut().answered(read, Page { messages, next });
                 if let Some((connection, answer)) = answer {
@@ -304,11 +322,19 @@ impl ShardRooms {
         let Some((command, waiter)) = answer else { return };
         match waiter {
             Waiter::Nobody => {
-                if let Command::WillFired { client_id, epoch } = command {
+                if let Command::FireWill { client_id, epoch, .. } = command {
                     self.firing.borrow_mut().remove(&(shard, client_id, epoch));
                 }
             }
             Waiter::Open(connection) => self.to_worker(connection, ToWorker::Opened { connection, outcome }),
+            Waiter::Withdrawn => {
+                // The client was told that it is not connected: what it asked for is undone.
+                if let (Command::Open(open), Outcome::Opened { epoch, .. }) = (command, outcome) {
+                    let (client_id, cause) = (open.client_id, CloseCause::Normal);
+                    let close = Close { client_id, epoch, cause, session_expiry_seconds: None, sent_to: 0 };
+                    self.push(shard, Command::Close(close), Waiter::Nobody);
+                }
+            }
             Waiter::Subscribe { connection, token } => {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
             }
@@ -333,6 +359,8 @@ impl ShardRooms {
             Waiter::Enqueue { connection, token } => {
                 self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
             }
+            Waiter::HandOver { shard, term } => self.handed_over(shard, term, &outcome),
+            Waiter::Deletion(key) => self.session_ended(key, &outcome),
         }
     }
 
@@ -353,37 +381,57 @@ impl ShardRooms {
     }
 
     /// Publishes to everybody beyond this node's workers, and counts the answers.
-    fn publish(&self, origin: Option<PublishOrigin>, message: Message, targets: &Targets) {
+    fn publish(&self, origin: Option<PublishOrigin>, message: Message, targets: &Targets, recipients: Recipients) {
         let key = self.next_key.get();
         self.next_key.set(key + 1);
         let mut outstanding = targets.iter().filter(|target| !matches!(target, RouteOwner::Worker(_))).count() as u32;
         let counted = origin.is_some();
-        outstanding += u32::from(message.retain);
+        outstanding += recipients.len() as u32;
+        // What was meant for a member that has gone is kept already.
+        let keep = message.retain && message.recipient.is_none();
+        outstanding += u32::from(keep);
         if let Some(origin) = origin {
             let pending = PendingPublish { origin, outstanding: outstanding + 1, stored: 0, refused: None };
             self.publishes.borrow_mut().insert(key, pending);
         }
-        if message.retain {
+        if keep {
             self.retain(message.clone(), counted.then_some(key));
         }
         for target in targets {
-            match target {
-                RouteOwner::Worker(_) => {}
-                RouteOwner::Node(node) => self.around.forwarder.forward(*node, message.clone(), counted.then_some(key)),
-                RouteOwner::Shard(shard) if counted && self.is_full(*shard) => {
-                    self.publish_part(key, 0, Some(Refusal::Quota));
-                }
-                RouteOwner::Shard(shard) => {
-                    let waiter = if counted { Waiter::Publish(key) } else { Waiter::Nobody };
-                    self.push(*shard, Command::Publish(message.clone()), waiter);
-                    if counted && self.acknowledges_early {
-                        self.publish_part(key, 1, None);
-                    }
-                }
-            }
+            self.give(counted.then_some(key), *target, message.clone());
+        }
+        for (owner, recipient) in recipients {
+            let copy = Message { recipient: Some(recipient), ..message.clone() };
+            self.give(counted.then_some(key), owner, copy);
         }
         if counted {
             self.publish_part(key, 0, None);
+        }
+    }
+
+    /// Gives a message to one of those that it is for; `key` is that of the publish.
+    fn give(&self, key: Option<u64>, owner: RouteOwner, message: Message) {
+        match owner {
+            RouteOwner::Worker(_) => {}
+            RouteOwner::Node(node) if node == self.around.mesh.me().node => {
+                self.around.workers.hand_over(message);
+                if let Some(key) = key {
+                    self.publish_part(key, 1, None);
+                }
+            }
+            RouteOwner::Node(node) => self.around.forwarder.forward(node, message, key),
+            RouteOwner::Shard(shard) => match key {
+                Some(key) if self.is_full(shard) || self.cannot_write(shard) => {
+                    self.publish_part(key, 0, Some(Refusal::Quota));
+                }
+                Some(key) => {
+                    self.push(shard, Command::Publish(message), Waiter::Publish(key));
+                    if self.acknowledges_early {
+                        self.publish_part(key, 1, None);
+                    }
+                }
+                None => self.push(shard, Command::Publish(message), Waiter::Nobody),
+            },
         }
     }
 
@@ -419,17 +467,31 @@ impl ShardRooms {
         let Some(PendingPublish { origin, stored, refused, .. }) = publishes.remove(&key) else { return };
         drop(publishes);
         let outcome = refused.map_or(Outcome::Stored(stored), Outcome::Refused);
-        match origin {
-            PublishOrigin::Client { connection, token } => {
-                self.to_worker(connection, ToWorker::Published { connection, token, outcome });
-            }
-            // Tried again at the next tick, by whoever leads the shard then (K7).
-            PublishOrigin::Will { shard, client_id, epoch } if refused == Some(Refusal::Unavailable) => {
-                self.firing.borrow_mut().remove(&(shard, client_id, epoch));
-            }
-            PublishOrigin::Will { shard, client_id, epoch } => {
-                self.push(shard, Command::WillFired { client_id, epoch }, Waiter::Nobody);
-            }
+        let PublishOrigin { connection, token } = origin;
+        self.to_worker(connection, ToWorker::Published { connection, token, outcome });
+    }
+
+    /// Whether this node should write for a shard, and its disk does not take what is written: it is full, usually. Nothing
+    /// is promised then; it is tried again until the disk allows.
+    fn cannot_write(&self, shard: ShardId) -> bool {
+        let me = self.around.mesh.me().node;
+        let elsewhere = |client: &ShardClient| client.leader.is_some_and(|(leader, _)| leader != me);
+        if self.clients.borrow().get(&shard).is_some_and(elsewhere) {
+            return false;
+        }
+        let hosted = self.hosted.borrow();
+        let group = hosted.get(&shard).and_then(|hosted| hosted.group.as_ref());
+        group.is_some_and(|group| group.leadership().borrow().failed.is_some())
+    }
+
+    /// Refuses what waits for a shard whose disk takes nothing. It may still be stored, like anything unacknowledged.
+    fn withdraw(&self, shard: ShardId) {
+        let withdrawn = self.clients.borrow_mut().get_mut(&shard).map(|client| {
+            let opens = client.withdraw_opens();
+            opens.into_iter().chain(client.withdraw_publishes()).collect::<Vec<_>>()
+        });
+        for waiter in withdrawn.into_iter().flatten() {
+            self.refuse(waiter, Refusal::Quota);
         }
     }
 
@@ -438,10 +500,12 @@ impl ShardRooms {
     }
 
     /// Lets somebody go whose command has no more hope.
-    fn refuse(&self, waiter: Waiter) {
-        let outcome = Outcome::Refused(Refusal::Unavailable);
+    fn refuse(&self, waiter: Waiter, refusal: Refusal) {
+        let outcome = Outcome::Refused(refusal);
         match waiter {
-            Waiter::Nobody | Waiter::Acknowledge(_) => {}
+            Waiter::Nobody | Waiter::Acknowledge(_) | Waiter::Withdrawn => {}
+            Waiter::Deletion(key) => self.session_ended(key, &outcome),
+            Waiter::HandOver { shard, term } => self.handed_over(shard, term, &outcome),
             Waiter::PublishOnce { connection, token } => {
                 self.to_worker(connection, ToWorker::Published { connection, token, outcome });
             }
@@ -453,7 +517,7 @@ impl ShardRooms {
             Waiter::Subscribe { connection, token } => {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
             }
-            Waiter::Publish(key) => self.publish_part(key, 0, Some(Refusal::Unavailable)),
+            Waiter::Publish(key) => self.publish_part(key, 0, Some(refusal)),
             Waiter::Enqueue { connection, token } => {
                 self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
             }
@@ -574,7 +638,7 @@ impl ShardRooms {
         let led = self.with_led(shard, |_, leader| leader.term == position.term);
         let Some(effects) = effects.filter(|_| led == Some(true)) else { return };
         let mut replies: BTreeMap<Origin, Vec<(u64, Outcome)>> = BTreeMap::new();
-        let (mut deliverable, mut relayable) = (BTreeSet::new(), BTreeSet::new());
+        let (mut deliverable, mut relayable, mut unplaced) = (BTreeSet::new(), BTreeSet::new(), false);
         for effect in effects {
             match effect {
                 Effect::Reply { origin, seq, outcome: outcome @ Outcome::Codes(_) } => {
@@ -597,6 +661,7 @@ impl ShardRooms {
                 Effect::Relayable(to) => {
                     relayable.insert(to);
                 }
+                Effect::Unplaced => unplaced = true,
                 Effect::RouteAdded(filter) => self.around.announcer.change(shard, position.term, filter, true),
                 Effect::RouteRemoved(filter) => self.around.announcer.change(shard, position.term, filter, false),
                 will @ Effect::Will { .. } => self.carry_out(shard, [will]),
@@ -611,6 +676,9 @@ impl ShardRooms {
         }
         for to in relayable {
             self.relay(shard, to);
+        }
+        if unplaced {
+            self.hand_over(shard);
         }
     }
 
@@ -674,17 +742,16 @@ impl ShardRooms {
         }
     }
 
-    /// Publishes a will by way of a worker, which knows who wants it.
+    /// Asks a worker whom a will is for.
     fn originate(&self, shard: ShardId, client_id: ClientId, epoch: u64, message: Message) {
         if !self.firing.borrow_mut().insert((shard, client_id.clone(), epoch)) {
             return;
         }
-        let key = self.next_key.get();
-        self.next_key.set(key + 1);
-        let origin = PublishOrigin::Will { shard, client_id, epoch };
-        let pending = PendingPublish { origin, outstanding: 1, stored: 0, refused: None };
-        self.publishes.borrow_mut().insert(key, pending);
-        self.around.workers.send(0, ToWorker::Originate { token: key, message });
+        let token = self.next_key.get();
+        self.next_key.set(token + 1);
+        let about = Message { payload: Bytes::new(), ..message.clone() };
+        self.choosing.borrow_mut().insert(token, Choosing::Will { shard, client_id, epoch, about });
+        self.around.workers.send(0, ToWorker::Originate { token, message });
     }
 
     /// This node leads `shard` from now on, and has applied all that was committed before.
@@ -763,8 +830,9 @@ impl Shards for ShardRooms {
             ToCluster::Open(open) => {
                 let connection = open.connection;
                 match self.shard_of(&open.client_id) {
+                    Some(shard) if self.cannot_write(shard) => self.refuse(Waiter::Open(connection), Refusal::Quota),
                     Some(shard) => self.push(shard, Command::Open(open), Waiter::Open(connection)),
-                    None => self.refuse(Waiter::Open(connection)),
+                    None => self.refuse(Waiter::Open(connection), Refusal::Unavailable),
                 }
             }
             ToCluster::Close(close) => {
@@ -776,37 +844,32 @@ impl Shards for ShardRooms {
                 let waiter = Waiter::Subscribe { connection, token };
                 match self.shard_of(&client_id) {
                     Some(shard) => self.push(shard, Command::Subscribe { client_id, epoch, subscriptions }, waiter),
-                    None => self.refuse(waiter),
+                    None => self.refuse(waiter, Refusal::Unavailable),
                 }
             }
             ToCluster::Unsubscribe { connection, token, client_id, epoch, filters } => {
                 let waiter = Waiter::Subscribe { connection, token };
                 match self.shard_of(&client_id) {
                     Some(shard) => self.push(shard, Command::Unsubscribe { client_id, epoch, filters }, waiter),
-                    None => self.refuse(waiter),
+                    None => self.refuse(waiter, Refusal::Unavailable),
                 }
             }
-            ToCluster::Publish { connection, token, message, targets } => {
+            ToCluster::Publish { connection, token, message, targets, recipients } => {
                 let counted = message.qos > QoS::AtMostOnce;
-                let origin = counted.then_some(PublishOrigin::Client { connection, token });
-                self.publish(origin, message, &targets);
+                let origin = counted.then_some(PublishOrigin { connection, token });
+                self.publish(origin, message, &targets, recipients);
             }
-            ToCluster::Originated { token, message, targets } => {
-                let will = self.publishes.borrow_mut().remove(&token);
-                if let Some(will) = will {
-                    self.publish(Some(will.origin), message, &targets);
-                }
-            }
-            ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets } => {
-                let (here, destinations) = Default::default();
-                let publish = PublishOnce { client_id, epoch, packet_id, message, here, destinations };
-                self.publish_once(connection, token, publish, &targets);
+            ToCluster::Chosen { token, chosen } => self.chosen(token, chosen),
+            ToCluster::Originated { token, reach } => self.fire_will(token, reach),
+            ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets, recipients } => {
+                let publish = PublishOnce { client_id, epoch, packet_id, message, spread: Spread::default() };
+                self.publish_once(connection, token, publish, &targets, recipients);
             }
             ToCluster::EndExchange { connection, client_id, epoch, packet_id } => {
                 let waiter = Waiter::EndExchange { connection, packet_id };
                 match self.shard_of(&client_id) {
                     Some(shard) => self.push(shard, Command::EndExchange { client_id, epoch, packet_id }, waiter),
-                    None => self.refuse(waiter),
+                    None => self.refuse(waiter, Refusal::Unavailable),
                 }
             }
             ToCluster::Acknowledge { connection, client_id, epoch, acks } => {
@@ -834,7 +897,7 @@ impl Shards for ShardRooms {
                     Some(shard) => {
                         self.push(shard, Command::Enqueue { client_id, epoch, filter, messages, next }, waiter);
                     }
-                    None => self.refuse(waiter),
+                    None => self.refuse(waiter, Refusal::Unavailable),
                 }
             }
             ToCluster::Attached { client_id, epoch, sent_to } => {
@@ -942,20 +1005,27 @@ impl Shards for ShardRooms {
         }
     }
 
+    fn withdraw_opens(&self) {
+        let mut clients = self.clients.borrow_mut();
+        let withdrawn: Vec<Waiter> = clients.values_mut().flat_map(ShardClient::withdraw_opens).collect();
+        drop(clients);
+        for waiter in withdrawn {
+            self.refuse(waiter, Refusal::Unavailable);
+        }
+    }
+
     fn begin_run(&self) {
         self.taken.borrow_mut().clear();
         let mut unanswered = Vec::new();
         self.reads.borrow_mut().clear();
-        for (shard, client) in self.clients.borrow_mut().iter_mut() {
-            unanswered.extend(client.reset().into_iter().map(|(command, waiter)| (*shard, command, waiter)));
+        for client in self.clients.borrow_mut().values_mut() {
+            unanswered.extend(client.reset().into_iter().map(|(_, waiter)| waiter));
         }
-        for (shard, command, waiter) in unanswered {
-            match command {
-                // Connections are over, and with them what they asked; a will that was published stays published.
-                fired @ Command::WillFired { .. } => self.push(shard, fired, Waiter::Nobody),
-                _ => self.refuse(waiter),
-            }
+        // Connections are over, and with them what they asked; a will that has not gone is found again.
+        for waiter in unanswered {
+            self.refuse(waiter, Refusal::Unavailable);
         }
+        self.firing.borrow_mut().clear();
         for shard in self.led() {
             // The news of what had arrived may be among what was let go.
             self.with_led(shard, |_, leader| leader.relays = Relays::default());
@@ -967,12 +1037,26 @@ impl Shards for ShardRooms {
         self.publish_part(key, u32::from(reached), None);
     }
 
-    fn sessions(&self) -> u64 {
+    fn member_lost(&self, key: u64, message: Message) {
+        self.choose_again(key, message);
+    }
+
+    fn inspect(&self, after: Arc<str>, count: usize, answer: oneshot::Sender<Vec<StoredSession>>) {
+        ShardRooms::inspect(self, after, count, answer);
+    }
+
+    fn end_session(&self, client_id: ClientId, answer: oneshot::Sender<bool>) {
+        ShardRooms::end_session(self, client_id, answer);
+    }
+
+    fn totals(&self) -> Totals {
         let hosted = self.hosted.borrow();
         let led = hosted.values().filter(|hosted| hosted.leader.is_some());
-        led.filter_map(|hosted| hosted.group.as_ref())
-            .map(|group| group.with(|state| state.totals().persistent_sessions as u64))
-            .sum()
+        let mut totals = Totals::default();
+        for group in led.filter_map(|hosted| hosted.group.as_ref()) {
+            totals += group.with(Shard::totals);
+        }
+        totals
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::control::{Control, MemberState};
 use super::placement;
 use crate::identity::{NodeId, Origin, ShardId};
+use crate::shard::Totals;
 
 /// What a member tells the control leader with each renewal of its lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +117,8 @@ pub struct Status {
     pub forwards_dropped: u64,
     /// SUBSCRIBEs that wait for other nodes.
     pub unsettled: usize,
+    /// Figures of the shards that this node leads.
+    pub totals: Totals,
 }
 
 /// A member as administrators see it.

@@ -41,6 +41,8 @@ pub struct File {
     pub replication: Option<Replication>,
     /// Bounds on clients.
     pub limits: Option<Limits>,
+    /// How messages are shared out among the members of a shared subscription.
+    pub shared_subscriptions: Option<SharedSubscriptions>,
 }
 
 /// `node`.
@@ -166,6 +168,14 @@ pub struct Replication {
     pub shards: Option<u64>,
 }
 
+/// `shared_subscriptions`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedSubscriptions {
+    /// `round_robin`, `random`, `sticky`, `hash_client` or `hash_topic`; default: `round_robin`.
+    pub strategy: Option<String>,
+}
+
 macro_rules! limits {
     ($($name:ident: $type:ty, $min:literal..=$max:literal;)*) => {
         /// `limits`; see [`ClientLimits`] for what each bounds, and its default.
@@ -199,6 +209,8 @@ limits! {
     output_bytes_max: usize, 1_024..=1_073_741_824;
     subscriptions_max: usize, 1..=1_000_000;
     awaited_max: usize, 1..=65_535;
+    topic_aliases_max: u16, 0..=65_535;
+    keep_alive_seconds_max: u16, 0..=65_535;
     connections_max: usize, 1..=10_000_000;
     connect_ms: u64, 100..=600_000;
     linger_ms: u64, 100..=600_000;

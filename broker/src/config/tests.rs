@@ -147,6 +147,8 @@ fn every_limit_can_be_set_and_each_default_is_allowed() {
         output_bytes_max,
         subscriptions_max,
         awaited_max,
+        topic_aliases_max,
+        keep_alive_seconds_max,
         connections_max,
         connect_ms,
         linger_ms,
@@ -157,12 +159,27 @@ fn every_limit_can_be_set_and_each_default_is_allowed() {
         "limits: {{ packet_bytes_max: {packet_bytes_max}, receive_maximum: {receive_maximum}, \
          in_flight_max: {in_flight_max}, waiting_items_max: {waiting_items_max}, \
          waiting_bytes_max: {waiting_bytes_max}, output_bytes_max: {output_bytes_max}, \
-         subscriptions_max: {subscriptions_max}, awaited_max: {awaited_max}, connections_max: {connections_max}, \
+         subscriptions_max: {subscriptions_max}, awaited_max: {awaited_max}, \
+         topic_aliases_max: {topic_aliases_max}, keep_alive_seconds_max: {keep_alive_seconds_max}, \
+         connections_max: {connections_max}, \
          connect_ms: {connect_ms}, linger_ms: {linger_ms}, congestion_ms: {congestion_ms}, \
          peer_batches_max: {peer_batches_max} }}"
     );
     assert_eq!(load(&text).unwrap().limits, ClientLimits::default());
     assert_eq!(load("limits: {linger_ms: 123}").unwrap().limits.linger_ms, 123);
+}
+
+#[test]
+fn how_messages_are_shared_out_is_one_of_the_strategies() {
+    assert_eq!(load("").unwrap().shared_subscriptions, Strategy::RoundRobin);
+    for strategy in Strategy::ALL {
+        let text = format!("shared_subscriptions: {{strategy: {strategy}}}");
+        assert_eq!(load(&text).unwrap().shared_subscriptions, strategy);
+    }
+    refused(
+        "shared_subscriptions:\n  strategy: fair",
+        &["broker.yaml:2: shared_subscriptions.strategy: \"fair\": choose one of round_robin, random"],
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! PUBLISH on its way out: encoded at most once per layout, however many clients it goes to.
 //!
 //! A layout is what the bytes depend on besides the message: protocol version, QoS and retain flag. Only the packet id is
-//! patched per client. Subscription identifiers and DUP are rare and encoded for the one client.
+//! patched per client. Subscription identifiers, topic aliases and DUP are rare and encoded for the one client.
 
 use bytes::Bytes;
 
@@ -9,6 +9,7 @@ use super::output::{Output, Spares};
 use crate::limits::SHARED_PAYLOAD_BYTES_MIN;
 use crate::message::QoS;
 use crate::protocol::{PropertiesBuilder, PropertyId, PublishLayout, PublishParts, Version, publish_len};
+use crate::session::TopicAlias;
 
 /// The message as the encoder sees it.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,8 @@ pub struct Form<'m> {
     pub dup: bool,
     /// Of the subscriptions that matched; not sent before 5.0.
     pub identifiers: &'m [u32],
+    /// Names the topic, of clients that take aliases.
+    pub alias: Option<TopicAlias>,
 }
 
 /// The encodings of one message.
@@ -81,7 +84,7 @@ impl Layouts {
     pub fn append(&mut self, content: &Content<'_>, form: &Form<'_>, output: &mut Output, spares: &mut Spares) {
         let buffer = output.buffer(spares);
         let v5 = form.version == Version::V5;
-        if form.dup || (v5 && !form.identifiers.is_empty()) {
+        if form.dup || (v5 && !form.identifiers.is_empty()) || form.alias.is_some() {
             with_parts(content, form, PublishLayout::new).append_header(buffer, form.packet_id);
         } else {
             let index = usize::from(v5) | (form.qos as usize) << 1 | usize::from(form.retain) << 3;
@@ -114,12 +117,18 @@ fn with_parts<R>(content: &Content<'_>, form: &Form<'_>, use_parts: impl FnOnce(
         properties: content.properties,
         payload: content.payload.bytes(),
     };
-    if content.expiry_seconds.is_none() && form.identifiers.is_empty() {
+    if content.expiry_seconds.is_none() && form.identifiers.is_empty() && form.alias.is_none() {
         return use_parts(&parts);
     }
     let mut own = PropertiesBuilder::new();
     if let Some(seconds) = content.expiry_seconds {
         own = own.int(PropertyId::MessageExpiryInterval, seconds);
+    }
+    if let Some(alias) = form.alias {
+        own = own.int(PropertyId::TopicAlias, u32::from(alias.number()));
+        if let TopicAlias::Known(_) = alias {
+            parts.topic = "";
+        }
     }
     for identifier in form.identifiers {
         own = own.int(PropertyId::SubscriptionIdentifier, *identifier);

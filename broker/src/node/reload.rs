@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest::{SHA256, digest};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -32,6 +33,8 @@ pub type SetLogFilter = Box<dyn Fn(&str) -> Result<()> + Send>;
 /// What came of reading everything again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// Of the text of the configuration file that was read; so whoever writes the file can tell whether it has arrived.
+    pub config_sha256: Option<String>,
     /// What was read and is in force.
     pub reloaded: Vec<String>,
     /// Keys whose new values wait for a restart.
@@ -40,8 +43,16 @@ pub struct Report {
     pub failed: Vec<String>,
 }
 
-/// Asks for everything to be read again.
-pub type ReloadRequest = oneshot::Sender<Report>;
+/// What an administrator asks.
+#[derive(Debug)]
+pub enum ReloadRequest {
+    /// To read everything again.
+    Reload(oneshot::Sender<Report>),
+    /// What came of it when everything was last read.
+    Last(oneshot::Sender<Report>),
+    /// Whether a configuration file of this text would do; if not, why.
+    Check(String, oneshot::Sender<Result<(), String>>),
+}
 
 /// Reads files again and puts what they say in force.
 pub struct Reloader {
@@ -71,10 +82,20 @@ impl Reloader {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = self.stamps();
+        let mut last = Report { config_sha256: self.config_sha256(), ..Report::default() };
         loop {
             let asked = tokio::select! {
                 request = requests.recv() => match request {
-                    Some(request) => Some(request),
+                    Some(ReloadRequest::Reload(answer)) => Some(answer),
+                    Some(ReloadRequest::Last(answer)) => {
+                        let _ = answer.send(last.clone());
+                        continue;
+                    }
+                    Some(ReloadRequest::Check(text, answer)) => {
+                        let verdict = Config::check(&self.run, &text).map(drop).map_err(|error| error.to_string());
+                        let _ = answer.send(verdict);
+                        continue;
+                    }
                     None => return Ok(()),
                 },
                 _ = hangup.recv() => None,
@@ -95,6 +116,7 @@ impl Reloader {
                 tracing::error!("not reloaded, what was before stays in force: {what}");
             }
             tracing::info!(reloaded = report.reloaded.join(", "), "reloaded");
+            last.clone_from(&report);
             if let Some(asked) = asked {
                 let _ = asked.send(report);
             }
@@ -103,7 +125,7 @@ impl Reloader {
 
     /// Reads everything again.
     pub fn reload(&mut self) -> Report {
-        let mut report = Report::default();
+        let mut report = Report { config_sha256: self.config_sha256(), ..Report::default() };
         match Config::load(&self.run) {
             Ok(config) => self.take_config(config, &mut report),
             Err(error) => report.failed.push(error.to_string()),
@@ -115,7 +137,8 @@ impl Reloader {
                 report.note(what, loaded);
             }
         }
-        let mut policy = Policy { limits: self.config.limits.clone(), ..Policy::default() };
+        let (limits, strategy) = (self.config.limits.clone(), self.config.shared_subscriptions);
+        let mut policy = Policy { limits, strategy, ..Policy::default() };
         let before = self.policy.borrow().clone();
         if let Some(path) = &self.config.password_file {
             let read = read_passwords(path);
@@ -153,6 +176,7 @@ impl Reloader {
             replication_factor,
             shards,
             limits,
+            shared_subscriptions,
         } = new;
         let mut changed = |key: &str, is_same: bool| {
             if !is_same {
@@ -193,6 +217,10 @@ impl Reloader {
             old.limits = limits;
             report.reloaded.push("limits".to_owned());
         }
+        if shared_subscriptions != old.shared_subscriptions {
+            old.shared_subscriptions = shared_subscriptions;
+            report.reloaded.push("shared_subscriptions.strategy".to_owned());
+        }
         if log_filter != old.log_filter
             && let Some(set) = &self.set_log_filter
         {
@@ -200,6 +228,11 @@ impl Reloader {
             let set = set(old.log_filter.as_deref().unwrap_or(super::LOG_FILTER_DEFAULT));
             report.note("log.filter".to_owned(), set);
         }
+    }
+
+    fn config_sha256(&self) -> Option<String> {
+        let text = fs::read(self.run.config.as_ref()?).ok()?;
+        Some(digest(&SHA256, &text).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// How every file looks now that something is read from.

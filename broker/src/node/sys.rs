@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::message::{Message, QoS};
+use crate::message::Message;
 use crate::worker::{Ask, Counters, WorkerHandle};
 
 /// Reports until the workers are gone.
@@ -47,11 +47,7 @@ fn messages(uptime: Duration, counters: &[Counters]) -> Vec<Message> {
     let message = |(name, value): (&str, String)| Message {
         topic: format!("$SYS/broker/{name}").into(),
         payload: Bytes::from(value),
-        qos: QoS::AtMostOnce,
-        retain: false,
-        properties: Default::default(),
-        expires_at_ms: None,
-        publisher: "".into(),
+        ..Message::default()
     };
     figures.into_iter().map(message).collect()
 }

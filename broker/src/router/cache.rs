@@ -30,6 +30,8 @@ pub(super) struct Matches {
     pub(super) local: SmallVec<[ValueId; 4]>,
     /// Everybody else, each once.
     pub(super) targets: Targets,
+    /// Shared subscriptions, by what topics are matched against.
+    pub(super) shared: SmallVec<[ValueId; 2]>,
     /// The changes up to this one are known not to touch this answer.
     checked: u64,
     parts: [u16; PART_LEVELS + 2],
@@ -79,6 +81,7 @@ impl TopicCache {
                 topic: topic.into(),
                 local: SmallVec::new(),
                 targets: Targets::new(),
+                shared: SmallVec::new(),
                 checked: self.now,
                 parts: parts_of_topic(topic, hash),
             });

@@ -96,6 +96,16 @@ impl Backlog {
         dropped
     }
 
+    /// Takes what another member of its shared subscription can be sent.
+    pub fn take_shared(&mut self) -> Vec<Rc<Message>> {
+        let (shared, rest) = std::mem::take(&mut self.acknowledged)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|waiting| waiting.message.recipient.is_some());
+        self.acknowledged = rest;
+        self.bytes -= shared.iter().map(Waiting::bytes).sum::<usize>();
+        shared.into_iter().map(|waiting| waiting.message).collect()
+    }
+
     /// Whether [`Backlog::pop`] would give something.
     pub fn has_next(&self, window_has_room: bool) -> bool {
         !self.at_most_once.is_empty() || (window_has_room && !self.acknowledged.is_empty())

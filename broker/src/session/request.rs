@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::identity::ClientId;
-use crate::limits::CLIENT_ID_BYTES_MAX;
+use crate::limits::{CLIENT_ID_BYTES_MAX, ClientLimits};
 use crate::message::Message;
 use crate::protocol::{Connect, PropertyId, ReasonCode, Version};
 use crate::shard::Will;
@@ -25,6 +25,10 @@ pub struct Opening {
     pub session_expiry_seconds: u32,
     /// Seconds; 0 for none.
     pub keep_alive_seconds: u16,
+    /// The client asked for more, or none, and is to be told ([MQTT-3.1.2-21]).
+    pub keep_alive_lowered: bool,
+    /// The highest topic alias that it takes.
+    pub aliases_out_max: u16,
 }
 
 /// Refuses what is not offered.
@@ -40,24 +44,31 @@ pub fn check(connect: &Connect<'_>) -> Result<(), ReasonCode> {
     Ok(())
 }
 
-/// What is remembered of a CONNECT that was not refused. `in_flight_max` bounds what the client may allow.
-pub fn opening(connect: &Connect<'_>, client_id: ClientId, assigned: bool, in_flight_max: u16) -> Opening {
+/// What is remembered of a CONNECT that was not refused, within `limits`.
+pub fn opening(connect: &Connect<'_>, client_id: ClientId, assigned: bool, limits: &ClientLimits) -> Opening {
     let properties = &connect.properties;
     let session_expiry_seconds = match (connect.version, connect.clean_start) {
         (Version::V5, _) => properties.int(PropertyId::SessionExpiryInterval).unwrap_or(0),
         (_, true) => 0,
         (_, false) => u32::MAX,
     };
+    // An older client could not be told.
+    let (asked, bound) = (connect.keep_alive_seconds, limits.keep_alive_seconds_max);
+    let keep_alive_lowered = connect.version == Version::V5 && bound > 0 && (asked == 0 || asked > bound);
     let receive_maximum = properties.int(PropertyId::ReceiveMaximum);
     let receive_maximum = receive_maximum.map_or(u16::MAX, |maximum| maximum as u16);
     Opening {
         client_id,
         assigned,
         version: connect.version,
-        receive_maximum: receive_maximum.min(in_flight_max),
+        receive_maximum: receive_maximum.min(limits.in_flight_max),
         packet_bytes_max: properties.int(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX),
         session_expiry_seconds,
-        keep_alive_seconds: connect.keep_alive_seconds,
+        keep_alive_seconds: if keep_alive_lowered { limits.keep_alive_seconds_max } else { asked },
+        keep_alive_lowered,
+        aliases_out_max: properties
+            .int(PropertyId::TopicAliasMaximum)
+            .map_or(0, |maximum| limits.topic_aliases_max.min(maximum as u16)),
     }
 }
 
@@ -73,10 +84,12 @@ pub fn will(connect: &Connect<'_>, client_id: &ClientId) -> Option<Will> {
             qos: will.qos,
             retain: will.retain,
             properties: properties.into(),
-            // It would have to count from when the will is published, which is for the shard to say.
+            // Counts from when it is published, which is for the shard to say.
             expires_at_ms: None,
             publisher: client_id.clone(),
+            recipient: None,
         },
         delay_seconds: will.properties.int(PropertyId::WillDelayInterval).unwrap_or(0),
+        expiry_seconds: will.properties.int(PropertyId::MessageExpiryInterval),
     })
 }

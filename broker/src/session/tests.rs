@@ -14,6 +14,8 @@ fn session(persistent: bool, receive_maximum: u16) -> Session {
         receive_maximum,
         packet_bytes_max: u32::MAX,
         session_expiry_seconds: 0,
+        aliases_in_max: 2,
+        aliases_out_max: 1,
     })
 }
 
@@ -84,6 +86,45 @@ fn an_ephemeral_session_says_nothing_to_a_shard() {
     assert!(session.acknowledge(2));
     assert_eq!(session.take_acks(), []);
     assert_eq!(session.sent_to(), 0);
+}
+
+#[test]
+fn an_alias_of_the_client_is_one_that_it_was_allowed_and_has_given() {
+    let mut session = session(false, 10);
+    assert_eq!(session.resolve_alias(3, "a"), Err(ReasonCode::TOPIC_ALIAS_INVALID));
+    assert_eq!(session.resolve_alias(0, "a"), Err(ReasonCode::TOPIC_ALIAS_INVALID));
+    assert_eq!(session.resolve_alias(2, ""), Err(ReasonCode::PROTOCOL_ERROR));
+    assert_eq!(session.resolve_alias(2, "a").as_deref(), Ok("a"));
+    assert_eq!(session.resolve_alias(2, "").as_deref(), Ok("a"));
+}
+
+#[test]
+fn an_alias_never_makes_a_packet_too_large() {
+    let mut session = session(false, 10);
+    session.terms.packet_bytes_max = 100;
+    assert_eq!(session.name_topic("topic", 96), None);
+    assert_eq!(session.name_topic("topic", 95), Some(TopicAlias::New(1)));
+    assert_eq!(session.name_topic("topic", 99), Some(TopicAlias::Known(1)), "it is shorter than the name");
+}
+
+#[test]
+fn what_was_sent_of_a_shared_subscription_is_left_to_others_until_it_is_acknowledged() {
+    let mut session = session(false, 2);
+    let message =
+        |topic: &str| Rc::new(Message { topic: topic.into(), recipient: Some("m".into()), ..Message::default() });
+    let mut ids = Vec::new();
+    for (topic, qos) in [("1", QoS::AtLeastOnce), ("2", QoS::ExactlyOnce)] {
+        let Admission::Send(Some(packet_id)) = session.admit(qos, true) else { panic!("no room") };
+        session.lend(packet_id, qos, &message(topic));
+        ids.push(packet_id);
+    }
+    session.wait(Waiting { message: message("3"), ..waiting(QoS::AtLeastOnce) }, BOUNDS);
+    session.wait(waiting(QoS::AtLeastOnce), BOUNDS);
+    session.acknowledge(ids[0]);
+    assert!(session.next_waiting().is_some(), "the third goes out");
+    let left: Vec<_> = session.take_unfinished().iter().map(|message| message.topic.to_string()).collect();
+    assert_eq!(left, ["3"]);
+    assert!(session.take_unfinished().is_empty());
 }
 
 #[test]

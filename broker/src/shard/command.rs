@@ -70,12 +70,14 @@ pub enum Command {
     /// The run of a node that was declared unreachable or gone: its connections are over, its wills fall due, its stream
     /// is forgotten.
     NodeGone(Origin),
-    /// The will of this epoch was published and acknowledged.
-    WillFired {
+    /// A will that is due goes to everybody that it is for, once (K7). Answered [`Outcome::NotFound`] if it has gone.
+    FireWill {
         /// Whose will.
         client_id: ClientId,
         /// The epoch that stored it.
         epoch: u64,
+        /// Who that is.
+        spread: Spread,
     },
     /// Nothing but the passing of time: expiries and wills that fall due.
     Tick,
@@ -107,6 +109,8 @@ pub enum Command {
         number: u64,
         /// What is published.
         message: Message,
+        /// From the outbox of what is to be kept: it becomes its topic's retained message.
+        keep: bool,
     },
     /// Destinations have what was on its way to them.
     Relayed(Vec<Relayed>),
@@ -126,6 +130,35 @@ pub enum Command {
         /// Where to go on; `None` when that was all.
         next: Option<Place>,
     },
+    /// Messages of shared subscriptions go to other members. Answered by [`Outcome::Stored`] with how many went.
+    HandOver(Vec<HandOver>),
+    /// An administrator ends a session, and the connection that holds it. Answered [`Outcome::NotFound`] if there is none.
+    DeleteSession {
+        /// Whose.
+        client_id: ClientId,
+    },
+}
+
+/// A message of a shared subscription goes to another member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// In whose queue it stands; `None` for a stray.
+    pub from: Option<ClientId>,
+    /// Its number there.
+    pub number: u64,
+    /// Where it goes.
+    pub to: Onward,
+}
+
+/// Where a message of a shared subscription goes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Onward {
+    /// To a member elsewhere, by way of an outbox.
+    To(Destination, Arc<str>),
+    /// To a member of this shard.
+    Here(Arc<str>),
+    /// There is no member any more.
+    Nowhere,
 }
 
 /// How far the retained messages of a filter have been read: shard by shard, in the order of their topics.
@@ -148,10 +181,21 @@ pub struct PublishOnce {
     pub packet_id: u16,
     /// What.
     pub message: Message,
+    /// For whom.
+    pub spread: Spread,
+}
+
+/// Whom a message is for that leaves by the outboxes of a shard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
     /// This shard has sessions that want it.
     pub here: bool,
+    /// This shard keeps it for its topic.
+    pub keep: bool,
     /// Who else must have it; each at most once.
     pub destinations: Vec<Destination>,
+    /// Members of shared subscriptions, each for a copy of its own; `None`: of this shard.
+    pub recipients: Vec<(Option<Destination>, Arc<str>)>,
 }
 
 /// Where a message goes from a shard's outbox.
@@ -161,6 +205,8 @@ pub enum Destination {
     Shard(ShardId),
     /// The connected subscribers of this run of a node.
     Node(Origin),
+    /// The shard that keeps it for its topic.
+    Keeper(ShardId),
 }
 
 /// What became of a message from an outbox.
@@ -199,6 +245,8 @@ pub struct Will {
     pub message: Message,
     /// Seconds between the end of the connection and the will.
     pub delay_seconds: u32,
+    /// Seconds after which it expires once it is published.
+    pub expiry_seconds: Option<u32>,
 }
 
 /// The end of a connection.
@@ -286,15 +334,17 @@ pub enum Effect {
     RouteAdded(Arc<str>),
     /// The last one has gone.
     RouteRemoved(Arc<str>),
+    /// A message of a shared subscription could go to another member.
+    Unplaced,
     /// The outbox for a destination has something new.
     Relayable(Destination),
-    /// A will is due: publish it, then say [`Command::WillFired`].
+    /// A will is due: find out whom it is for, and say [`Command::FireWill`].
     Will {
         /// Whose will.
         client_id: ClientId,
         /// The epoch that stored it.
         epoch: u64,
-        /// What to publish.
+        /// What is published.
         message: Message,
     },
 }
@@ -322,7 +372,7 @@ pub enum Outcome {
         /// Of those, the ones whose retained messages are not all in its queue, and where to go on reading them.
         owed: Vec<(Arc<str>, Place)>,
     },
-    /// Done: closed, acknowledged, fired, ticked.
+    /// Done: closed, acknowledged, on its way, ticked.
     Done,
     /// One reason code per subscription or filter, in order (SUBACK, UNSUBACK).
     Codes(Vec<u8>),
@@ -332,7 +382,7 @@ pub enum Outcome {
     Stale,
     /// A limit refused it.
     Refused(Refusal),
-    /// No exchange of this packet id is open.
+    /// No exchange of this packet id is open, no such will is due, or there is no such session.
     NotFound,
     /// Where to go on reading the retained messages of a filter for a session; `None` when nothing is owed. The place of
     /// before, when its queue has no room for them now.

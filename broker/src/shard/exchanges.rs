@@ -16,6 +16,12 @@ use super::streams::Stream;
 use crate::identity::{ClientId, Origin, ShardId};
 use crate::message::Message;
 
+/// The exchange of a message that nobody waits for: a will, or what one member of a shared subscription leaves to another.
+pub(super) const NO_EXCHANGE: u64 = 0;
+
+/// An outbox for this shard: whose, and whether it holds what is to be kept.
+pub(super) type Source = (ShardId, bool);
+
 /// A command that is answered later: whose, and its number.
 pub(super) type Asker = (Origin, u64);
 
@@ -72,8 +78,8 @@ pub(super) struct Traffic {
     pub exchanges: u64,
     /// Kept when empty: the numbers go on.
     pub outboxes: BTreeMap<Destination, Outbox>,
-    /// The last number taken from each other shard's outbox.
-    pub taken: BTreeMap<ShardId, Stream>,
+    /// The last number taken from each other shard's outboxes: what is for this shard's sessions, and what it keeps.
+    pub taken: BTreeMap<Source, Stream>,
     bytes: usize,
 }
 
@@ -81,7 +87,7 @@ impl Traffic {
     pub(super) fn restored(
         exchanges: u64,
         outboxes: BTreeMap<Destination, Outbox>,
-        taken: BTreeMap<ShardId, Stream>,
+        taken: BTreeMap<Source, Stream>,
     ) -> Traffic {
         let bytes = outboxes.values().flat_map(|outbox| &outbox.leaving).map(|leaving| size(&leaving.message)).sum();
         Traffic { exchanges, outboxes, taken, bytes }

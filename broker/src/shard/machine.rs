@@ -12,12 +12,14 @@ use super::queue::{Queued, size};
 use super::relay::abandon;
 use super::retained::{Page, Retained};
 use super::session::{Attached, Session};
+use super::shares::{Strays, set_member};
 use super::streams::{Expected, Streams};
 use super::wills::Wills;
 use crate::identity::{ClientId, Incarnation, Map, Origin};
 use crate::limits;
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::router::Trie;
+use crate::share::shared_filter;
 
 /// Seconds of a session that never expires (section 3.1.2.11.2).
 const NEVER: u32 = u32::MAX;
@@ -36,6 +38,10 @@ pub struct Shard {
     pub(super) traffic: Traffic,
     pub(super) retained: Retained,
     pub(super) refused_retained_full: u64,
+    pub(super) strays: Strays,
+    pub(super) dropped_without_member: u64,
+    /// Sessions that have shared subscriptions.
+    pub(super) sharing: BTreeSet<ClientId>,
     /// Persistent subscriptions with QoS above 0: who, and how.
     matching: Trie<BTreeMap<ClientId, SubscriptionOptions>>,
     /// Sessions to delete, by time.
@@ -50,8 +56,6 @@ pub struct Shard {
 pub struct Totals {
     /// Sessions that outlive their connection.
     pub persistent_sessions: usize,
-    /// Client ids that are held, persistent or not.
-    pub connected: usize,
     /// Messages in queues, counted once per queue.
     pub queued_items: usize,
     /// Bytes of them.
@@ -64,6 +68,21 @@ pub struct Totals {
     pub retained_bytes: usize,
     /// Retained messages that were refused for want of room, since this replica started.
     pub refused_retained_full: u64,
+    /// Messages of shared subscriptions whose last member had gone, since this replica started.
+    pub dropped_without_member: u64,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Totals) {
+        self.persistent_sessions += other.persistent_sessions;
+        self.queued_items += other.queued_items;
+        self.queued_bytes += other.queued_bytes;
+        self.dropped_queue_full += other.dropped_queue_full;
+        self.retained_items += other.retained_items;
+        self.retained_bytes += other.retained_bytes;
+        self.refused_retained_full += other.refused_retained_full;
+        self.dropped_without_member += other.dropped_without_member;
+    }
 }
 
 impl Shard {
@@ -117,10 +136,17 @@ impl Shard {
                         continue;
                     }
                     codes.push(subscription.options.qos as u8);
-                    if subscription.options.qos > QoS::AtMostOnce && subscription.options.wants_retained(known) {
+                    let shared = shared_filter(&subscription.filter).is_some();
+                    let queued = subscription.options.qos > QoS::AtMostOnce;
+                    if queued && !shared && subscription.options.wants_retained(known) {
                         session.owed.begin(subscription.filter.clone());
                     }
                     session.subscriptions.insert(subscription.filter.clone(), subscription.options);
+                    if shared {
+                        self.sharing.insert(client_id.clone());
+                        set_member(&client_id, &subscription.filter, queued, effects);
+                        continue;
+                    }
                     set_matching(
                         &mut self.matching,
                         &subscription.filter,
@@ -138,6 +164,10 @@ impl Shard {
                     let existed = session.subscriptions.remove(&filter).is_some();
                     session.owed.end(&filter);
                     codes.push(if existed { SUCCESS } else { NO_SUBSCRIPTION_EXISTED });
+                    if shared_filter(&filter).is_some() {
+                        set_member(&client_id, &filter, false, effects);
+                        continue;
+                    }
                     set_matching(&mut self.matching, &filter, &client_id, None, effects);
                 }
                 Outcome::Codes(codes)
@@ -164,10 +194,7 @@ impl Shard {
                 self.forget_destinations(gone, effects);
                 Outcome::Done
             }
-            Command::WillFired { client_id, epoch } => {
-                self.wills.fired(&client_id, epoch);
-                Outcome::Done
-            }
+            Command::FireWill { client_id, epoch, spread } => self.fire_will(&client_id, epoch, spread, effects),
             Command::Tick => Outcome::Done,
             Command::Retain(message) => self.retain(message),
             Command::Enqueue { client_id, epoch, filter, messages, next } => {
@@ -181,7 +208,9 @@ impl Shard {
             Command::EndExchange { client_id, epoch, packet_id } => {
                 self.end_exchange(&client_id, epoch, packet_id, effects)
             }
-            Command::Relay { from, number, message } => self.relay(from, number, message, effects),
+            Command::Relay { from, number, message, keep } => self.relay((from, keep), number, message, effects),
+            Command::DeleteSession { client_id } => self.delete_session(&client_id, effects),
+            Command::HandOver(hand_overs) => self.hand_over(hand_overs, effects),
             Command::Relayed(relayed) => {
                 for relayed in relayed {
                     self.relayed(relayed, effects);
@@ -234,7 +263,7 @@ impl Shard {
                 Outcome::Stale
             }
             Command::PublishOnce(publish) => return self.once_again((origin, seq), publish),
-            Command::Relay { from, number, .. } => self.relayed_before(*from, *number),
+            Command::Relay { from, number, keep, .. } => self.relayed_before((*from, *keep), *number),
             _ => Outcome::Done,
         })
     }
@@ -248,7 +277,7 @@ impl Shard {
         if full {
             return Some(Outcome::Refused(Refusal::Quota));
         }
-        self.evict(&client_id, effects);
+        self.evict(&client_id, Evicted::TakenOver, effects);
         if open.clean_start {
             self.delete(&client_id, effects);
         } else {
@@ -282,6 +311,7 @@ impl Shard {
         session.was_present = was_present;
         session.will = open.will;
         self.persistent += usize::from(session.expiry_seconds > 0);
+        session.tell_members(true, effects);
         if self.evictions.wait(&client_id, (origin, seq)) {
             return None;
         }
@@ -298,15 +328,15 @@ impl Shard {
         opened(session)
     }
 
-    /// Ends the present connection of a client id in favour of a newer one ([MQTT-3.1.4-3]).
-    fn evict(&mut self, client_id: &ClientId, effects: &mut Vec<Effect>) {
+    /// Ends the present connection of a client id, in favour of a newer one ([MQTT-3.1.4-3]) or for good.
+    pub(super) fn evict(&mut self, client_id: &ClientId, why: Evicted, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get(client_id) else { return };
         let Some(holder) = session.holder else { return };
         let (epoch, sent_to) = (session.epoch, presumed_sent(session));
         match self.evictions.stop_waiting(client_id) {
             // It was never told that it holds the client id.
             Some((origin, seq)) => effects.push(Effect::Reply { origin, seq, outcome: Outcome::Stale }),
-            None => effects.push(self.evictions.put(client_id.clone(), holder, epoch, Evicted::TakenOver)),
+            None => effects.push(self.evictions.put(client_id.clone(), holder, epoch, why)),
         }
         self.detach(client_id, CloseCause::WithWill, sent_to, effects);
     }
@@ -338,10 +368,11 @@ impl Shard {
         session.holder = None;
         self.evictions.stop_waiting(client_id);
         session.sent_to = session.sent_to.max(sent_to);
+        session.tell_members(false, effects);
         let will = session.will.take().filter(|_| cause == CloseCause::WithWill);
-        if let Some(Will { message, delay_seconds }) = will {
-            let due_ms = self.now_ms.saturating_add(u64::from(delay_seconds) * 1000);
-            self.wills.put(client_id.clone(), session.epoch, message, due_ms);
+        if let Some(will) = will {
+            let due_ms = self.now_ms.saturating_add(u64::from(will.delay_seconds) * 1000);
+            self.wills.put(client_id.clone(), session.epoch, will, due_ms);
         }
         match session.expiry_seconds {
             0 => self.delete(client_id, effects),
@@ -356,12 +387,14 @@ impl Shard {
     }
 
     /// The session ends, and with it its subscriptions and queue; a will that waits for its delay is due.
-    fn delete(&mut self, client_id: &ClientId, effects: &mut Vec<Effect>) {
+    pub(super) fn delete(&mut self, client_id: &ClientId, effects: &mut Vec<Effect>) {
         self.wills.hasten(client_id, self.now_ms);
         self.wills.fall_due(self.now_ms, effects);
         let Some(session) = self.sessions.remove(client_id) else { return };
         abandon(session.exchanges.values(), effects);
-        for filter in session.subscriptions.keys() {
+        self.leave_to_others(&session, effects);
+        let plain = |filter: &&Arc<str>| shared_filter(filter).is_none();
+        for filter in session.subscriptions.keys().filter(plain) {
             set_matching(&mut self.matching, filter, client_id, None, effects);
         }
         if let Some(at) = session.expires_at_ms {
@@ -396,8 +429,11 @@ impl Shard {
     }
 
     pub(super) fn publish(&mut self, message: Message, effects: &mut Vec<Effect>) -> Outcome {
-        if self.queued_bytes + size(&message) > limits::SHARD_QUEUE_BYTES_MAX {
+        if self.queued_bytes + self.strays.bytes() + size(&message) > limits::SHARD_QUEUE_BYTES_MAX {
             return Outcome::Refused(Refusal::Quota);
+        }
+        if message.recipient.is_some() {
+            return self.dispatch(message, effects);
         }
         let mut matched: BTreeMap<&ClientId, (QoS, bool, Vec<u32>)> = BTreeMap::new();
         self.matching.for_each_match(&message.topic, |_, subscribers| {
@@ -452,9 +488,14 @@ impl Shard {
     pub(super) fn rebuild(&mut self) {
         self.matching = Trie::new();
         self.expiries.clear();
+        self.sharing.clear();
         (self.queued_items, self.queued_bytes, self.persistent) = (0, 0, 0);
         for session in self.sessions.values() {
             for (filter, options) in &session.subscriptions {
+                if shared_filter(filter).is_some() {
+                    self.sharing.insert(session.client_id.clone());
+                    continue;
+                }
                 set_matching(&mut self.matching, filter, &session.client_id, Some(*options), &mut Vec::new());
             }
             if let Some(at) = session.expires_at_ms {
@@ -506,6 +547,7 @@ impl Shard {
         let mut filters = Vec::with_capacity(self.matching.len());
         self.matching.for_each(|filter, _| filters.push(Arc::from(filter)));
         filters.sort();
+        filters.extend(self.members());
         filters
     }
 
@@ -524,7 +566,7 @@ impl Shard {
         self.evictions.all()
     }
 
-    /// Wills that are due and not known to be published.
+    /// Wills that are due and not on their way.
     pub fn due_wills(&self) -> Vec<Effect> {
         self.wills.due()
     }
@@ -545,17 +587,23 @@ impl Shard {
         self.now_ms
     }
 
+    /// Client ids that are held, persistent or not.
+    #[cfg(test)]
+    pub(super) fn connected(&self) -> usize {
+        self.sessions.values().filter(|session| session.holder.is_some()).count()
+    }
+
     /// Figures.
     pub fn totals(&self) -> Totals {
         Totals {
             persistent_sessions: self.persistent,
-            connected: self.sessions.values().filter(|session| session.holder.is_some()).count(),
             queued_items: self.queued_items,
             queued_bytes: self.queued_bytes,
             dropped_queue_full: self.dropped_queue_full,
             retained_items: self.retained.items(),
             retained_bytes: self.retained.bytes(),
             refused_retained_full: self.refused_retained_full,
+            dropped_without_member: self.dropped_without_member,
         }
     }
 }

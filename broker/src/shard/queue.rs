@@ -96,10 +96,15 @@ impl Queue {
         items.filter(|(_, item)| item.is_some()).map(|(place, _)| self.first + place as u64).collect()
     }
 
+    /// What is not acknowledged under this number.
+    pub(super) fn get(&self, number: u64) -> Option<&Queued> {
+        let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok())?;
+        self.items.get(place)?.as_ref()
+    }
+
     /// Whether a number is not acknowledged.
     pub(super) fn contains(&self, number: u64) -> bool {
-        let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
-        place.and_then(|place| self.items.get(place)).is_some_and(Option::is_some)
+        self.get(number).is_some()
     }
 
     /// What is not acknowledged from number `from` on: at most `count`, and at least one if there is any, within

@@ -1,15 +1,24 @@
-//! What the commands of QoS 2 do to a shard: exchanges begin and are released, messages leave and come in, once each.
+//! What the commands of QoS 2 do to a shard: exchanges begin and are released, messages (and wills) leave and come in, once
+//! each.
 
 use std::rc::Rc;
 
 use super::command::*;
-use super::exchanges::{Asker, Exchange, Leaving, Pending};
+use super::exchanges::{Asker, Exchange, Leaving, NO_EXCHANGE, Pending, Source};
 use super::machine::{Shard, held};
 use super::queue::size;
 use super::streams::Expected;
-use crate::identity::{ClientId, Origin, ShardId};
+use crate::identity::{ClientId, Origin};
 use crate::limits;
 use crate::message::Message;
+
+/// How a message was sent on its way.
+#[derive(Default)]
+struct Sent {
+    outstanding: u32,
+    stored: u32,
+    refused: Option<Refusal>,
+}
 
 impl Shard {
     /// A PUBLISH of QoS 2. `None`: the answer comes when the message is everywhere.
@@ -19,7 +28,7 @@ impl Shard {
         publish: PublishOnce,
         effects: &mut Vec<Effect>,
     ) -> Option<Outcome> {
-        let PublishOnce { client_id, epoch, packet_id, message, here, destinations } = publish;
+        let PublishOnce { client_id, epoch, packet_id, message, spread } = publish;
         let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
         if let Some(exchange) = session.exchanges.get_mut(&packet_id) {
             // The client sends it again; its message is here already ([MQTT-4.3.3-10]).
@@ -28,32 +37,15 @@ impl Shard {
             effects.push(Effect::Reply { origin, seq, outcome: Outcome::Stale });
             return None;
         }
-        let bytes = size(&message) * destinations.len();
+        let bytes = size(&message) * (spread.destinations.len() + spread.recipients.len());
         if session.exchanges.len() >= limits::SESSION_EXCHANGES_MAX
             || self.traffic.bytes() + bytes > limits::SHARD_OUTBOX_BYTES_MAX
         {
             return Some(Outcome::Refused(Refusal::Quota));
         }
         let number = self.traffic.next_exchange();
-        let mut pending = Pending { asker, outstanding: 0, stored: 0, refused: None };
-        let message = Rc::new(message);
-        for to in destinations {
-            // Subscribers of a run that is over are no longer connected.
-            if matches!(to, Destination::Node(run) if self.streams.expected(run) == Expected::Nothing) {
-                continue;
-            }
-            pending.outstanding += 1;
-            let (message, client_id) = (message.clone(), client_id.clone());
-            self.traffic.put(to, Leaving { message, client_id, packet_id, exchange: number });
-            effects.push(Effect::Relayable(to));
-        }
-        if here {
-            match self.publish(Message::clone(&message), effects) {
-                Outcome::Stored(stored) => pending.stored = stored,
-                Outcome::Refused(refusal) => pending.refused = Some(refusal),
-                _ => {}
-            }
-        }
+        let sent = self.spread(Rc::new(message), spread, (&client_id, packet_id, number), effects);
+        let pending = Pending { asker, outstanding: sent.outstanding, stored: sent.stored, refused: sent.refused };
         let settled = (pending.outstanding == 0).then(|| pending.outcome());
         let refused = matches!(settled, Some(Outcome::Refused(_)));
         if !refused && let Some(session) = self.sessions.get_mut(&client_id) {
@@ -61,6 +53,67 @@ impl Shard {
             session.exchanges.insert(packet_id, Exchange { number, pending });
         }
         settled
+    }
+
+    /// A will goes where it is for.
+    pub(super) fn fire_will(
+        &mut self,
+        client_id: &ClientId,
+        epoch: u64,
+        spread: Spread,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let Some(message) = self.wills.fire(client_id, epoch) else { return Outcome::NotFound };
+        self.spread(Rc::new(message), spread, (&ClientId::default(), 0, NO_EXCHANGE), effects);
+        Outcome::Done
+    }
+
+    /// Puts a message into the outboxes of everybody that it is for, on behalf of an exchange: whose, packet id, number.
+    fn spread(
+        &mut self,
+        message: Rc<Message>,
+        spread: Spread,
+        (client_id, packet_id, exchange): (&ClientId, u16, u64),
+        effects: &mut Vec<Effect>,
+    ) -> Sent {
+        let Spread { here, keep, destinations, recipients } = spread;
+        let mut members_here = Vec::new();
+        let mut copies: Vec<(Destination, Rc<Message>)> =
+            destinations.into_iter().map(|to| (to, message.clone())).collect();
+        for (to, recipient) in recipients {
+            let copy = Message { recipient: Some(recipient), ..Message::clone(&message) };
+            match to {
+                Some(to) => copies.push((to, Rc::new(copy))),
+                None => members_here.push(copy),
+            }
+        }
+        let mut sent = Sent::default();
+        for (to, message) in copies {
+            // Subscribers of a run that is over are no longer connected.
+            if matches!(to, Destination::Node(run) if self.streams.expected(run) == Expected::Nothing) {
+                if message.recipient.is_some() {
+                    members_here.push(Message::clone(&message));
+                }
+                continue;
+            }
+            sent.outstanding += 1;
+            self.traffic.put(to, Leaving { message, client_id: client_id.clone(), packet_id, exchange });
+            effects.push(Effect::Relayable(to));
+        }
+        members_here.extend(here.then(|| Message::clone(&message)));
+        let mut outcomes: Vec<Outcome> =
+            members_here.into_iter().map(|message| self.publish(message, effects)).collect();
+        if keep {
+            outcomes.push(self.retain(Message::clone(&message)));
+        }
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Stored(stored) => sent.stored += stored,
+                Outcome::Refused(refusal) => sent.refused = Some(refusal),
+                _ => {}
+            }
+        }
+        sent
     }
 
     /// The same command again, from its node.
@@ -90,7 +143,7 @@ impl Shard {
     }
 
     /// A message from the outbox of another shard.
-    pub(super) fn relay(&mut self, from: ShardId, number: u64, message: Message, effects: &mut Vec<Effect>) -> Outcome {
+    pub(super) fn relay(&mut self, from: Source, number: u64, message: Message, effects: &mut Vec<Effect>) -> Outcome {
         let last = self.traffic.taken.get(&from).map_or(0, |stream| stream.last);
         if number <= last {
             return self.relayed_before(from, number);
@@ -99,7 +152,8 @@ impl Shard {
             // Its leader begins with what is not known to be here, so there is no gap: whoever sees one sends it again.
             return Outcome::Refused(Refusal::Unavailable);
         }
-        let outcome = self.publish(message, effects);
+        let (_, keep) = from;
+        let outcome = if keep { self.retain(message) } else { self.publish(message, effects) };
         let stream = self.traffic.taken.entry(from).or_default();
         stream.last = number;
         if matches!(outcome, Outcome::Refused(_)) {
@@ -109,7 +163,7 @@ impl Shard {
     }
 
     /// What a message that came before was answered.
-    pub(super) fn relayed_before(&self, from: ShardId, number: u64) -> Outcome {
+    pub(super) fn relayed_before(&self, from: Source, number: u64) -> Outcome {
         match self.traffic.taken.get(&from) {
             Some(stream) if number > stream.last => Outcome::Refused(Refusal::Unavailable),
             Some(stream) if !stream.may_have_refused(number) => Outcome::Stored(1),
@@ -121,7 +175,11 @@ impl Shard {
     /// A destination has something.
     pub(super) fn relayed(&mut self, Relayed { to, number, refused }: Relayed, effects: &mut Vec<Effect>) {
         for (at, leaving) in self.traffic.take(to, number) {
-            self.arrived(leaving, 1, refused.filter(|_| at == number), effects);
+            let refused = refused.filter(|_| at == number);
+            if refused.is_some() && leaving.exchange == NO_EXCHANGE && leaving.message.recipient.is_some() {
+                self.stray(&leaving.message);
+            }
+            self.arrived(leaving, 1, refused, effects);
         }
         if self.traffic.outboxes.get(&to).is_some_and(|outbox| !outbox.leaving.is_empty()) {
             effects.push(Effect::Relayable(to));
@@ -131,7 +189,12 @@ impl Shard {
     /// These runs of a node are over, and with them its subscribers.
     pub(super) fn forget_destinations(&mut self, gone: Origin, effects: &mut Vec<Effect>) {
         for leaving in self.traffic.forget(gone) {
-            self.arrived(leaving, 0, None, effects);
+            let shared = leaving.message.recipient.is_some();
+            if shared {
+                self.stray(&leaving.message);
+                effects.push(Effect::Unplaced);
+            }
+            self.arrived(leaving, u32::from(shared), None, effects);
         }
     }
 

@@ -9,20 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{Destination, Effect, Entry, Holder, Will};
 use super::evictions::Evictions;
-use super::exchanges::{Exchange, Leaving, Outbox, Traffic};
+use super::exchanges::{Exchange, Leaving, Outbox, Source, Traffic};
 use super::machine::Shard;
 use super::owed::Owed;
 use super::queue::{Queue, Queued};
 use super::retained::Retained;
 use super::session::Session;
+use super::shares::Strays;
 use super::streams::{Stream, Streams};
 use super::wills::Wills;
-use crate::identity::{ClientId, ShardId};
+use crate::identity::ClientId;
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::replication::StateMachine;
 
 /// In front of a snapshot.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -37,8 +38,9 @@ struct State {
     sessions: Vec<SessionRecord>,
     exchanges: u64,
     outboxes: Vec<(Destination, u64, Vec<LeavingRecord>)>,
-    taken: BTreeMap<ShardId, Stream>,
+    taken: BTreeMap<Source, Stream>,
     retained: Vec<Message>,
+    strays: Strays,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,6 +117,7 @@ impl StateMachine for Shard {
             outboxes,
             taken: self.traffic.taken.clone(),
             retained: self.retained.all(),
+            strays: self.strays.clone(),
         };
         let mut bytes = vec![VERSION];
         // Serialising plain data to memory has no way to fail.
@@ -140,6 +143,7 @@ impl StateMachine for Shard {
         shard.wills = state.wills;
         shard.evictions = state.evictions;
         shard.retained = Retained::restored(state.retained);
+        shard.strays = state.strays;
         for record in state.sessions {
             let session = session(record, &messages).ok_or_else(|| invalid("a message is missing".into()))?;
             shard.sessions.insert(session.client_id.clone(), session);

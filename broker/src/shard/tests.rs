@@ -1,8 +1,11 @@
 //! The shard as sentences, then at random: replicas stay equal, and snapshots are as good as the log.
 
 mod exactly_once;
+mod inspection;
 mod model;
 mod retained;
+mod shares;
+mod wills;
 
 use std::sync::Arc;
 
@@ -205,7 +208,7 @@ fn an_ephemeral_holder_leaves_nothing_behind() {
     let mut given = Given::default();
     let ephemeral = Open { clean_start: true, session_expiry_seconds: 0, ..durable("c", 1) };
     let (epoch, _) = given.open(NODE_A, ephemeral);
-    assert_eq!((given.shard.totals().connected, given.shard.totals().persistent_sessions), (1, 0));
+    assert_eq!((given.shard.connected(), given.shard.totals().persistent_sessions), (1, 0));
     given.say(NODE_A, close("c", epoch, CloseCause::Normal));
     assert_eq!(given.shard.totals(), Totals::default());
     assert!(given.shard.sessions.is_empty());
@@ -268,7 +271,7 @@ fn a_filter_is_wanted_from_the_first_subscription_above_qos_0_to_the_last() {
 #[test]
 fn a_will_is_due_once_after_its_delay_and_not_after_a_normal_end() {
     let with_will = |slot, delay_seconds| Open {
-        will: Some(Will { message: message("will", "w"), delay_seconds }),
+        will: Some(Will { message: message("will", "w"), delay_seconds, expiry_seconds: None }),
         ..durable("c", slot)
     };
     let mut given = Given::default();
@@ -281,7 +284,9 @@ fn a_will_is_due_once_after_its_delay_and_not_after_a_normal_end() {
     given.say(NODE_A, Command::Tick);
     assert_eq!(given.wills(), 0, "told once");
     assert_eq!(given.shard.due_wills().len(), 1, "a new leader is told again");
-    given.say(NODE_A, Command::WillFired { client_id: "c".into(), epoch });
+    let fire = || Command::FireWill { client_id: "c".into(), epoch, spread: Spread::default() };
+    assert_eq!(given.say(NODE_A, fire()), Outcome::Done);
+    assert_eq!(given.say(NODE_A, fire()), Outcome::NotFound, "once");
     assert!(given.shard.due_wills().is_empty());
 
     let (epoch, _) = given.open(NODE_A, with_will(3, 5));
@@ -299,7 +304,7 @@ fn a_will_is_due_once_after_its_delay_and_not_after_a_normal_end() {
 #[test]
 fn a_node_that_is_gone_loses_its_connections_fires_its_wills_and_is_heard_no_more() {
     let mut given = Given::default();
-    let will = Some(Will { message: message("will", "w"), delay_seconds: 0 });
+    let will = Some(Will { message: message("will", "w"), delay_seconds: 0, expiry_seconds: None });
     let (epoch, _) = given.open(NODE_A, Open { will, ..durable("c", 1) });
     given.subscribe("c", epoch, "t", QoS::AtLeastOnce);
     given.publish("t", "x");
@@ -447,7 +452,7 @@ fn a_connection_that_waits_ends_with_its_run() {
     given.say(NODE_A, Command::NodeGone(NODE_B));
     given.say(NODE_A, Command::Released { client_id: "c".into(), epoch: old });
     assert_eq!(given.answered(NODE_B), None);
-    assert_eq!(given.shard.totals().connected, 0);
+    assert_eq!(given.shard.connected(), 0);
     given.open(NODE_A, durable("c", 3));
 }
 
@@ -520,7 +525,7 @@ fn any_command() -> impl Strategy<Value = (u8, Command)> {
                 clean_start,
                 session_expiry_seconds: expiry * 10,
                 receive_maximum: 3,
-                will: will.then(|| Will { message: message("t", "will"), delay_seconds: expiry }),
+                will: will.then(|| Will { message: message("t", "will"), delay_seconds: expiry, expiry_seconds: None }),
             })
         ),
         (client.clone(), 0..12_u64, any::<bool>()).prop_map(|(client_id, epoch, normal)| {

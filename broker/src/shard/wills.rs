@@ -1,10 +1,10 @@
-//! Wills whose connection has ended: waiting for their delay, or due and not yet known to be published.
+//! Wills whose connection has ended: waiting for their delay, or due and not yet on their way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::command::Effect;
+use super::command::{Effect, Will};
 use crate::identity::ClientId;
 use crate::message::Message;
 
@@ -16,7 +16,7 @@ pub(super) struct Wills {
     waiting: BTreeMap<Key, Waiting>,
     /// Those that wait, by time.
     by_time: BTreeSet<(u64, Key)>,
-    /// The effect was given; what remains is to hear that it was carried out.
+    /// The effect was given; what remains is to hear whom they are for.
     due: BTreeMap<Key, Message>,
 }
 
@@ -24,13 +24,14 @@ pub(super) struct Wills {
 struct Waiting {
     message: Message,
     due_ms: u64,
+    expiry_seconds: Option<u32>,
 }
 
 impl Wills {
-    pub(super) fn put(&mut self, client_id: ClientId, epoch: u64, message: Message, due_ms: u64) {
-        let key = (client_id, epoch);
+    pub(super) fn put(&mut self, client_id: ClientId, epoch: u64, will: Will, due_ms: u64) {
+        let (key, Will { message, expiry_seconds, .. }) = ((client_id, epoch), will);
         self.by_time.insert((due_ms, key.clone()));
-        self.waiting.insert(key, Waiting { message, due_ms });
+        self.waiting.insert(key, Waiting { message, due_ms, expiry_seconds });
     }
 
     /// The session goes on: what still waits for its delay is not sent ([MQTT-3.1.3-9]).
@@ -53,22 +54,25 @@ impl Wills {
         }
     }
 
-    pub(super) fn fired(&mut self, client_id: &ClientId, epoch: u64) {
-        self.due.remove(&(client_id.clone(), epoch));
+    /// Takes one that is due.
+    pub(super) fn fire(&mut self, client_id: &ClientId, epoch: u64) -> Option<Message> {
+        self.due.remove(&(client_id.clone(), epoch))
     }
 
     /// Gives the effect of each will that falls due, once.
     pub(super) fn fall_due(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
         while self.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
             let Some((_, key)) = self.by_time.pop_first() else { return };
-            if let Some(will) = self.waiting.remove(&key) {
-                effects.push(effect(&key, &will.message));
-                self.due.insert(key, will.message);
+            if let Some(Waiting { mut message, expiry_seconds, .. }) = self.waiting.remove(&key) {
+                // It counts from here on (section 3.1.3.2.4).
+                message.expires_at_ms = expiry_seconds.map(|seconds| now_ms.saturating_add(u64::from(seconds) * 1000));
+                effects.push(effect(&key, &message));
+                self.due.insert(key, message);
             }
         }
     }
 
-    /// Those that are due and not known to be published: a new leader's to carry out.
+    /// Those that are due and not on their way: a new leader's to carry out.
     pub(super) fn due(&self) -> Vec<Effect> {
         self.due.iter().map(|(key, message)| effect(key, message)).collect()
     }

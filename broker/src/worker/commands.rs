@@ -6,10 +6,10 @@ use std::rc::Rc;
 use super::core::{Core, Drain};
 use super::exactly_once::acknowledgement;
 use super::lifetime::{Ending, acknowledge};
-use super::table::{Source, content_of, expired_content_of};
+use super::table::{Source, content_of, expired_content_of, name_topic};
 use super::wheel::{Timed, ticks};
 use crate::connection::{Form, State, packet_bytes};
-use crate::door::{RouteChange, RouteOwner, Targets, ToCluster, ToWorker};
+use crate::door::{RouteChange, RouteOwner, ToCluster, ToWorker};
 use crate::identity::{ClientId, ConnectionId};
 use crate::limits::CUT_OFF_MS;
 use crate::message::{Message, QoS};
@@ -57,6 +57,7 @@ impl Core {
                     self.evict(timed(connection), client_id, epoch, why);
                 }
                 ToWorker::Originate { token, message } => self.originate(token, message),
+                ToWorker::Choose { token, wanted } => self.choose(token, &wanted),
                 ToWorker::Serving(serving) => self.serve(serving),
                 ToWorker::Expelled => self.close_sessions(Ending::Evicted),
                 ToWorker::Drain { rate } => {
@@ -92,24 +93,27 @@ impl Core {
         self.tell(ToCluster::Released { client_id, epoch });
     }
 
-    /// Publishes a message of the broker's own to the subscribers of this node.
+    /// Finds whom a message of the broker's own is for.
     fn originate(&mut self, token: u64, message: Message) {
         let now_ms = self.now_ms();
         let message = Rc::new(message);
-        let mut targets = Targets::new();
+        let mut reach = Some(Default::default());
         if let Some(content) = content_of(&message, now_ms) {
-            let reach = self.fan_out(&Source {
+            let source = Source {
                 content,
                 qos: message.qos,
                 retain: message.retain,
                 expires_at_ms: message.expires_at_ms,
                 publisher: None,
                 publisher_id: &message.publisher,
+                shared: false,
                 kept: OnceCell::from(message.clone()),
-            });
-            targets = reach.beyond.map(|(_, targets)| targets).unwrap_or_default();
+            };
+            let (_, targets, recipients) = self.reach(&source);
+            reach = Some((targets, recipients));
         }
-        self.tell(ToCluster::Originated { token, message: Message::clone(&message), targets });
+        let reach = reach.filter(|_| self.serving);
+        self.tell(ToCluster::Originated { token, reach });
     }
 
     /// Whether this connection has a session of that epoch.
@@ -170,19 +174,21 @@ impl Core {
                 session.give_up(packet_id);
                 continue;
             };
-            let form = Form {
+            let mut form = Form {
                 version: session.terms.version,
                 qos: message.qos,
                 packet_id,
                 retain: message.retain,
                 dup: delivery.dup,
                 identifiers: &delivery.identifiers,
+                alias: None,
             };
             if packet_bytes(&content, &form) > session.terms.packet_bytes_max as usize {
                 self.table.counters.dropped_too_large += 1;
                 session.give_up(packet_id);
                 continue;
             }
+            name_topic(session, &content, &mut form);
             self.table.layouts.begin();
             self.table.layouts.append(&content, &form, &mut connection.output, &mut self.table.spares);
             self.table.counters.messages_sent += 1;

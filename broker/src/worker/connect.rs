@@ -15,7 +15,6 @@ use crate::message::Subscription;
 use crate::protocol::{
     ConnAck, Connect, Packet, PacketType, Properties, PropertiesBuilder, PropertyId, ReasonCode, Version, frame,
 };
-use crate::router::Subscriber;
 use crate::session::{Awaited, AwaitedKind, Opening, Reading, Session, Terms, request};
 use crate::shard::{Close, CloseCause, Open, Outcome, Place, Refusal};
 
@@ -53,7 +52,7 @@ impl Core {
             true => format!("auto-{:016x}{:016x}", self.random.random::<u64>(), self.random.random::<u64>()).into(),
             false => connect.client_id.into(),
         };
-        let opening = request::opening(&connect, client_id, assigned, self.table.limits.in_flight_max);
+        let opening = request::opening(&connect, client_id, assigned, &self.table.limits);
         let open = Open {
             client_id: opening.client_id.clone(),
             connection: self.id_of(slot),
@@ -123,17 +122,16 @@ impl Core {
             receive_maximum: opening.receive_maximum,
             packet_bytes_max: opening.packet_bytes_max,
             session_expiry_seconds: opening.session_expiry_seconds,
+            aliases_in_max: self.table.limits.topic_aliases_max,
+            aliases_out_max: opening.aliases_out_max,
         });
         let client_id = session.terms.client_id.clone();
         let (subscriptions, denied): (Vec<_>, Vec<_>) = subscriptions
             .into_iter()
             .partition(|subscription| self.may_subscribe_as(timed, &client_id, &subscription.filter));
-        self.withdraw(timed, client_id, epoch, denied);
+        self.withdraw(timed, client_id.clone(), epoch, denied);
         for subscription in subscriptions {
-            let subscriber = Subscriber::new(slot, &subscription.options, persistent);
-            if self.router.subscribe(&subscription.filter, subscriber) {
-                self.announce(subscription.filter.clone(), true);
-            }
+            self.route(slot, &client_id, persistent, &subscription);
             if let Some((filter, place)) = owed.iter().find(|(filter, _)| *filter == subscription.filter) {
                 session.readings.get_or_insert_default().push(Reading {
                     filter: filter.clone(),
@@ -209,8 +207,13 @@ impl Core {
         if opening.version == Version::V5 {
             properties = properties
                 .int(PropertyId::ReceiveMaximum, u32::from(limits.receive_maximum))
-                .int(PropertyId::MaximumPacketSize, limits.packet_bytes_max)
-                .int(PropertyId::SharedSubscriptionAvailable, 0);
+                .int(PropertyId::MaximumPacketSize, limits.packet_bytes_max);
+            if limits.topic_aliases_max > 0 {
+                properties = properties.int(PropertyId::TopicAliasMaximum, u32::from(limits.topic_aliases_max));
+            }
+            if opening.keep_alive_lowered {
+                properties = properties.int(PropertyId::ServerKeepAlive, u32::from(opening.keep_alive_seconds));
+            }
             if let Some(authentication) =
                 self.table.get(timed).and_then(|connection| connection.authentication.as_ref())
             {

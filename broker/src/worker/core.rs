@@ -84,6 +84,15 @@ pub(super) struct Peer {
     pub(super) publishers: Vec<Timed>,
 }
 
+impl Peer {
+    /// Whether `publisher` must wait until it keeps up.
+    pub(super) fn holds_up(&mut self, publisher: Option<Timed>) -> bool {
+        let waits = publisher.filter(|_| self.behind);
+        self.publishers.extend(waits);
+        waits.is_some()
+    }
+}
+
 /// Clients being asked to go.
 pub(super) struct Drain {
     /// Clients a second.

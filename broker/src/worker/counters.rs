@@ -74,6 +74,8 @@ counters! {
     dropped_not_serving,
     /// Dropped because their publisher may not publish to their topic.
     dropped_not_authorized,
+    /// Messages of shared subscriptions dropped because their last member had gone.
+    dropped_without_member,
     /// Subscriptions refused because the client may not have them.
     subscriptions_denied,
     /// Messages handed to other workers.

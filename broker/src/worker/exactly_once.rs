@@ -5,7 +5,7 @@ use super::lifetime::Ending;
 use super::packets::is_at_bound;
 use super::wheel::Timed;
 use crate::connection::Pauses;
-use crate::door::{Targets, ToCluster};
+use crate::door::{Recipients, Targets, ToCluster};
 use crate::message::{Message, QoS};
 use crate::protocol::{Acknowledgement, Packet, Properties, ReasonCode};
 use crate::session::Begun;
@@ -23,7 +23,14 @@ impl Core {
     }
 
     /// A message of a persistent session goes by way of its shard, which knows whether it has come before.
-    pub(super) fn publish_once(&mut self, timed: Timed, packet_id: u16, message: Message, targets: Targets) {
+    pub(super) fn publish_once(
+        &mut self,
+        timed: Timed,
+        packet_id: u16,
+        message: Message,
+        targets: Targets,
+        recipients: Recipients,
+    ) {
         let connection = self.id_of(timed.0);
         let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
             return;
@@ -32,7 +39,16 @@ impl Core {
         let token = session.receipts.owe(packet_id, QoS::ExactlyOnce);
         let (client_id, epoch) = (session.terms.client_id.clone(), session.terms.epoch);
         self.table.counters.forwarded_to_cluster += 1;
-        self.tell(ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets });
+        self.tell(ToCluster::PublishOnce {
+            connection,
+            token,
+            client_id,
+            epoch,
+            packet_id,
+            message,
+            targets,
+            recipients,
+        });
         self.pause_at_bound(timed);
     }
 

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::core::Core;
+use super::sharing::{choice, deliver_to_member, for_member};
 use super::table::{Source, Table, content_of};
 use crate::connection::Pauses;
-use crate::door::{RouteOwner, Targets};
+use crate::door::{Recipients, RouteOwner, Targets};
 use crate::message::{Message, QoS};
 use crate::router::{Found, Subscriber};
 
@@ -16,14 +17,14 @@ use crate::router::{Found, Subscriber};
 pub(super) struct Reach {
     /// Some connected subscriber of this node was reached.
     pub(super) here: bool,
-    /// Nodes and shards that must have it too, and the message for them.
-    pub(super) beyond: Option<(Message, Targets)>,
+    /// Nodes, shards and members of shared subscriptions that must have it too, and the message for them.
+    pub(super) beyond: Option<(Message, Targets, Recipients)>,
 }
 
 impl Core {
     /// Delivers to this worker's subscribers and to other workers; says who else must have it.
     pub(super) fn fan_out(&mut self, source: &Source<'_>) -> Reach {
-        let Core { router, table, merging, peers, index, .. } = self;
+        let Core { router, table, merging, peers, index, policy, random, .. } = self;
         let found = router.find(source.content.topic);
         let mut reach = Reach { here: deliver_here(table, merging, source, found), beyond: None };
         let mut beyond = Targets::new();
@@ -36,10 +37,7 @@ impl Core {
                         peer.messages.push(Message::clone(source.keep(found.topic())));
                         table.counters.forwarded_to_workers += 1;
                         reach.here = true;
-                        if let (true, Some(publisher)) = (peer.behind, source.publisher) {
-                            peer.publishers.push(publisher);
-                            wait_for_peer = true;
-                        }
+                        wait_for_peer |= peer.holds_up(source.publisher);
                     }
                 }
                 RouteOwner::Node(_) => beyond.push(*owner),
@@ -48,10 +46,30 @@ impl Core {
                 RouteOwner::Shard(_) => beyond.push(*owner),
             }
         }
+        let mut recipients = Recipients::new();
+        for group in found.shared() {
+            let mut choice = choice(policy.strategy, source, random);
+            let Some((owner, text)) = group.choose(&mut choice) else { continue };
+            match owner {
+                RouteOwner::Worker(worker) if worker == *index => {
+                    let Some(member) = found.member(text) else { continue };
+                    reach.here |= deliver_to_member(table, source, found.topic(), text, member);
+                }
+                RouteOwner::Worker(worker) => {
+                    if let Some(peer) = peers.get_mut(usize::from(worker)) {
+                        peer.messages.push(for_member(source.keep(found.topic()), text));
+                        table.counters.forwarded_to_workers += 1;
+                        reach.here = true;
+                        wait_for_peer |= peer.holds_up(source.publisher);
+                    }
+                }
+                RouteOwner::Node(_) | RouteOwner::Shard(_) => recipients.push((owner, text.clone())),
+            }
+        }
         // Its topic's shard keeps it, whoever wants it now.
-        if !beyond.is_empty() || source.retain {
+        if !beyond.is_empty() || !recipients.is_empty() || source.retain {
             table.counters.forwarded_to_cluster += 1;
-            reach.beyond = Some((Message::clone(source.keep(found.topic())), beyond));
+            reach.beyond = Some((Message::clone(source.keep(found.topic())), beyond, recipients));
         }
         let wait_for_receiver = table.publisher_must_wait;
         if let Some(publisher) = source.publisher
@@ -66,12 +84,13 @@ impl Core {
         reach
     }
 
-    /// Who must have a message that its publisher's shard hands out: shards, nodes, this one among them. Delivers
+    /// Who must have a message that a shard hands out: shards, nodes, this one among them. Delivers
     /// nothing.
-    pub(super) fn reach(&mut self, source: &Source<'_>) -> (Message, Targets) {
-        let Core { router, node, .. } = self;
+    pub(super) fn reach(&mut self, source: &Source<'_>) -> (Message, Targets, Recipients) {
+        let Core { router, node, policy, random, .. } = self;
         let found = router.find(source.content.topic);
-        let served_here = |subscriber: &Subscriber| !subscriber.persistent || subscriber.qos == QoS::AtMostOnce;
+        let served_here =
+            |subscriber: &Subscriber| !subscriber.persistent || subscriber.qos.min(source.qos) == QoS::AtMostOnce;
         let mut here = found.local().flatten().any(served_here);
         let mut targets = Targets::new();
         for owner in found.targets() {
@@ -83,13 +102,25 @@ impl Core {
         if here {
             targets.push(RouteOwner::Node(*node));
         }
-        (Message::clone(source.keep(found.topic())), targets)
+        let mut recipients = Recipients::new();
+        for group in found.shared() {
+            match group.choose(&mut choice(policy.strategy, source, random)) {
+                None => {}
+                Some((RouteOwner::Worker(_), text)) => recipients.push((RouteOwner::Node(*node), text.clone())),
+                Some((owner, text)) => recipients.push((owner, text.clone())),
+            }
+        }
+        (Message::clone(source.keep(found.topic())), targets, recipients)
     }
 
     /// Messages from other workers and nodes, for this worker's subscribers.
     pub(super) fn forward(&mut self, messages: Vec<Message>) {
         let now_ms = self.now_ms();
         for message in messages {
+            if message.recipient.is_some() {
+                self.forward_to_member(message);
+                continue;
+            }
             let message = Rc::new(message);
             let Some(content) = content_of(&message, now_ms) else {
                 self.table.counters.dropped_expired += 1;
@@ -102,6 +133,7 @@ impl Core {
                 expires_at_ms: message.expires_at_ms,
                 publisher: None,
                 publisher_id: &message.publisher,
+                shared: false,
                 kept: OnceCell::from(message.clone()),
             };
             let found = self.router.find(&message.topic);

@@ -5,6 +5,7 @@ use super::wheel::ticks;
 use crate::connection::{Pauses, State, Stream};
 use crate::door::ToCluster;
 use crate::identity::ConnectionId;
+use crate::message::Message;
 use crate::protocol::{Disconnect, Packet, Properties, ReasonCode, Version};
 use crate::session::Session;
 use crate::shard::{Close, CloseCause};
@@ -121,9 +122,10 @@ impl Core {
     fn end_session(&mut self, slot: u32, mut session: Session, ending: Ending) {
         self.table.counters.sessions -= 1;
         for subscription in session.subscriptions.iter() {
-            if self.router.unsubscribe(&subscription.filter, slot) {
-                self.announce(subscription.filter.clone(), false);
-            }
+            self.unroute(slot, &session.terms.client_id, &subscription.filter);
+        }
+        for message in session.take_unfinished() {
+            self.pass_on(Message::clone(&message));
         }
         let (cause, session_expiry_seconds) = match ending {
             Ending::Normal(session_expiry_seconds) => (CloseCause::Normal, session_expiry_seconds),

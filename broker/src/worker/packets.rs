@@ -83,6 +83,17 @@ impl Core {
         let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
             return;
         };
+        let aliased;
+        let mut publish = publish;
+        if !publish.properties.is_empty()
+            && let Some(alias) = publish.properties.int(PropertyId::TopicAlias)
+        {
+            match session.resolve_alias(alias, publish.topic) {
+                Ok(topic) => aliased = topic,
+                Err(reason) => return self.break_off(slot, reason),
+            }
+            publish.topic = &aliased;
+        }
         // A repetition is no second message, whatever else it says.
         if publish.qos == QoS::ExactlyOnce {
             match session.exchanges.find(publish.packet_id) {
@@ -100,9 +111,7 @@ impl Core {
         let version = session.terms.version;
         // What `$SYS` reports is the broker's own.
         let permitted = !publish.topic.starts_with("$SYS/") && self.may_publish(timed, publish.topic);
-        // Outboxes know of no shard that keeps the message for its topic.
-        let once =
-            permitted && publish.qos == QoS::ExactlyOnce && persistent && !publish.retain && !self.forgets_exchanges;
+        let once = permitted && publish.qos == QoS::ExactlyOnce && persistent && !self.forgets_exchanges;
         let mut properties = Vec::new();
         let mut expiry_seconds = None;
         if !publish.properties.is_empty() {
@@ -127,11 +136,12 @@ impl Core {
             expires_at_ms,
             publisher: Some(timed),
             publisher_id: &publisher_id,
+            shared: false,
             kept: OnceCell::new(),
         };
         if once {
-            let (message, targets) = self.reach(&source);
-            return self.publish_once(timed, publish.packet_id, message, targets);
+            let (message, targets, recipients) = self.reach(&source);
+            return self.publish_once(timed, publish.packet_id, message, targets, recipients);
         }
         let reach = if permitted { self.fan_out(&source) } else { Reach::default() };
         let reason = match reach.here || reach.beyond.is_some() {
@@ -166,9 +176,9 @@ impl Core {
             }
             self.pause_at_bound(timed);
         }
-        if let Some((message, targets)) = reach.beyond {
+        if let Some((message, targets, recipients)) = reach.beyond {
             let connection = self.id_of(slot);
-            self.to_cluster.push(ToCluster::Publish { connection, token, message, targets });
+            self.to_cluster.push(ToCluster::Publish { connection, token, message, targets, recipients });
         }
     }
 
@@ -284,10 +294,6 @@ fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> R
     }
     if publish.properties.is_empty() {
         return Ok(());
-    }
-    // The Topic Alias Maximum is 0 ([MQTT-3.3.2-9]).
-    if publish.properties.int(PropertyId::TopicAlias).is_some() {
-        return Err(ReasonCode::TOPIC_ALIAS_INVALID);
     }
     // [MQTT-3.3.4-6]
     if publish.properties.int(PropertyId::SubscriptionIdentifier).is_some() {

@@ -148,6 +148,7 @@ impl Core {
             expires_at_ms: message.expires_at_ms,
             publisher: None,
             publisher_id: &message.publisher,
+            shared: false,
             kept: OnceCell::from(message.clone()),
         };
         let subscriber = Subscriber::new(slot, &SubscriptionOptions { retain_as_published: true, ..*options }, false);

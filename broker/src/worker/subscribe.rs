@@ -9,9 +9,9 @@ use crate::connection::Pauses;
 use crate::door::ToCluster;
 use crate::message::Subscription;
 use crate::protocol::{Packet, Properties, PropertyId, ReasonCode, SubAck, Subscribe, Unsubscribe, parse_filter};
-use crate::router::Subscriber;
 use crate::session::{Awaited, AwaitedKind, Reading};
 use crate::shard::{Outcome, Place, Refusal};
+use crate::share::shared_filter;
 
 impl Core {
     /// A client's SUBSCRIBE.
@@ -30,7 +30,9 @@ impl Core {
                     let filter: Arc<str> = filter.into();
                     filters.push((codes.len(), filter.clone()));
                     codes.push(options.qos as u8);
-                    if options.wants_retained(self.is_subscribed(timed, &filter)) {
+                    // Shared subscriptions bring none (section 4.8.2).
+                    let alone = shared_filter(&filter).is_none();
+                    if alone && options.wants_retained(self.is_subscribed(timed, &filter)) {
                         owed.push((filter.clone(), options));
                     }
                     let subscription = Subscription { filter, options };
@@ -164,9 +166,6 @@ impl Core {
 
     fn permit_filter(&mut self, timed: Timed, filter: &str) -> Result<(), ReasonCode> {
         let parsed = parse_filter(filter).ok_or(ReasonCode::TOPIC_FILTER_INVALID)?;
-        if parsed.share.is_some() {
-            return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
-        }
         if !self.may_subscribe(timed, parsed.filter) {
             self.table.counters.subscriptions_denied += 1;
             return Err(ReasonCode::NOT_AUTHORIZED);
@@ -189,26 +188,23 @@ impl Core {
         let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
             return;
         };
-        let subscriber = Subscriber::new(slot, &subscription.options, session.terms.persistent);
-        let filter = subscription.filter.clone();
-        session.subscriptions.put(subscription);
-        if self.router.subscribe(&filter, subscriber) {
-            self.announce(filter, true);
-        }
+        let (client_id, persistent) = (session.terms.client_id.clone(), session.terms.persistent);
+        session.subscriptions.put(subscription.clone());
+        self.route(slot, &client_id, persistent, &subscription);
     }
 
     /// False if there was none.
     fn remove_subscription(&mut self, timed: Timed, filter: &str) -> bool {
         let (slot, _) = timed;
         let session = self.table.get(timed).and_then(|connection| connection.session());
-        let existed = session.is_some_and(|session| {
-            if let Some(readings) = &mut session.readings {
-                readings.remove(filter);
-            }
-            session.subscriptions.remove(filter).is_some()
-        });
-        if existed && self.router.unsubscribe(filter, slot) {
-            self.announce(filter.into(), false);
+        let Some(session) = session else { return false };
+        if let Some(readings) = &mut session.readings {
+            readings.remove(filter);
+        }
+        let existed = session.subscriptions.remove(filter).is_some();
+        let client_id = session.terms.client_id.clone();
+        if existed {
+            self.unroute(slot, &client_id, filter);
         }
         existed
     }

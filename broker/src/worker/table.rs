@@ -14,7 +14,7 @@ use crate::connection::{Congestion, Connection, Content, Form, Layouts, Pauses, 
 use crate::limits::ClientLimits;
 use crate::message::{Message, QoS};
 use crate::router::Subscriber;
-use crate::session::{Admission, BacklogBounds, Identifiers, Waiting};
+use crate::session::{Admission, BacklogBounds, Identifiers, Session, Waiting};
 
 /// The connections of one worker, and what writing to them needs.
 pub(super) struct Table {
@@ -42,6 +42,8 @@ pub(super) struct Source<'m> {
     /// The connection that published it on this worker: slot and generation.
     pub(super) publisher: Option<Timed>,
     pub(super) publisher_id: &'m Arc<str>,
+    /// It is for a member of a shared subscription, and in [`Source::kept`] says so.
+    pub(super) shared: bool,
     /// The message in a form that can be kept, once somebody needs it.
     pub(super) kept: OnceCell<Rc<Message>>,
 }
@@ -61,6 +63,7 @@ impl Source<'_> {
                 properties: Bytes::copy_from_slice(self.content.properties),
                 expires_at_ms: self.expires_at_ms,
                 publisher: self.publisher_id.clone(),
+                recipient: None,
             })
         })
     }
@@ -135,7 +138,8 @@ impl Table {
             readings.note(topic);
         }
         let retain = subscriber.retain_as_published && source.retain;
-        let mut form = Form { version: session.terms.version, qos, packet_id: 0, retain, dup: false, identifiers };
+        let mut form =
+            Form { version: session.terms.version, qos, packet_id: 0, retain, dup: false, identifiers, alias: None };
         if session.terms.packet_bytes_max != u32::MAX
             && packet_bytes(&source.content, &form) > session.terms.packet_bytes_max as usize
         {
@@ -150,6 +154,10 @@ impl Table {
         match session.admit(qos, room) {
             Admission::Send(packet_id) => {
                 form.packet_id = packet_id.unwrap_or(0);
+                if source.shared {
+                    session.lend(form.packet_id, qos, source.keep(topic));
+                }
+                name_topic(session, &source.content, &mut form);
                 self.layouts.append(&source.content, &form, &mut connection.output, &mut self.spares);
                 self.counters.messages_sent += 1;
                 if !connection.dirty {
@@ -249,18 +257,27 @@ impl Table {
                 }
                 continue;
             };
-            let form = Form {
+            let mut form = Form {
                 version: session.terms.version,
                 qos: waiting.qos,
                 packet_id: packet_id.unwrap_or(0),
                 retain: waiting.retain,
                 dup: false,
                 identifiers: &waiting.identifiers,
+                alias: None,
             };
+            name_topic(session, &content, &mut form);
             self.layouts.begin();
             self.layouts.append(&content, &form, output, &mut self.spares);
             self.counters.messages_sent += 1;
         }
+    }
+}
+
+/// Lets an alias stand for the topic, if the client takes any.
+pub(super) fn name_topic(session: &mut Session, content: &Content<'_>, form: &mut Form<'_>) {
+    if session.terms.aliases_out_max > 0 {
+        form.alias = session.name_topic(content.topic, packet_bytes(content, form));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Workers, whole, with raw bytes on one side and a scripted cluster on the other.
 
+mod aliases;
 mod delivery;
 mod exactly_once;
 mod fixture;
@@ -7,4 +8,5 @@ mod hostile;
 mod persistent;
 mod retained;
 mod sessions;
+mod sharing;
 mod sockets;

@@ -71,6 +71,8 @@ fn users_get_in_by_their_passwords_and_may_what_the_rules_say() {
     std::fs::write(broker.path("acl"), "topic").unwrap();
     let answer = broker.ask("POST /api/v1/reload");
     assert!(answer.contains(" 422 ") && answer.contains("line 1"), "{answer}");
+    let last = broker.ask("GET /api/v1/reload");
+    assert!(last.contains(" 200 ") && last.contains("line 1") && last.contains("config_sha256\":\""), "{last}");
     assert!(publish(bob).0);
 }
 

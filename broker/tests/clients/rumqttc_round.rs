@@ -32,11 +32,18 @@ enum Happened {
     Other,
 }
 
+/// Of a filter.
+type Subscribe = Box<dyn Fn(&str) -> Result<()>>;
+/// To a topic, of a payload.
+type Publish = Box<dyn Fn(&str, &str) -> Result<()>>;
+/// Waits for what happens next.
+type Next = Box<dyn FnMut() -> Result<Happened>>;
+
 /// A client of either module. Dropped, it ends without DISCONNECT.
 struct Client {
-    subscribe: Box<dyn Fn(&str) -> Result<()>>,
-    publish: Box<dyn Fn(&str, &str) -> Result<()>>,
-    next: Box<dyn FnMut() -> Result<Happened>>,
+    subscribe: Subscribe,
+    publish: Publish,
+    next: Next,
 }
 
 /// Makes a client of one module, of its options and the level of its service.

@@ -26,6 +26,7 @@ mod wills;
 mod authenticating;
 mod delivering;
 mod sessions;
+mod sharing;
 mod topics;
 // Chapter 6.
 mod websocket;

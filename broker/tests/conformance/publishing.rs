@@ -125,6 +125,56 @@ fn a_message_expires_unless_it_was_sent() {
     subscriber.nothing();
 }
 
+/// 5.0: MQTT-3.3.2-12.
+#[test]
+fn every_topic_alias_up_to_the_maximum_is_taken() {
+    let scene = Scene::new(V5);
+    let mut subscriber = scene.client("sub");
+    subscriber.subscribe(&scene.name("#"), 0);
+    let mut client = scene.dial();
+    client.send(&scene.clean("c").bytes());
+    let maximum = client.next().property(2, ALIAS_MAXIMUM).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
+    assert!(maximum > 0);
+    for alias in 1..=maximum {
+        client.publishes(0, &scene.name(&alias.to_string()), &two(ALIAS, alias), "named");
+        subscriber.gets("named");
+    }
+    for alias in (1..=maximum).rev() {
+        client.publishes(0, "", &two(ALIAS, alias), "again");
+        let got = subscriber.gets("again");
+        assert_eq!((got.topic, got.properties.len()), (scene.name(&alias.to_string()), 0));
+    }
+}
+
+/// 5.0: MQTT-3.1.2-26, MQTT-3.1.2-27, MQTT-3.3.2-11.
+#[test]
+fn no_client_is_sent_more_topic_aliases_than_it_takes() {
+    let scene = Scene::new(V5);
+    let mut publisher = scene.client("pub");
+    for maximum in [0, 1, 3] {
+        let connect = scene.clean("c");
+        let connect = if maximum > 0 { connect.with(&two(ALIAS_MAXIMUM, maximum)) } else { connect };
+        let (mut client, _) = scene.open(&connect);
+        client.subscribe(&scene.name("#"), 0);
+        let mut known = std::collections::BTreeMap::new();
+        for topic in ["one", "two", "three", "four", "one", "four", "three", "two"] {
+            publisher.publishes(0, &scene.name(topic), &[], topic);
+            let got = client.gets(topic);
+            let Some(alias) = got.property(ALIAS) else {
+                assert_eq!(got.topic, scene.name(topic));
+                continue;
+            };
+            let alias = u16::from_be_bytes([alias[0], alias[1]]);
+            assert!((1..=maximum).contains(&alias), "{got:?}");
+            if !got.topic.is_empty() {
+                known.insert(alias, got.topic.clone());
+            }
+            assert_eq!(known[&alias], scene.name(topic));
+        }
+        assert_eq!(known.len(), usize::from(maximum));
+    }
+}
+
 /// 5.0: MQTT-3.3.2-7, MQTT-3.3.2-8, MQTT-3.3.2-9.
 #[test]
 fn a_topic_alias_that_is_not_allowed_ends_the_connection() {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use mqtt_broker::message::{QoS, SubscriptionOptions};
 use mqtt_broker::protocol::{
     Acknowledgement, Connect, Disconnect, Packet, Properties, PropertiesBuilder, PropertyId, Publish, ReasonCode,
-    Subscribe, SubscribeFilters, Version, decode,
+    Subscribe, SubscribeFilters, Version, WillView, decode,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::timeout;
@@ -67,10 +67,23 @@ pub struct Receiver {
 
 /// Connects and waits for the CONNACK. The last value tells whether a session was present.
 pub async fn connect(dial: &Dial, identity: &Identity) -> Result<(Sender, Receiver, bool)> {
-    timeout(ANSWER_TIMEOUT, connect_without_limit(dial, identity)).await.context("no CONNACK in time")?
+    connect_with_will(dial, identity, None).await
 }
 
-async fn connect_without_limit(dial: &Dial, identity: &Identity) -> Result<(Sender, Receiver, bool)> {
+/// Connects with a will of QoS 2: topic and payload.
+pub async fn connect_with_will(
+    dial: &Dial,
+    identity: &Identity,
+    will: Option<(&str, &str)>,
+) -> Result<(Sender, Receiver, bool)> {
+    timeout(ANSWER_TIMEOUT, connect_without_limit(dial, identity, will)).await.context("no CONNACK in time")?
+}
+
+async fn connect_without_limit(
+    dial: &Dial,
+    identity: &Identity,
+    will: Option<(&str, &str)>,
+) -> Result<(Sender, Receiver, bool)> {
     let (read, write) = tokio::io::split(dial().await?);
     let version = identity.version;
     let mut sender = Sender { stream: write, version };
@@ -85,7 +98,13 @@ async fn connect_without_limit(dial: &Dial, identity: &Identity) -> Result<(Send
         keep_alive_seconds: 30,
         properties: if version == Version::V5 { properties.properties() } else { Properties::default() },
         client_id: &identity.client_id,
-        will: None,
+        will: will.map(|(topic, payload)| WillView {
+            topic,
+            payload: payload.as_bytes(),
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            properties: Properties::default(),
+        }),
         user_name: None,
         password: None,
     });

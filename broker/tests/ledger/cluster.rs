@@ -26,6 +26,7 @@ pub struct Node {
     pub address: SocketAddr,
     admin: SocketAddr,
     command: Vec<String>,
+    data_dir: PathBuf,
     environment: Vec<(String, String)>,
     output: PathBuf,
     process: Option<Child>,
@@ -41,6 +42,18 @@ pub struct Shards {
 
 /// Prepares a cluster in `directory` and starts its nodes.
 pub fn start(directory: &Path, nodes: u16, environment: &[(&str, &str)]) -> Result<Vec<Node>> {
+    prepare(directory, nodes, environment, &[])
+}
+
+/// The same, with the data of the nodes in `small` on a file system of their own that holds little.
+pub fn start_on_small_disks(directory: &Path, nodes: u16, small: &[usize]) -> Result<Vec<Node>> {
+    prepare(directory, nodes, &[], small)
+}
+
+/// Mounts a small file system over the first argument, for the broker's eyes alone, and becomes the broker.
+const ON_SMALL_DISK: &str = "mkdir -p \"$0\" && mount -t tmpfs -o size=32m mqtt \"$0\" && exec \"$@\"";
+
+fn prepare(directory: &Path, nodes: u16, environment: &[(&str, &str)], small: &[usize]) -> Result<Vec<Node>> {
     let program = env!("CARGO_BIN_EXE_mqtt-broker");
     let port = free_ports(nodes)?;
     let mut arguments = vec!["local".to_owned(), "--print".to_owned(), "--nodes".to_owned(), nodes.to_string()];
@@ -53,10 +66,18 @@ pub fn start(directory: &Path, nodes: u16, environment: &[(&str, &str)]) -> Resu
         let address: SocketAddr = words.next().context("an empty line")?.parse()?;
         let admin = SocketAddr::new(address.ip(), address.port() + ADMIN_PORT_OFFSET);
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let data_dir = directory.join(format!("node-{number}"));
+        let mut command: Vec<String> = words.collect();
+        if small.contains(&number) {
+            let mount = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_SMALL_DISK].map(str::to_owned);
+            let data_dir = data_dir.to_str().context("a path that is not text")?.to_owned();
+            command = mount.into_iter().chain([data_dir]).chain(command).collect();
+        }
         let mut node = Node {
             address,
             admin,
-            command: words.collect(),
+            command,
+            data_dir,
             environment: environment.collect(),
             output: directory.join(format!("node-{number}.output")),
             process: None,
@@ -114,6 +135,10 @@ impl Node {
         Ok(())
     }
 
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     pub fn is_running(&self) -> bool {
         self.process.is_some()
     }
@@ -142,6 +167,37 @@ impl Node {
                 bail!("{} is not ready after {READY_TIMEOUT:?}: {answer:?}", self.address);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// A path as the node's process sees it.
+    pub fn inside(&self, path: &Path) -> Result<PathBuf> {
+        let root = PathBuf::from(format!("/proc/{}/root", self.process_id().context("it does not run")?));
+        Ok(root.join(path.strip_prefix("/")?))
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let process = self.process_id().context("it does not run")?.to_string();
+        let status = Command::new("kill").args([&format!("-{name}"), &process]).status()?;
+        ensure!(status.success(), "kill -{name} {process}: {status}");
+        Ok(())
+    }
+
+    /// Waits until any one node may die.
+    pub async fn until_failover_ready(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let answer = self.get("/api/v1/cluster").await;
+            if matches!(&answer, Ok((200, body)) if body.contains("\"failover_ready\":true")) {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < READY_TIMEOUT, "{} is not ready to lose a node: {answer:?}", self.address);
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 

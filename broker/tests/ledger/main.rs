@@ -1,13 +1,18 @@
 //! Real `mqtt-broker` processes on loopback under QoS 1 and 2 load while they are killed; a ledger of every publish, acknowledgement and
-//! delivery is checked against the contract (K1, K2, K4, K5, K6, K8).
+//! delivery is checked against the contract (K1, K2, K4, K5, K6, K7, K8).
 //!
 //! `LEDGER_SEED` repeats the choices of a run (which node, when), `LEDGER_KILLS` sets how many nodes are killed.
 
 mod client;
 mod cluster;
+mod disk;
 mod history;
 mod load;
+mod minority;
+mod resume;
 mod retained;
+mod sharing;
+mod wills;
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +22,18 @@ use history::{History, Violation};
 use load::{Load, Shape};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use resume::{Probes, RESUMED_MAX};
 use retained::Keepers;
+use sharing::Sharing;
 use tokio::time::sleep;
+use wills::Wills;
 
 const NODES: u16 = 3;
 const KILLS: u32 = 50;
+/// Kills while messages are shared out.
+const SHARING_KILLS: u32 = 10;
+/// Kills while clients with wills die.
+const WILL_KILLS: u32 = 10;
 /// Publishers of retained messages.
 const KEEPERS: u32 = 4;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -149,10 +161,14 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
         let mut rng = StdRng::seed_from_u64(seed);
         let keepers = Keepers::start(nodes.iter().map(Node::dial).collect(), KEEPERS, || StdRng::from_rng(&mut rng));
         let mut leaderless = Leaderless::default();
+        let mut resumed = Vec::new();
         for kill in 1..=kills {
             let (victim, before) = (rng.random_range(0..nodes.len()), load.acknowledged());
             let down = Duration::from_millis(rng.random_range(50..1500));
+            let probes = Probes::connect(&nodes[victim].dial()).await.context("before the kill")?;
             nodes[victim].kill()?;
+            let survivors: Vec<&Node> = nodes.iter().filter(|node| node.is_running()).collect();
+            let resuming = probes.resume(&survivors);
             leaderless.watch(&nodes, down).await;
             nodes[victim].start()?;
             let back = nodes[victim].until_ready().await?;
@@ -162,8 +178,18 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
                 node.check()?;
             }
             let acknowledged = load.acknowledged() - before;
-            println!("kill {kill}: node {victim} down {down:?}, ready after {back:?}, {acknowledged} acknowledged");
+            let sessions = resuming.finish().await?;
+            println!(
+                "kill {kill}: node {victim} down {down:?}, ready after {back:?}, {acknowledged} acknowledged, \
+                 sessions back after {:?} (the others waited {:?} for a processor)",
+                sessions.longest, sessions.starved
+            );
+            resumed.push(sessions);
         }
+        let longest = resumed.iter().map(|sessions| sessions.longest).max().unwrap_or_default();
+        println!("all sessions of a killed node were back after {longest:?} at most");
+        let late = resumed.iter().filter(|sessions| !sessions.is_in_time()).count();
+        ensure!(late == 0, "K2: {late} times it took longer than {RESUMED_MAX:?} until all sessions were back");
         println!(
             "a shard was without a leader for {:?} a kill on average, at most {:?} at a time",
             leaderless.shard_time / (16 * kills.max(1)),
@@ -175,6 +201,69 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
         Ok(history)
     });
     assert_kept(&history);
+}
+
+#[test]
+fn members_of_a_shared_subscription_get_each_message_once_while_they_and_nodes_come_and_go() {
+    let seed = seed();
+    run(async {
+        let directory = tempfile::tempdir()?;
+        let mut nodes = cluster::start(directory.path(), NODES, &[])?;
+        ready(&mut nodes).await?;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let dials: Vec<_> = nodes.iter().map(Node::dial).collect();
+        let sharing = Sharing::start(&dials, 3, 5, || StdRng::from_rng(&mut rng));
+        sharing.until_subscribed().await?;
+        come_and_go(&mut nodes, SHARING_KILLS, &mut rng).await?;
+        sharing.check().await
+    });
+}
+
+#[test]
+fn the_will_of_every_connection_is_published_once_while_nodes_are_killed() {
+    let seed = seed();
+    run(async {
+        let directory = tempfile::tempdir()?;
+        let mut nodes = cluster::start(directory.path(), NODES, &[])?;
+        ready(&mut nodes).await?;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let dials: Vec<_> = nodes.iter().map(Node::dial).collect();
+        let wills = Wills::start(&dials, 8, || StdRng::from_rng(&mut rng));
+        wills.until_watched().await?;
+        come_and_go(&mut nodes, WILL_KILLS, &mut rng).await?;
+        wills.check().await
+    });
+}
+
+/// Kills nodes one after another, and starts each again.
+async fn come_and_go(nodes: &mut [Node], kills: u32, rng: &mut StdRng) -> Result<()> {
+    for _ in 0..kills {
+        let victim = rng.random_range(0..nodes.len());
+        nodes[victim].kill()?;
+        sleep(Duration::from_millis(rng.random_range(50..1500))).await;
+        nodes[victim].start()?;
+        nodes[victim].until_ready().await?;
+        sleep(Duration::from_millis(rng.random_range(0..1000))).await;
+        for node in nodes.iter_mut() {
+            node.check()?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_minority_refuses_within_three_seconds_and_heals_by_itself() {
+    run(minority::a_minority_refuses_and_heals());
+}
+
+#[test]
+fn a_full_disk_refuses_acknowledgements_and_recovers_by_itself() {
+    run(disk::a_full_disk_refuses_and_recovers());
+}
+
+#[test]
+fn one_full_disk_of_three_loses_nothing() {
+    run(disk::one_full_disk_of_three_loses_nothing());
 }
 
 /// Kills all nodes at once under load, starts them again, and gives the ledger.

@@ -16,6 +16,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end }}
 
+{{- define "mqtt-operator.brokerImage" -}}
+{{- with .Values.brokerImage -}}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+{{- end }}
+
 {{/* What the operator may do in a namespace it looks after. Each rule says why. */}}
 {{- define "mqtt-operator.rules" -}}
 # The resources themselves: read, and followed.
@@ -47,6 +53,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: ["networking.k8s.io"]
   resources: ["networkpolicies"]
   verbs: ["get", "list", "watch", "create", "patch"]
+# Who collects metrics, where Kubernetes knows such objects; deleted when that is not wanted any more.
+- apiGroups: ["monitoring.coreos.com"]
+  resources: ["podmonitors"]
+  verbs: ["get", "list", "watch", "create", "patch", "delete"]
 # Pods are looked at for readiness, and deleted one at a time to be rolled.
 - apiGroups: [""]
   resources: ["pods"]

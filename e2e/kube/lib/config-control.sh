@@ -40,6 +40,8 @@ kind: StorageClass
 metadata: {name: local, annotations: {storageclass.kubernetes.io/is-default-class: "true"}}
 provisioner: mqtt-e2e/directory
 reclaimPolicy: Delete
+# Claims may ask for more; a directory has no size to grow.
+allowVolumeExpansion: true
 volumeBindingMode: WaitForFirstConsumer
 ---
 apiVersion: storage.k8s.io/v1

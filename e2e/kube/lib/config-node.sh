@@ -44,6 +44,7 @@ write "$node_dir/cni.conf/10-bridge.conflist" <<JSON
 JSON
 
 # imageGCHighThresholdPercent 100: a deleted image could not be pulled again.
+# syncFrequency: how soon a changed Secret is seen in a pod; a minute if nobody says, which is long for a test.
 write "$node_dir/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -64,6 +65,7 @@ resolvConf: $STATE/resolv.conf
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
 nodeStatusUpdateFrequency: 2s
+syncFrequency: 10s
 nodeLeaseDurationSeconds: 8
 serializeImagePulls: false
 YAML

@@ -28,8 +28,14 @@ NODES_MAX=9
 NODE_GRACE=${NODE_GRACE:-8s}
 EVICTION_SECONDS=${EVICTION_SECONDS:-30}
 
+# Another version of Kubernetes than that of components/go.mod: 1.35.2, say. Empty: that one.
+KUBERNETES=${MQTT_E2E_KUBERNETES:-}
+
 # The binaries are found by what they were built from, so a second build has nothing to do.
-COMPONENTS_HASH=$(cat "$KUBE"/components/go.{mod,sum} "$KUBE"/components/cmd/*/*.go | sha256sum | cut -c1-16)
+COMPONENTS_HASH=$({
+  cat "$KUBE"/components/go.{mod,sum} "$KUBE"/components/cmd/*/*.go
+  printf %s "$KUBERNETES"
+} | sha256sum | cut -c1-16)
 COMPONENTS=$CACHE/components/$COMPONENTS_HASH
 
 export PATH=$COMPONENTS:/usr/sbin:$PATH:/sbin

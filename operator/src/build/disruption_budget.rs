@@ -10,11 +10,12 @@ use super::{Blueprint, metadata};
 
 pub(super) fn build(blueprint: &Blueprint<'_>) -> Option<PodDisruptionBudget> {
     let broker = blueprint.broker;
-    if broker.spec.replicas == 1 {
+    let wanted = &broker.spec.pod_disruption_budget;
+    if broker.spec.replicas == 1 || !wanted.enabled {
         return None;
     }
     let factor = broker.spec.replication.factor.unwrap_or(if broker.spec.replicas < 3 { 1 } else { 3 });
-    let evictable = ((factor - 1) / 2).max(1);
+    let evictable = wanted.max_unavailable.unwrap_or(((factor - 1) / 2).max(1));
     Some(PodDisruptionBudget {
         metadata: metadata(blueprint, broker.names.disruption_budget()),
         spec: Some(PodDisruptionBudgetSpec {

@@ -1,4 +1,4 @@
-//! Who may reach the pods: clients the MQTT port, the brokers' own pods the peer port, pods of the cluster the admin port
+//! Who may reach the pods: clients the ports of the listeners, the brokers' own pods the peer port, pods of the cluster the admin port
 //! (the operator, which has the token, and whoever collects metrics). Probes come from the node and need no rule.
 
 use k8s_openapi::{
@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 
 use super::{Blueprint, metadata};
-use crate::names::{ADMIN_PORT, MQTT_PORT, PEER_PORT};
+use crate::names::{ADMIN_PORT, PEER_PORT};
 
 pub(super) fn build(blueprint: &Blueprint<'_>) -> NetworkPolicy {
     let names = &blueprint.broker.names;
@@ -22,11 +22,17 @@ pub(super) fn build(blueprint: &Blueprint<'_>) -> NetworkPolicy {
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(own_pods),
             policy_types: Some(vec!["Ingress".to_owned()]),
-            ingress: Some(vec![
-                rule(MQTT_PORT, None),
-                rule(PEER_PORT, Some(from_own_pods)),
-                rule(ADMIN_PORT, Some(from_any_pod)),
-            ]),
+            ingress: Some(
+                blueprint
+                    .broker
+                    .spec
+                    .listeners
+                    .served()
+                    .iter()
+                    .map(|one| rule(one.pod_port, None))
+                    .chain([rule(PEER_PORT, Some(from_own_pods)), rule(ADMIN_PORT, Some(from_any_pod))])
+                    .collect(),
+            ),
             ..NetworkPolicySpec::default()
         }),
     }

@@ -37,7 +37,7 @@ pub(super) fn clients(blueprint: &Blueprint<'_>) -> Service {
         spec: Some(ServiceSpec {
             type_: Some(listeners.service.type_.as_str().to_owned()),
             selector: Some(names.selector_labels()),
-            ports: Some(vec![port("mqtt", listeners.mqtt.port, "mqtt")]),
+            ports: Some(listeners.served().iter().map(|one| port(one.scheme, one.service_port, one.scheme)).collect()),
             ..ServiceSpec::default()
         }),
         ..Service::default()

@@ -8,10 +8,11 @@ use k8s_openapi::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-            ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext, PodSpec,
-            PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-            TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
+            Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
+            HTTPGetAction, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm,
+            PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+            SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+            VolumeResourceRequirements, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{
@@ -23,12 +24,12 @@ use k8s_openapi::{
 
 use super::{
     Blueprint, annotation,
-    config_map::{ADMIN_DIR, CONFIG_DIR, CONFIG_FILE, DATA_DIR, PEER_TLS_DIR},
-    metadata,
+    config_map::{ACLS_DIR, ADMIN_DIR, CONFIG_DIR, CONFIG_FILE, DATA_DIR, PASSWORDS_DIR, PEER_TLS_DIR, TLS_DIR},
+    metadata, pod_patch,
 };
 use crate::{
     api::{Amount, DeletionPolicy, MqttBrokerSpec},
-    names::{ADMIN_PORT, DATA_VOLUME, MQTT_PORT, PEER_PORT, RESTART_HASH_ANNOTATION},
+    names::{ADMIN_PORT, DATA_VOLUME, PEER_PORT, RESTART_HASH_ANNOTATION},
 };
 
 /// User and group of the image.
@@ -65,14 +66,7 @@ pub(super) fn build(blueprint: &Blueprint<'_>) -> StatefulSet {
                     .to_owned(),
                 ),
             }),
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(names.selector_labels()),
-                    annotations: annotation(RESTART_HASH_ANNOTATION, blueprint.plan.restart_hash.clone()),
-                    ..ObjectMeta::default()
-                }),
-                spec: Some(pod(blueprint)),
-            },
+            template: template(blueprint),
             volume_claim_templates: Some(vec![claim(blueprint)]),
             ..StatefulSetSpec::default()
         }),
@@ -85,6 +79,17 @@ pub fn pod_address(blueprint: &Blueprint<'_>, pod: &str) -> String {
     let names = &blueprint.broker.names;
     let domain = &blueprint.settings.cluster_domain;
     format!("{pod}.{}.{}.svc.{domain}:{PEER_PORT}", names.peers_service(), names.namespace)
+}
+
+/// The pods with what a person changes about them; what the operator finds them by stays as it is.
+fn template(blueprint: &Blueprint<'_>) -> PodTemplateSpec {
+    let template = PodTemplateSpec { metadata: None, spec: Some(pod(blueprint)) };
+    let mut template = pod_patch::patched(template, &blueprint.broker.spec.pod_template);
+    let metadata = template.metadata.get_or_insert_default();
+    metadata.labels.get_or_insert_default().extend(blueprint.broker.names.selector_labels());
+    let restart_hash = annotation(RESTART_HASH_ANNOTATION, blueprint.plan.restart_hash.clone());
+    metadata.annotations.get_or_insert_default().extend(restart_hash.unwrap_or_default());
+    template
 }
 
 fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
@@ -103,32 +108,51 @@ fn pod(blueprint: &Blueprint<'_>) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
+        affinity: Some(apart(blueprint)),
         topology_spread_constraints: Some(vec![
             spread(blueprint, "kubernetes.io/hostname"),
             spread(blueprint, "topology.kubernetes.io/zone"),
         ]),
         containers: vec![container(blueprint)],
-        volumes: Some(vec![
-            Volume {
+        volumes: Some(
+            [Volume {
                 name: "config".to_owned(),
                 config_map: Some(ConfigMapVolumeSource {
                     name: names.config_map(),
                     ..ConfigMapVolumeSource::default()
                 }),
                 ..Volume::default()
-            },
-            secret_volume("admin", names.admin_token_secret()),
-            secret_volume("peer-tls", names.peer_tls_secret()),
-        ]),
+            }]
+            .into_iter()
+            .chain(secrets(blueprint).into_iter().map(|(name, secret, _)| secret_volume(name, secret)))
+            .collect(),
+        ),
         ..PodSpec::default()
     }
 }
 
+/// The Secrets that brokers read: name of the volume, name of the Secret, where it is mounted. Whole folders, because a single
+/// file would never be renewed.
+fn secrets(blueprint: &Blueprint<'_>) -> Vec<(&'static str, String, &'static str)> {
+    let names = &blueprint.broker.names;
+    let spec = &blueprint.broker.spec;
+    let named = [
+        spec.tls.as_ref().map(|tls| ("tls", tls.secret_name.clone(), TLS_DIR)),
+        spec.auth.passwords.as_ref().map(|secret| ("passwords", secret.secret_name.clone(), PASSWORDS_DIR)),
+        spec.auth.acls.as_ref().map(|secret| ("acls", secret.secret_name.clone(), ACLS_DIR)),
+    ];
+    [("admin", names.admin_token_secret(), ADMIN_DIR), ("peer-tls", names.peer_tls_secret(), PEER_TLS_DIR)]
+        .into_iter()
+        .chain(named.into_iter().flatten())
+        .collect()
+}
+
 fn container(blueprint: &Blueprint<'_>) -> Container {
     let spec = &blueprint.broker.spec;
+    let listeners = spec.listeners.served();
     Container {
         name: "mqtt-broker".to_owned(),
-        image: Some(spec.image.clone()),
+        image: Some(blueprint.plan.image.clone()),
         image_pull_policy: Some(spec.image_pull_policy.as_str().to_owned()),
         args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIR}/{CONFIG_FILE}")]),
         env: Some(vec![
@@ -149,7 +173,15 @@ fn container(blueprint: &Blueprint<'_>) -> Container {
                 ..EnvVar::default()
             },
         ]),
-        ports: Some(vec![port("mqtt", MQTT_PORT), port("peers", PEER_PORT), port("admin", ADMIN_PORT)]),
+        ports: Some(
+            listeners
+                .iter()
+                .map(|one| port(one.scheme, one.pod_port))
+                .chain([port("peers", PEER_PORT), port("admin", ADMIN_PORT)])
+                .collect(),
+        ),
+        // What a broker said last before it ended is what the status tells.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         resources: requirements(spec),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -162,12 +194,12 @@ fn container(blueprint: &Blueprint<'_>) -> Container {
         startup_probe: Some(probe("/healthz", 1, 300)),
         liveness_probe: Some(probe("/healthz", 10, 6)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
-        volume_mounts: Some(vec![
-            mount(DATA_VOLUME, DATA_DIR, false),
-            mount("config", CONFIG_DIR, true),
-            mount("admin", ADMIN_DIR, true),
-            mount("peer-tls", PEER_TLS_DIR, true),
-        ]),
+        volume_mounts: Some(
+            [mount(DATA_VOLUME, DATA_DIR, false), mount("config", CONFIG_DIR, true)]
+                .into_iter()
+                .chain(secrets(blueprint).into_iter().map(|(name, _, path)| mount(name, path, true)))
+                .collect(),
+        ),
         ..Container::default()
     }
 }
@@ -200,6 +232,27 @@ fn claim(blueprint: &Blueprint<'_>) -> PersistentVolumeClaim {
             ..PersistentVolumeClaimSpec::default()
         }),
         ..PersistentVolumeClaim::default()
+    }
+}
+
+/// Rather not on the node of another broker; where there are fewer nodes than brokers, all the same.
+fn apart(blueprint: &Blueprint<'_>) -> Affinity {
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
+                weight: 100,
+                pod_affinity_term: PodAffinityTerm {
+                    topology_key: "kubernetes.io/hostname".to_owned(),
+                    label_selector: Some(LabelSelector {
+                        match_labels: Some(blueprint.broker.names.selector_labels()),
+                        ..LabelSelector::default()
+                    }),
+                    ..PodAffinityTerm::default()
+                },
+            }]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
     }
 }
 

@@ -4,21 +4,12 @@
 use std::{marker::PhantomData, path::Path};
 
 use super::*;
-use crate::fixtures::{credentials, first_plan, nothing, settings, valid};
+use crate::fixtures::Draft;
 
 /// All children as one YAML file, in the order in which they are applied.
-fn yaml(spec: &str, plan: impl Fn(&mut Plan)) -> String {
-    let broker = valid(spec);
-    let mut decided = first_plan(&broker);
-    plan(&mut decided);
-    let (credentials, observed, settings) = (credentials(), nothing(), settings());
-    let blueprint = Blueprint {
-        broker: &broker,
-        plan: &decided,
-        credentials: &credentials,
-        observed: &observed,
-        settings: &settings,
-    };
+fn yaml(spec: &str, change: impl Fn(&mut Draft)) -> String {
+    let mut draft = Draft::of(spec);
+    change(&mut draft);
     // No `..`: a child without a snapshot does not compile.
     let Resources {
         service_account,
@@ -30,22 +21,24 @@ fn yaml(spec: &str, plan: impl Fn(&mut Plan)) -> String {
         client_service,
         disruption_budget,
         network_policy,
+        pod_monitor,
         stateful_set,
         state: PhantomData,
-    } = build(&blueprint);
-    let mut documents = vec![
-        serde_yaml::to_string(&service_account).unwrap(),
-        serde_yaml::to_string(&peer_ca).unwrap(),
-        serde_yaml::to_string(&peer_tls).unwrap(),
-        serde_yaml::to_string(&admin_token).unwrap(),
-        serde_yaml::to_string(&config_map).unwrap(),
-        serde_yaml::to_string(&peers_service).unwrap(),
-        serde_yaml::to_string(&client_service).unwrap(),
+    } = draft.build();
+    let documents = [
+        Some(serde_yaml::to_string(&service_account)),
+        Some(serde_yaml::to_string(&peer_ca)),
+        Some(serde_yaml::to_string(&peer_tls)),
+        Some(serde_yaml::to_string(&admin_token)),
+        Some(serde_yaml::to_string(&config_map)),
+        Some(serde_yaml::to_string(&peers_service)),
+        Some(serde_yaml::to_string(&client_service)),
+        disruption_budget.map(|budget| serde_yaml::to_string(&budget)),
+        Some(serde_yaml::to_string(&network_policy)),
+        pod_monitor.map(|monitor| serde_yaml::to_string(&monitor)),
+        Some(serde_yaml::to_string(&stateful_set)),
     ];
-    documents.extend(disruption_budget.map(|budget| serde_yaml::to_string(&budget).unwrap()));
-    documents.push(serde_yaml::to_string(&network_policy).unwrap());
-    documents.push(serde_yaml::to_string(&stateful_set).unwrap());
-    documents.join("---\n")
+    documents.into_iter().flatten().map(Result::unwrap).collect::<Vec<_>>().join("---\n")
 }
 
 #[track_caller]
@@ -60,23 +53,42 @@ fn assert_snapshot(name: &str, built: &str) {
 
 #[test]
 fn the_least_resource_gets_all_children() {
-    assert_snapshot("least.yaml", &yaml("{image: 'localhost/mqtt-broker:dev'}", |_| {}));
+    assert_snapshot("least.yaml", &yaml("{}", |_| {}));
 }
 
 #[test]
 fn every_field_of_a_resource_arrives() {
     let spec = "
 replicas: 5
-image: registry.example/mqtt-broker:1
+image: registry.example:5000/mqtt-broker
+version: 0.1.0
 imagePullPolicy: Always
-listeners: {mqtt: {port: 11883}, service: {type: LoadBalancer, annotations: {example.com/pool: a}}}
+listeners:
+  mqtt: {port: 11883}
+  mqtts: {}
+  ws: {port: 80}
+  wss: {port: 443}
+  service: {type: LoadBalancer, annotations: {example.com/pool: a}}
+auth: {passwords: {secretName: users}, acls: {secretName: users, key: rights}}
+tls: {secretName: certificate}
 replication: {factor: 5, shards: 32}
 persistence: {size: 10Gi, storageClassName: fast, deletionPolicy: Delete}
 resources: {requests: {cpu: 2, memory: 1Gi}, limits: {memory: 2Gi}}
-limits: {connections: 1000}
-config: {log: {level: debug}}
+limits: {connections_max: 1000}
+podTemplate:
+  metadata: {labels: {team: a, app.kubernetes.io/instance: mine}}
+  spec: {priorityClassName: high, tolerations: [{key: dedicated, operator: Exists}]}
+podDisruptionBudget: {maxUnavailable: 1}
+monitoring: {interval: 30s, labels: {release: prometheus}}
 ";
     assert_snapshot("full.yaml", &yaml(spec, |_| {}));
+}
+
+#[test]
+fn what_is_not_wanted_is_not_built() {
+    let none = yaml("{podDisruptionBudget: {enabled: false}, monitoring: {enabled: false}}", |_| {});
+    assert!(!none.contains("PodDisruptionBudget") && !none.contains("PodMonitor"));
+    assert!(!yaml("{}", |draft| draft.settings.pod_monitors = false).contains("PodMonitor"));
 }
 
 #[test]
@@ -87,7 +99,7 @@ fn a_single_broker_has_no_budget() {
 #[test]
 fn taking_back_the_right_to_found_changes_one_line_and_no_pod() {
     let founding = yaml("{image: i}", |_| {});
-    let founded = yaml("{image: i}", |plan| plan.founding = false);
+    let founded = yaml("{image: i}", |draft| draft.plan.founding = false);
     let gone: Vec<&str> = founding.lines().filter(|line| !founded.lines().any(|other| other == *line)).collect();
     assert_eq!(gone, ["      bootstrap: mqtt-0"]);
     assert_eq!(founding.lines().count(), founded.lines().count() + 1);
@@ -103,16 +115,18 @@ fn the_number_of_brokers_changes_no_pod_and_no_configuration() {
 
 #[test]
 fn claims_keep_the_size_they_were_made_with() {
-    let broker = valid("{image: i, persistence: {size: 2Gi}}");
-    let plan = first_plan(&broker);
-    let mut observed = nothing();
-    let (credentials, settings) = (credentials(), settings());
-    let before = valid("{image: i, persistence: {size: 1Gi}}");
-    let blueprint =
-        Blueprint { broker: &before, plan: &plan, credentials: &credentials, observed: &observed, settings: &settings };
-    observed.stateful_set = Some(std::sync::Arc::new(build(&blueprint).stateful_set));
-    let blueprint =
-        Blueprint { broker: &broker, plan: &plan, credentials: &credentials, observed: &observed, settings: &settings };
-    let set = serde_yaml::to_string(&build(&blueprint).stateful_set).unwrap();
+    let mut draft = Draft::of("{persistence: {size: 2Gi}}");
+    let before = Draft::of("{persistence: {size: 1Gi}}");
+    draft.observed.stateful_set = Some(std::sync::Arc::new(before.build().stateful_set));
+    let set = serde_yaml::to_string(&draft.build().stateful_set).unwrap();
     assert!(set.contains("storage: 1Gi") && !set.contains("storage: 2Gi"));
+}
+
+#[test]
+fn a_patch_of_the_pods_leaves_what_they_are_found_by() {
+    let patch = "{podTemplate: {metadata: {labels: {app.kubernetes.io/instance: other}, annotations: {mqttbroker.dev/restart-hash: x}}}}";
+    let set = Draft::of(patch).build().stateful_set.spec.unwrap();
+    let metadata = set.template.metadata.unwrap();
+    assert_eq!(metadata.labels.unwrap()["app.kubernetes.io/instance"], "mqtt");
+    assert_ne!(metadata.annotations.unwrap()["mqttbroker.dev/restart-hash"], "x");
 }

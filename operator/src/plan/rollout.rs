@@ -1,7 +1,7 @@
 //! Which pod may be replaced now, if any.
 //!
-//! The StatefulSet replaces nothing by itself (`OnDelete`). One pod at a time, highest ordinal first, and only while
-//! the cluster can lose one. A new pod that doesn't become ready stops the roll; a pod that is both outdated and not
+//! The StatefulSet replaces nothing by itself (`OnDelete`). One pod at a time, highest ordinal first, those that lead more
+//! than their share of shards last, and only while the cluster can lose one. A new pod that doesn't become ready stops the roll; a pod that is both outdated and not
 //! ready is replaced at once, so that correcting the resource is enough to go on.
 //! Deliberately absent: what makes a pod outdated. That is the restart hash, made in `build`.
 
@@ -22,6 +22,8 @@ pub struct PodView {
     pub current: bool,
     /// Whether it is being deleted.
     pub terminating: bool,
+    /// Shards that its broker leads.
+    pub leads: u32,
 }
 
 /// What the decision is made from.
@@ -33,6 +35,8 @@ pub struct RolloutView<'a> {
     pub replicas: i32,
     /// Whether the StatefulSet's controller has seen the template that is wanted.
     pub template_seen: bool,
+    /// What is the matter with a Secret without which no new pod would start.
+    pub missing: Option<&'a str>,
     /// The cluster, or why it can't be asked.
     pub cluster: Result<&'a Cluster, &'a str>,
 }
@@ -65,6 +69,9 @@ pub fn decide(view: &RolloutView<'_>) -> RolloutStep {
     if let Some(pod) = pods.iter().find(|pod| pod.terminating) {
         return wait(format!("waiting for {} to end and start again", pod.name));
     }
+    if let Some(missing) = view.missing {
+        return wait(missing.to_owned());
+    }
     let broken = pods.iter().find(|pod| !pod.current && !pod.ready);
     if let (Some(pod), true) = (broken, view.template_seen) {
         return RolloutStep::Replace { pod: pod.name.clone(), version: pod.version.clone() };
@@ -76,7 +83,8 @@ pub fn decide(view: &RolloutView<'_>) -> RolloutStep {
     if let Some(pod) = pods.iter().find(|pod| !pod.ready) {
         return wait(format!("waiting for {} to become ready", pod.name));
     }
-    let Some(pod) = pods.iter().find(|pod| !pod.current) else {
+    let outdated: Vec<&PodView> = pods.iter().copied().filter(|pod| !pod.current).collect();
+    let Some(pod) = outdated.iter().find(|pod| !leads_more_than_its_share(pod, &pods)).or(outdated.first()) else {
         return RolloutStep::Settled;
     };
     if !view.template_seen {
@@ -89,6 +97,13 @@ pub fn decide(view: &RolloutView<'_>) -> RolloutStep {
             None => RolloutStep::Replace { pod: pod.name.clone(), version: pod.version.clone() },
         },
     }
+}
+
+/// Whether its end would have more shards look for a leader than that of another.
+fn leads_more_than_its_share(pod: &PodView, pods: &[&PodView]) -> bool {
+    let total: u32 = pods.iter().map(|pod| pod.leads).sum();
+    let share = total.div_ceil(u32::try_from(pods.len()).unwrap_or(u32::MAX).max(1));
+    pod.leads > share
 }
 
 /// Why the cluster can't do without one broker for a moment. Below three brokers it never can; then it is enough that
@@ -120,6 +135,7 @@ mod tests {
             ready: marks.contains('r'),
             current: marks.contains('c'),
             terminating: marks.contains('t'),
+            leads: if marks.contains('l') { 14 } else { 1 },
         }
     }
 
@@ -135,7 +151,7 @@ mod tests {
 
     fn decide_for(marks: &[&str], replicas: i32, cluster: Result<&Cluster, &str>) -> RolloutStep {
         let pods: Vec<PodView> = marks.iter().zip(0..).map(|(marks, ordinal)| pod(ordinal, marks)).collect();
-        decide(&RolloutView { pods: &pods, replicas, template_seen: true, cluster })
+        decide(&RolloutView { pods: &pods, replicas, template_seen: true, missing: None, cluster })
     }
 
     #[test]
@@ -151,12 +167,14 @@ mod tests {
             version: format!("version-{ordinal}"),
         };
         let wait = |message: &str| RolloutStep::Wait { message: message.to_owned() };
-        // r: ready, c: current, t: terminating; one string per ordinal.
+        // r: ready, c: current, t: terminating, l: leads most shards; one string per ordinal.
         type Row<'a> = (&'a str, &'a [&'a str], i32, Result<&'a Cluster, &'a str>, RolloutStep);
         let rows: Vec<Row<'_>> = vec![
             ("at rest", &["rc", "rc", "rc"], 3, Ok(&healthy), RolloutStep::Settled),
             ("at rest while brokers are silent", &["rc", "rc", "rc"], 3, Err("silent"), RolloutStep::Settled),
             ("the highest first", &["r", "r", "r"], 3, Ok(&healthy), replace(2)),
+            ("but one that leads most shards last", &["r", "r", "rl"], 3, Ok(&healthy), replace(1)),
+            ("and at last that one, too", &["rc", "rc", "rl"], 3, Ok(&healthy), replace(2)),
             ("then it ends", &["r", "r", "rt"], 3, Ok(&healthy), wait("waiting for mqtt-2 to end and start again")),
             ("then it is not there", &["r", "r"], 3, Ok(&healthy), wait("waiting for 1 of 3 pods to be made")),
             ("then it starts", &["r", "r", "c"], 3, Ok(&healthy), wait("waiting for mqtt-2 to become ready")),
@@ -205,8 +223,25 @@ mod tests {
         let healthy = healthy();
         for marks in ["r", ""] {
             let pods = [pod(0, marks)];
-            let step = decide(&RolloutView { pods: &pods, replicas: 1, template_seen: false, cluster: Ok(&healthy) });
+            let step = decide(&RolloutView {
+                pods: &pods,
+                replicas: 1,
+                template_seen: false,
+                missing: None,
+                cluster: Ok(&healthy),
+            });
             assert!(matches!(step, RolloutStep::Wait { .. }), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn no_pod_is_replaced_by_one_that_could_not_start() {
+        let healthy = healthy();
+        let missing = Some("Secret certificate is missing");
+        for marks in ["r", ""] {
+            let pods = [pod(0, marks)];
+            let view = RolloutView { pods: &pods, replicas: 1, template_seen: true, missing, cluster: Ok(&healthy) };
+            assert_eq!(decide(&view), RolloutStep::Wait { message: "Secret certificate is missing".to_owned() });
         }
     }
 }

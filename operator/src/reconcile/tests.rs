@@ -2,7 +2,11 @@
 
 use std::sync::Mutex;
 
-use axum::{Json, Router, routing::get};
+use axum::{
+    Json, Router,
+    http::StatusCode,
+    routing::{get, post},
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -90,7 +94,12 @@ async fn serve(cluster: Arc<Mutex<Value>>) -> u16 {
         let cluster = cluster.lock().unwrap().clone();
         async move { Json(cluster) }
     };
-    let router = Router::new().route("/api/v1/cluster", get(answer));
+    // Of settings they know one.
+    let check = async |text: String| match text.contains("no_such_key") {
+        true => (StatusCode::UNPROCESSABLE_ENTITY, r#"{"error":"unknown field no_such_key"}"#),
+        false => (StatusCode::NO_CONTENT, ""),
+    };
+    let router = Router::new().route("/api/v1/cluster", get(answer)).route("/api/v1/config/check", post(check));
     tokio::spawn(async move { axum::serve(listener, router).await });
     port
 }
@@ -111,6 +120,7 @@ async fn a_new_resource_gets_all_its_children_the_pods_last() {
             "services/mqtt",
             "poddisruptionbudgets/mqtt",
             "networkpolicies/mqtt",
+            "podmonitors/mqtt",
             "statefulsets/mqtt",
             "mqttbrokers/mqtt/status",
         ]
@@ -196,4 +206,34 @@ async fn a_wrong_resource_is_told_so() {
         status.condition("Degraded").unwrap().message,
         "spec.config.cluster: is set by the operator: remove it and use the fields of spec"
     );
+}
+
+#[tokio::test]
+async fn what_the_brokers_would_refuse_reaches_none_of_them() {
+    let mut stage = Stage::new("{image: i, replicas: 3}").await;
+    stage.reconcile().await.unwrap();
+    stage.start_brokers(3);
+    for _ in 0..2 {
+        stage.reconcile().await.unwrap();
+    }
+    stage.server.take_requests();
+
+    let change = |stage: &mut Stage, spec: &str| {
+        let spec = broker(spec).spec.clone();
+        stage.broker = Arc::new(MqttBroker { spec, ..(*stage.broker).clone() });
+    };
+    change(&mut stage, "{image: i, replicas: 3, config: {no_such_key: 1}}");
+    stage.reconcile().await.unwrap();
+    assert_eq!(stage.server.take_writes(), ["mqttbrokers/mqtt/status"]);
+    let degraded = stage.broker.status.as_ref().unwrap().condition("Degraded").unwrap().clone();
+    assert!(degraded.reason == "Invalid" && degraded.message.contains("unknown field no_such_key"), "{degraded:?}");
+
+    change(&mut stage, "{image: i, replicas: 3, config: {sys_interval_seconds: 1}}");
+    stage.reconcile().await.unwrap();
+    let writes = stage.server.take_writes();
+    assert!(writes.starts_with(&["configmaps/mqtt-config".to_owned(), "statefulsets/mqtt".to_owned()]), "{writes:?}");
+    // Another image may know more: the first of its pods tells.
+    change(&mut stage, "{image: j, replicas: 3, config: {no_such_key: 1}}");
+    stage.reconcile().await.unwrap();
+    assert!(stage.server.take_writes().contains(&"statefulsets/mqtt".to_owned()));
 }

@@ -1,17 +1,25 @@
 //! The conditions: one function each, and what to tell when one of them changes.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
-use super::{Outcome, trouble};
+use super::{
+    Outcome,
+    trouble::{self, Trouble},
+};
 use crate::{
     api::{MqttBroker, MqttBrokerStatus, PAUSED_ANNOTATION, condition},
-    broker_client::MemberState,
+    broker_client::{MemberState, Reload},
     event::Event,
     names::RESTART_HASH_ANNOTATION,
     observe::{Observed, is_ready},
 };
+
+/// Why the configuration is not yet applied: no pod has to be replaced, but brokers have yet to see their new files.
+pub const RELOADING: &str = "Reloading";
 
 /// What a condition says.
 struct Verdict {
@@ -47,7 +55,7 @@ pub(super) fn conditions(
             let verdict = match type_ {
                 condition::AVAILABLE => available(broker, observed),
                 condition::PROGRESSING => progressing(outcome),
-                condition::DEGRADED => degraded(observed, outcome),
+                condition::DEGRADED => degraded(observed, outcome, now),
                 condition::FAILOVER_READY => failover_ready(observed),
                 condition::CONFIG_APPLIED => config_applied(broker, observed, outcome),
                 _ => paused(broker),
@@ -99,16 +107,25 @@ fn progressing(outcome: &Outcome) -> Verdict {
     }
 }
 
-fn degraded(observed: &Observed, outcome: &Outcome) -> Verdict {
+fn degraded(observed: &Observed, outcome: &Outcome, now: Timestamp) -> Verdict {
     match outcome {
         Outcome::Invalid(invalid) => return Verdict::yes("Invalid", invalid.to_string()),
         Outcome::Failed { reason, message } => return Verdict::yes(reason, message.clone()),
         Outcome::Applied { act_failure: Some(failure), .. } => return Verdict::yes("StepFailed", failure.clone()),
         Outcome::Paused | Outcome::Applied { .. } => {}
     }
-    let troubles: Vec<String> = observed.pods.iter().filter_map(|(_, pod)| trouble::of(pod)).collect();
-    if !troubles.is_empty() {
-        return Verdict::yes("PodsInTrouble", troubles.join("; "));
+    if !observed.missing_secrets.is_empty() {
+        return Verdict::yes("SecretMissing", observed.missing_secrets.join("; "));
+    }
+    let claims = observed.claims.iter().filter_map(|(_, claim)| trouble::of_claim(claim, now));
+    let pods = observed.pods.iter().filter_map(|(_, pod)| trouble::of(pod));
+    let troubles: Vec<Trouble> = claims.chain(pods).collect();
+    if let Some(first) = troubles.first() {
+        let messages: Vec<&str> = troubles.iter().map(|trouble| trouble.message.as_str()).collect();
+        return Verdict::yes(first.reason, messages.join("; "));
+    }
+    if let Some(words) = not_reloaded(observed) {
+        return Verdict::yes("ReloadFailed", words);
     }
     match &observed.cluster {
         Err(reason) if observed.pods.iter().any(|(_, pod)| is_ready(pod)) => {
@@ -130,6 +147,21 @@ fn degraded(observed: &Observed, outcome: &Outcome) -> Verdict {
     }
 }
 
+/// What brokers could not read when their files changed, each thing once, with the brokers that say it.
+fn not_reloaded(observed: &Observed) -> Option<String> {
+    let mut brokers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (pod, reload) in &observed.reloads {
+        for what in &reload.failed {
+            brokers.entry(what).or_default().push(pod);
+        }
+    }
+    let words: Vec<String> = brokers
+        .iter()
+        .map(|(what, pods)| format!("what was before stays in force on {}: {what}", pods.join(", ")))
+        .collect();
+    (!words.is_empty()).then(|| words.join("; "))
+}
+
 fn failover_ready(observed: &Observed) -> Verdict {
     match &observed.cluster {
         Ok(cluster) if cluster.failover_ready => Verdict::yes(
@@ -143,8 +175,8 @@ fn failover_ready(observed: &Observed) -> Verdict {
 }
 
 fn config_applied(broker: &MqttBroker, observed: &Observed, outcome: &Outcome) -> Verdict {
-    let plan = match outcome {
-        Outcome::Applied { plan, .. } => plan,
+    let (plan, config_sha256) = match outcome {
+        Outcome::Applied { plan, config_sha256, .. } => (plan, config_sha256),
         Outcome::Paused => return Verdict::unknown("Paused", "not looked at while paused"),
         Outcome::Invalid(_) => {
             return Verdict::no("Invalid", "the resource is wrong and was not applied");
@@ -158,6 +190,15 @@ fn config_applied(broker: &MqttBroker, observed: &Observed, outcome: &Outcome) -
         .filter(|(_, pod)| is_ready(pod))
         .count();
     let wanted = usize::try_from(broker.spec.replicas).unwrap_or(0);
+    // One that can't say what it read is not waited for.
+    let behind = |reload: &&Reload| reload.config_sha256.as_ref().is_some_and(|read| !config_sha256.contains(read));
+    let behind = observed.reloads.values().filter(behind).count();
+    if current >= wanted && behind > 0 {
+        let message = format!(
+            "{behind} of {wanted} brokers have not read their new settings yet, nodes bring them within minutes"
+        );
+        return Verdict::no(RELOADING, message);
+    }
     if current >= wanted {
         return Verdict::yes("AllCurrent", "all brokers run what the resource says");
     }
@@ -182,7 +223,9 @@ pub(super) fn news(before: Option<&MqttBrokerStatus>, after: &MqttBrokerStatus) 
         let Some(is) = after.condition(type_) else {
             continue;
         };
-        if was.map(|was| was.status.as_str()) == Some(is.status.as_str()) {
+        // Another trouble than before is news, too.
+        let same_trouble = type_ != condition::DEGRADED || was.map(|was| &was.reason) == Some(&is.reason);
+        if was.map(|was| was.status.as_str()) == Some(is.status.as_str()) && same_trouble {
             continue;
         }
         let first = was.is_none();

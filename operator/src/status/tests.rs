@@ -5,14 +5,17 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     api::condition,
-    broker_client::Cluster,
-    fixtures::{applied, broker, credentials, first_plan, healthy_cluster, nothing, now, pod, settings, valid},
+    broker_client::{Cluster, Reload},
+    fixtures::{Draft, broker, credentials, healthy_cluster, nothing, now, pod, settings, valid},
     plan::{Act, Waiting, plan},
 };
 
+/// What the brokers are to have read.
+const CONFIG: [&str; 2] = ["founding", "founded"];
 const SPEC: &str = "{image: i, replicas: 3}";
 
 /// Three brokers at rest, to be changed by a test.
+#[derive(Debug)]
 struct Situation {
     broker: MqttBroker,
     observed: Observed,
@@ -21,17 +24,22 @@ struct Situation {
 
 impl Situation {
     fn at_rest() -> Self {
-        let valid = valid(SPEC);
-        let mut plan = first_plan(&valid);
-        plan.waiting = None;
-        let resources = Box::new(applied(&valid, &plan));
+        let mut draft = Draft::of(SPEC);
+        draft.plan.waiting = None;
+        let resources = Box::new(draft.applied());
+        let plan = draft.plan;
         let mut observed = nothing();
         observed.pods = (0..3).map(|ordinal| (ordinal, pod(ordinal, true, &plan.restart_hash))).collect();
         observed.cluster = Ok(healthy_cluster(3));
         Self {
             broker: (*broker(SPEC)).clone(),
             observed,
-            outcome: Outcome::Applied { plan, resources, act_failure: None },
+            outcome: Outcome::Applied {
+                plan,
+                resources,
+                config_sha256: Box::new(CONFIG.map(str::to_owned)),
+                act_failure: None,
+            },
         }
     }
 
@@ -75,6 +83,21 @@ impl Situation {
         self
     }
 
+    fn missing(mut self, secret: &str) -> Self {
+        self.observed.missing_secrets.push(secret.to_owned());
+        self
+    }
+
+    /// What each broker has read last, and could not take.
+    fn reloads(mut self, read: [&str; 3], failed: &[&str]) -> Self {
+        let reloads = (0..).zip(read).map(|(ordinal, read)| {
+            let failed = failed.iter().map(|what| (*what).to_owned()).collect();
+            (format!("mqtt-{ordinal}"), Reload { config_sha256: Some(read.to_owned()), failed })
+        });
+        self.observed.reloads = reloads.collect();
+        self
+    }
+
     fn silent(mut self) -> Self {
         self.observed.cluster = Err("they are silent".to_owned());
         self
@@ -102,6 +125,10 @@ fn each_situation_has_its_conditions() {
         ("a replica is behind", rest().cluster(|cluster| cluster.failover_ready = false), "ApdfCh"),
         ("a member is lost", rest().cluster(|cluster| cluster.members[1].state = MemberState::Unreachable), "ApDFCh"),
         ("brokers are ready but silent", rest().silent(), "ApD?Ch"),
+        ("a Secret is missing", rest().waiting("SecretMissing").missing("Secret s is missing"), "APDFCh"),
+        ("all have read their settings", rest().reloads(["founding", "founded", "founded"], &[]), "ApdFCh"),
+        ("one has not read them yet", rest().reloads(["founded", "founded", "old"], &[]), "ApdFch"),
+        ("a new password file makes no sense", rest().reloads(["founded"; 3], &["line 3"]), "ApDFCh"),
         ("the resource is wrong", rest().outcome(invalid()), "ApDFch"),
         ("a name is taken", rest().outcome(failed()), "APDFch"),
         ("paused", rest().outcome(Outcome::Paused), "ApdF?h"),
@@ -109,6 +136,17 @@ fn each_situation_has_its_conditions() {
     for (what, situation, letters) in rows {
         assert_eq!(situation.letters(), letters, "{what}");
     }
+}
+
+#[test]
+fn what_brokers_could_not_read_is_told_once() {
+    let status = Situation::at_rest().reloads(["founded"; 3], &["auth.password_file: line 3"]).status();
+    let degraded = status.condition(condition::DEGRADED).unwrap();
+    assert_eq!(degraded.reason, "ReloadFailed");
+    assert_eq!(
+        degraded.message,
+        "what was before stays in force on mqtt-0, mqtt-1, mqtt-2: auth.password_file: line 3"
+    );
 }
 
 #[test]
@@ -162,18 +200,18 @@ fn the_right_to_found_is_taken_back_after_the_status_says_founded_and_never_retu
     let mut situation = Situation::at_rest();
     let valid = valid(SPEC);
     let founding = |situation: &Situation| {
-        plan(&valid, &situation.observed, situation.broker.status.as_ref(), &credentials()).founding
+        plan(&valid, &situation.observed, situation.broker.status.as_ref(), &credentials(), &settings()).founding
     };
     assert!(founding(&situation), "the brokers say founded, but that is not stored yet");
     situation.broker.status = Some(situation.status());
     assert!(!founding(&situation));
 
-    let mut plan = first_plan(&valid);
-    plan.founding = false;
-    situation.observed.config_map = Some(Arc::new(applied(&valid, &plan).config_map));
+    let mut draft = Draft::of(SPEC);
+    draft.plan.founding = false;
+    situation.observed.config_map = Some(Arc::new(draft.build().config_map));
     situation.broker.status = None;
     assert!(!founding(&situation), "a line that has left never comes back");
-    assert_eq!(plan.act, Act::None);
+    assert_eq!(draft.plan.act, Act::None);
 }
 
 #[test]
@@ -187,4 +225,92 @@ fn changes_are_told_once() {
     let bad = situation.ready([false; 3]).cluster(|cluster| cluster.failover_ready = false).status();
     assert_eq!(reasons(Some(&good), &bad), ["Unavailable", "FailoverNotReady"]);
     assert_eq!(reasons(Some(&bad), &good), ["Available", "FailoverReady"]);
+}
+
+mod properties {
+    //! What no status may ever say, whatever is observed.
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Any observation: which pods are ready and current, what the brokers say, what is waited for.
+    fn situations() -> impl Strategy<Value = Situation> {
+        let pods = proptest::collection::vec((any::<bool>(), any::<bool>()), 0..=4);
+        let cluster = proptest::option::of((any::<bool>(), 0..3_u32, 0..3_u32, any::<bool>()));
+        (pods, cluster, any::<bool>(), any::<bool>(), 0..5_u8).prop_map(|(pods, cluster, waits, lacks, ended)| {
+            let mut situation = Situation::at_rest();
+            if waits {
+                situation = situation.waiting("Scaling");
+            }
+            if lacks {
+                situation = situation.missing("Secret s is missing");
+            }
+            let Outcome::Applied { plan, .. } = &situation.outcome else { unreachable!() };
+            let hash = plan.restart_hash.clone();
+            situation.observed.pods = (0..)
+                .zip(pods)
+                .map(|(ordinal, (ready, current))| (ordinal, pod(ordinal, ready, if current { &hash } else { "old" })))
+                .collect();
+            situation = match cluster {
+                None => situation.silent(),
+                Some((failover_ready, without_leader, under_replicated, reachable)) => situation.cluster(|cluster| {
+                    cluster.failover_ready = failover_ready;
+                    cluster.shards.without_leader = without_leader;
+                    cluster.shards.under_replicated = under_replicated;
+                    if !reachable {
+                        cluster.members[0].state = MemberState::Unreachable;
+                    }
+                }),
+            };
+            match ended {
+                0 => situation.outcome(Outcome::Paused),
+                1 => situation.outcome(Outcome::Invalid(crate::validate::Invalid(Vec::new()))),
+                2 => situation.outcome(Outcome::Failed { reason: "NameTaken", message: "taken".to_owned() }),
+                _ => situation,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_claimed_that_was_not_seen(situation in situations()) {
+            let status = situation.status();
+            let observed = &situation.observed;
+            let ready = observed.pods.iter().filter(|(_, pod)| is_ready(pod)).count();
+            let cluster = observed.cluster.as_ref().ok();
+            let types: Vec<&str> = status.conditions.iter().map(|one| one.type_.as_str()).collect();
+            prop_assert_eq!(types, condition::ALL);
+
+            if status.is_true(condition::AVAILABLE) {
+                prop_assert!(ready >= 2 && cluster.is_none_or(|cluster| cluster.shards.without_leader == 0));
+            }
+            if status.is_true(condition::FAILOVER_READY) {
+                prop_assert!(cluster.is_some_and(|cluster| cluster.failover_ready));
+            }
+            let applied = matches!(situation.outcome, Outcome::Applied { .. });
+            if status.is_true(condition::CONFIG_APPLIED) {
+                prop_assert!(applied && ready >= 3);
+            }
+            if !status.is_true(condition::DEGRADED) {
+                prop_assert!(observed.missing_secrets.is_empty() || !applied);
+                let all_reachable = |cluster: &Cluster| {
+                    cluster.members.iter().all(|member| member.state != MemberState::Unreachable)
+                };
+                prop_assert!(cluster.is_none_or(all_reachable));
+            }
+            for one in &status.conditions {
+                let quiet = ["AsExpected", "NotAnnotated", "Invalid"].contains(&one.reason.as_str());
+                prop_assert!(quiet || !one.message.is_empty(), "{} says nothing", one.type_);
+            }
+        }
+
+        #[test]
+        fn what_was_said_is_not_said_again(situation in situations()) {
+            let mut situation = situation;
+            let first = situation.status();
+            situation.broker.status = Some(serde_json::from_value(serde_json::to_value(&first).unwrap()).unwrap());
+            prop_assert_eq!(situation.status(), first);
+        }
+    }
 }

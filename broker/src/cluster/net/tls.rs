@@ -225,3 +225,6 @@ impl Listener for TlsListener {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,32 @@ use crate::cluster::frames::Frame;
 use crate::cluster::links::CallError;
 use crate::cluster::mesh::{Directory, Forwarder, LocalFuture, Mesh, NotLinked, RouteAnnouncer, Workers};
 use crate::door::ToWorker;
-use crate::identity::{GroupId, Incarnation, NodeId, Origin, ShardId};
+use crate::identity::{ClientId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::Message;
 use crate::replication::{Transport, TransportError};
+use crate::shard::StoredSession;
+
+/// For administrators.
+impl Room {
+    /// Asks all shards for their sessions after a client id.
+    pub(in crate::cluster) fn inspect(
+        &self,
+        after: Arc<str>,
+        count: usize,
+        answer: oneshot::Sender<Vec<StoredSession>>,
+    ) {
+        if let Some(shards) = self.shards() {
+            shards.inspect(after, count, answer);
+        }
+    }
+
+    /// Ends a session.
+    pub(in crate::cluster) fn end_session(&self, client_id: ClientId, answer: oneshot::Sender<bool>) {
+        if let Some(shards) = self.shards() {
+            shards.end_session(client_id, answer);
+        }
+    }
+}
 
 impl Mesh for Room {
     fn me(&self) -> Origin {
@@ -89,6 +112,10 @@ impl Workers for Room {
 
     fn send(&self, worker: u16, message: ToWorker) {
         self.to_worker(worker, message);
+    }
+
+    fn hand_over(&self, message: Message) {
+        Room::hand_over(self, vec![message]);
     }
 }
 

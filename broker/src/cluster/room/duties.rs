@@ -7,15 +7,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Room;
+use super::membership::LEASE;
 use crate::cluster::asks::{Ask, Reply};
 use crate::cluster::control::{ControlAnswer, ControlCommand};
 use crate::cluster::placement;
 use crate::cluster::status::{Overview, Status};
 use crate::identity::{GroupId, NodeId, Origin};
 
-/// A member that has not renewed for this long is declared unreachable; twice its lease, so that it has stopped
-/// accepting publishes long before.
-const UNREACHABLE: Duration = Duration::from_millis(3_000);
+/// A member that has not renewed for this long is declared unreachable. Longer than its lease, so that it has stopped
+/// accepting publishes before; hardly longer, for whoever was connected there waits for it elsewhere (K2, K4).
+const UNREACHABLE: Duration = Duration::from_millis(1_300);
 
 impl Room {
     /// Answers a question, if this node leads the control group.
@@ -49,6 +50,9 @@ impl Room {
                     }
                     None => return Reply::Control(ControlAnswer::Unknown),
                 }
+                if self.dismissed.borrow().contains_key(&origin) {
+                    return Reply::NotLeader(None);
+                }
                 self.heard.borrow_mut().insert(origin, (Instant::now(), report));
                 return Reply::Renewed(self.gather());
             }
@@ -69,6 +73,8 @@ impl Room {
             for (heard, _) in self.heard.borrow_mut().values_mut() {
                 *heard = now;
             }
+            // Whatever was proposed in an earlier term has been applied by now, or never will be.
+            self.dismissed.borrow_mut().clear();
         }
     }
 
@@ -94,22 +100,33 @@ impl Room {
         let mut commands = Vec::new();
         {
             let mut heard = self.heard.borrow_mut();
+            let mut dismissed = self.dismissed.borrow_mut();
             heard.retain(|origin, _| members.iter().any(|(member, ..)| member == origin));
+            dismissed.retain(|origin, _| members.iter().any(|(member, ..)| member == origin));
             for (origin, active, unreachable, _) in &members {
                 if *unreachable {
                     continue;
                 }
                 let (last, report) = heard.entry(*origin).or_insert_with(|| (now, Default::default()));
                 if now.duration_since(*last) > UNREACHABLE {
+                    dismissed.entry(*origin).or_insert(now);
                     commands.push(ControlCommand::Unreachable(*origin));
                 } else if !active && report.synced {
                     commands.push(ControlCommand::Activate(*origin));
                 }
             }
         }
-        for (origin, _, _, leaving) in &members {
+        for (origin, _, unreachable, leaving) in &members {
+            let silent = commands.contains(&ControlCommand::Unreachable(*origin));
             if *leaving && self.is_empty(origin.node) {
-                commands.push(ControlCommand::Remove(origin.node));
+                // It goes when the last lease it was granted is over: nobody waits for it from then on.
+                let dismissed = *self.dismissed.borrow_mut().entry(*origin).or_insert(now);
+                if *unreachable || now.duration_since(dismissed) > LEASE {
+                    commands.push(ControlCommand::Remove(origin.node));
+                }
+            } else if !leaving && !silent {
+                // It was to leave, and stays after all.
+                self.dismissed.borrow_mut().remove(origin);
             }
         }
         if commands.is_empty() {
@@ -156,6 +173,7 @@ impl Room {
         status.linked = self.links.peers().len();
         status.forwards_dropped = self.forwards.borrow().dropped();
         status.unsettled = self.routes.borrow().unsettled();
+        status.totals = self.shards().map(|shards| shards.totals()).unwrap_or_default();
         status.not_ready = self.why_not_ready(&status);
         self.status.send_if_modified(|known| {
             let changed = *known != status;
@@ -201,6 +219,7 @@ impl Room {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        self.drained.set(true);
         self.lease_until.set(None);
         self.membership_turn();
         // So that nobody waits for this node's lease to run out. A lone node has nobody to tell.

@@ -16,9 +16,11 @@ use crate::door::ToWorker;
 use crate::identity::{GroupId, Incarnation, NodeId, Origin};
 
 /// From when a renewal was sent that was answered, a member may accept publishes for this long (K3, K6).
-const LEASE: Duration = Duration::from_millis(1_500);
+pub(super) const LEASE: Duration = Duration::from_millis(1_000);
 /// Between renewals.
-const RENEWAL: Duration = Duration::from_millis(300);
+const RENEWAL: Duration = Duration::from_millis(200);
+/// How long one node may take to answer a renewal, so that another can be asked before the lease is over.
+const RENEWAL_ASK: Duration = Duration::from_millis(400);
 /// How long a question may take.
 const ASK: Duration = Duration::from_millis(1_000);
 /// How long a node that may found a cluster looks for one to join first.
@@ -36,7 +38,7 @@ impl Room {
             }
             let alone = matches!(self.config.founding, Founding::Alone);
             let looked_around = alone || began.elapsed() >= LOOK_AROUND;
-            if self.left.get() {
+            if self.left.get() || self.drained.get() {
                 // It stays outside until its process ends.
             } else if !known && looked_around && self.may_found() {
                 if let Err(error) = self.found().await {
@@ -152,7 +154,8 @@ impl Room {
                 Some(self.reply(ask.clone()).await)
             } else {
                 let request = Bytes::from(postcard::to_stdvec(&ask).ok()?);
-                let call = self.links.call(node, false, ASK, |call| Frame::Ask { call, request });
+                let patience = if matches!(ask, Ask::Renew(..)) { RENEWAL_ASK } else { ASK };
+                let call = self.links.call(node, false, patience, |call| Frame::Ask { call, request });
                 call.await.ok().and_then(|answer| postcard::from_bytes(&answer).ok())
             };
             match &reply {
@@ -166,9 +169,14 @@ impl Room {
 
     pub(super) async fn renew_for_ever(self: Rc<Self>) {
         loop {
-            if self.joined.get().is_some() {
-                let sent = Instant::now();
-                match self.ask(Ask::Renew(self.myself(), self.report())).await {
+            if self.joined.get().is_some() && !self.drained.get() {
+                let (sent, me) = (Instant::now(), self.myself());
+                let reply = self.ask(Ask::Renew(me, self.report())).await;
+                if self.drained.get() || self.myself() != me {
+                    // What was asked for is not wanted any more.
+                    continue;
+                }
+                match reply {
                     Some(Reply::Renewed(overview)) => {
                         *self.overview.borrow_mut() = overview;
                         self.lease_until.set(Some(sent + LEASE));
@@ -210,6 +218,9 @@ impl Room {
         if self.serving.replace(serving) != serving {
             tracing::info!(serving, "serving");
             self.to_all_workers(|| ToWorker::Serving(serving));
+            if let Some(shards) = self.shards().filter(|_| !serving) {
+                shards.withdraw_opens();
+            }
         }
     }
 
@@ -328,7 +339,7 @@ impl Room {
         }
         Report {
             connections: self.connections.borrow().values().sum(),
-            sessions: self.shards().map_or(0, |shards| shards.sessions()),
+            sessions: self.shards().map_or(0, |shards| shards.totals().persistent_sessions as u64),
             draining: self.draining.get(),
             synced: self.knows_routes(),
             leads,

@@ -1,26 +1,55 @@
-//! QoS 2 from persistent sessions, as it passes between nodes: into the publisher's shard, and from its outboxes to the
+//! QoS 2 from persistent sessions, and wills, as they pass between nodes: into the publisher's shard, and from its outboxes to the
 //! shards and nodes that its messages are for.
 
 use super::ShardRooms;
+use super::handing::Choosing;
 use crate::cluster::shard_client::Waiter;
 use crate::cluster::shard_frames::ShardFrame;
-use crate::door::{RouteOwner, Targets, ToWorker};
+use crate::door::{Recipients, RouteOwner, Targets, ToWorker};
 use crate::identity::{ConnectionId, Incarnation, NodeId, Origin, ShardId};
-use crate::message::Message;
-use crate::shard::{Command, Destination, Outcome, PublishOnce, Refusal, Relayed};
+use crate::message::{Message, QoS};
+use crate::shard::{Command, Destination, Outcome, PublishOnce, Refusal, Relayed, Spread};
 
 impl ShardRooms {
     /// Gives a message to the shard of its publisher, which sees to the rest.
-    pub(super) fn publish_once(&self, connection: ConnectionId, token: u64, publish: PublishOnce, targets: &Targets) {
+    pub(super) fn publish_once(
+        &self,
+        connection: ConnectionId,
+        token: u64,
+        publish: PublishOnce,
+        targets: &Targets,
+        members: Recipients,
+    ) {
         let waiter = Waiter::PublishOnce { connection, token };
-        let Some(own) = self.shard_of(&publish.client_id) else { return self.refuse(waiter) };
+        let Some(own) = self.shard_of(&publish.client_id) else { return self.refuse(waiter, Refusal::Unavailable) };
         if self.is_full(own) {
             let outcome = Outcome::Refused(Refusal::Quota);
             return self.to_worker(connection, ToWorker::Published { connection, token, outcome });
         }
-        let (mut here, mut destinations) = (false, Vec::new());
+        let spread = self.spread(own, &publish.message, targets, members);
+        self.push(own, Command::PublishOnce(PublishOnce { spread, ..publish }), waiter);
+    }
+
+    /// A worker has said whom a will is for: its shard sends it there.
+    pub(super) fn fire_will(&self, token: u64, reach: Option<(Targets, Recipients)>) {
+        let will = self.choosing.borrow_mut().remove(&token);
+        let Some(Choosing::Will { shard, client_id, epoch, about }) = will else { return };
+        let Some((targets, members)) = reach else {
+            // Tried again at the next tick.
+            self.firing.borrow_mut().remove(&(shard, client_id, epoch));
+            return;
+        };
+        let spread = self.spread(shard, &about, &targets, members);
+        self.push(shard, Command::FireWill { client_id, epoch, spread }, Waiter::Nobody);
+    }
+
+    /// Whom a message is for, as the outboxes of shard `own` know them.
+    fn spread(&self, own: ShardId, message: &Message, targets: &Targets, members: Recipients) -> Spread {
+        let (mut here, mut keep, mut destinations) = (false, false, Vec::new());
         for target in targets {
             match target {
+                // A shard holds what must not be lost.
+                RouteOwner::Shard(_) if message.qos == QoS::AtMostOnce => {}
                 RouteOwner::Shard(shard) if *shard == own => here = true,
                 RouteOwner::Shard(shard) => destinations.push(Destination::Shard(*shard)),
                 // The routes of a node that was never linked are not known either.
@@ -28,7 +57,29 @@ impl ShardRooms {
                 RouteOwner::Worker(_) => {}
             }
         }
-        self.push(own, Command::PublishOnce(PublishOnce { here, destinations, ..publish }), waiter);
+        if message.retain {
+            let keeper = ShardId::of_topic(&message.topic, self.around.directory.shards());
+            keep = keeper == own;
+            destinations.extend((!keep).then_some(Destination::Keeper(keeper)));
+        }
+        let mut recipients = Vec::with_capacity(members.len());
+        for (owner, recipient) in members {
+            match owner {
+                RouteOwner::Shard(shard) if shard == own => recipients.push((None, recipient)),
+                // If it has gone already, its shard finds another.
+                owner => recipients.push((self.destination(owner), recipient)),
+            }
+        }
+        Spread { here, keep, destinations, recipients }
+    }
+
+    /// Where an outbox for somebody goes.
+    pub(super) fn destination(&self, owner: RouteOwner) -> Option<Destination> {
+        match owner {
+            RouteOwner::Shard(shard) => Some(Destination::Shard(shard)),
+            RouteOwner::Node(node) => self.run_of(node).map(Destination::Node),
+            RouteOwner::Worker(_) => None,
+        }
     }
 
     /// The run of a node that is linked, or was last.
@@ -44,15 +95,19 @@ impl ShardRooms {
 
     /// Sends what a shard has for a destination, if this node leads it.
     pub(super) fn relay(&self, shard: ShardId, to: Destination) {
-        if matches!(to, Destination::Shard(other) if self.is_full(other)) {
+        if matches!(to, Destination::Shard(other) | Destination::Keeper(other) if self.is_full(other)) {
             return;
         }
         let messages = self.with_led(shard, |group, leader| group.with(|state| leader.relays.next(state, to)));
         for (number, message) in messages.into_iter().flatten() {
             match to {
-                Destination::Shard(other) => {
-                    let waiter = Waiter::Relay { from: shard, to: other, number };
-                    self.push(other, Command::Relay { from: shard, number, message }, waiter);
+                Destination::Shard(other) | Destination::Keeper(other) => {
+                    let (from, keep) = (shard, to == Destination::Keeper(other));
+                    self.push(
+                        other,
+                        Command::Relay { from, number, message, keep },
+                        Waiter::Relay { from, to, number },
+                    );
                 }
                 Destination::Node(run) => {
                     self.send_to_run(run, ShardFrame::Relay { shard, to: run.incarnation, number, message });
@@ -62,8 +117,7 @@ impl ShardRooms {
     }
 
     /// The shard that a message was relayed to has answered.
-    pub(super) fn relay_answered(&self, from: ShardId, to: ShardId, number: u64, outcome: &Outcome) {
-        let to = Destination::Shard(to);
+    pub(super) fn relay_answered(&self, from: ShardId, to: Destination, number: u64, outcome: &Outcome) {
         let refused = match outcome {
             Outcome::Stored(_) => None,
             Outcome::Refused(Refusal::Quota) => Some(Refusal::Quota),
@@ -92,9 +146,7 @@ impl ShardRooms {
             let last = taken.entry(shard).or_default();
             if number == *last + 1 {
                 *last = number;
-                for worker in 0..self.around.workers.count() {
-                    self.around.workers.send(worker, ToWorker::Forward(vec![message.clone()]));
-                }
+                self.around.workers.hand_over(message);
             }
             *last
         };

@@ -14,8 +14,7 @@ fn once(epoch: u64, packet_id: u16, payload: &str, here: bool, destinations: &[D
         epoch,
         packet_id,
         message: Message { qos: QoS::ExactlyOnce, ..message("t", payload) },
-        here,
-        destinations: destinations.to_vec(),
+        spread: Spread { here, destinations: destinations.to_vec(), ..Spread::default() },
     })
 }
 
@@ -228,7 +227,7 @@ proptest! {
         let mut arrived = 0_u64;
         let send = |own: &Given, other: &mut Given, arrived: &mut u64, from: u64, count: usize| {
             for (number, message) in own.shard.leaving(TO_OTHER, from, usize::MAX).into_iter().take(count) {
-                let outcome = other.say(NODE_B, Command::Relay { from: OWN, number, message });
+                let outcome = other.say(NODE_B, Command::Relay { from: OWN, number, message, keep: false });
                 assert_eq!(outcome, Outcome::Stored(1));
                 *arrived = number.max(*arrived);
             }

@@ -131,7 +131,7 @@ fn acknowledgements_leave_in_the_order_of_the_publishes() {
                 .told
                 .iter()
                 .filter_map(|what| match what {
-                    ToCluster::Publish { connection, token, message, targets } => {
+                    ToCluster::Publish { connection, token, message, targets, .. } => {
                         Some((*connection, *token, message.qos, targets.len()))
                     }
                     _ => None,

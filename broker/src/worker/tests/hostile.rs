@@ -15,10 +15,12 @@ fn a_broken_rule_ends_that_connection_with_its_code_and_nothing_else() {
                 .encode(Version::V5, &mut bytes);
             bytes
         };
-        let alias = PropertiesBuilder::new().int(PropertyId::TopicAlias, 1);
+        let alias = |alias| PropertiesBuilder::new().int(PropertyId::TopicAlias, alias);
         let identifier = PropertiesBuilder::new().int(PropertyId::SubscriptionIdentifier, 1);
         let cases = [
-            ("topic alias", publish(QoS::AtMostOnce, alias.properties()), 0x94),
+            ("topic alias too high", publish(QoS::AtMostOnce, alias(17).properties()), 0x94),
+            ("topic alias 0", publish(QoS::AtMostOnce, alias(0).properties()), 0x94),
+            ("topic alias of nothing", vec![0x30, 6, 0, 0, 3, 0x23, 0, 1], 0x82),
             ("subscription identifier", publish(QoS::AtMostOnce, identifier.properties()), 0x82),
             ("packet type 0", vec![0x00, 0], 0x81),
             ("reserved flags", vec![0xc1, 0], 0x81),
@@ -42,7 +44,7 @@ fn a_broken_rule_ends_that_connection_with_its_code_and_nothing_else() {
         client.send_bytes(&[0x00, 0]).await;
         client.expect_end().await;
         bystander.expect_nothing().await;
-        assert_eq!(node.counters(0).await.protocol_errors, 12);
+        assert_eq!(node.counters(0).await.protocol_errors, 14);
     });
 }
 

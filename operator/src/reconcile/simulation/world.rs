@@ -109,8 +109,8 @@ impl World {
         self.server.heal();
         self.brokers.lock().unwrap().silent = false;
         let mut resource = (*self.resource).clone();
-        if resource.spec.image == BAD_IMAGE {
-            resource.spec.image = "mended".to_owned();
+        if resource.spec.image.as_deref() == Some(BAD_IMAGE) {
+            resource.spec.image = Some("mended".to_owned());
         }
         self.resource = Arc::new(resource);
     }
@@ -119,7 +119,10 @@ impl World {
         let mut resource = (*self.resource).clone();
         match self.random.random_range(0..40) {
             0 => resource.spec.replicas = self.random.random_range(1..=5),
-            1 => resource.spec.image = ["one", "two", "three", BAD_IMAGE][self.random.random_range(0..4)].to_owned(),
+            1 => {
+                let image = ["one", "two", "three", BAD_IMAGE][self.random.random_range(0..4)];
+                resource.spec.image = Some(image.to_owned());
+            }
             2 => self.delete_one_child(),
             3 => self.server.change(STATEFUL_SET, |set| set["spec"]["podManagementPolicy"] = json!("OrderedReady")),
             _ => return,

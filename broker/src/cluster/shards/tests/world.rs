@@ -364,7 +364,13 @@ impl World {
         };
         let targets = Targets::from_iter([RouteOwner::Shard(SHARD)]);
         let connection = ConnectionId::default();
-        self.0.node(at).unwrap().rooms.worker(ToCluster::Publish { connection, token, message, targets });
+        self.0.node(at).unwrap().rooms.worker(ToCluster::Publish {
+            connection,
+            token,
+            message,
+            targets,
+            recipients: Vec::new(),
+        });
     }
 
     /// PUBLISH at QoS 2 by the client at `slot`, for its shard and the connected subscribers of every node.
@@ -384,7 +390,9 @@ impl World {
         let nodes = [1, 2, 3].map(|number| RouteOwner::Node(node(number)));
         let targets = Targets::from_iter([RouteOwner::Shard(SHARD)].into_iter().chain(nodes));
         let connection = connection(slot);
-        let publish = ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets };
+        let recipients = Vec::new();
+        let publish =
+            ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets, recipients };
         self.0.node(at).unwrap().rooms.worker(publish);
     }
 
@@ -488,6 +496,10 @@ impl RouteAnnouncer for Wire {
 impl Workers for Wire {
     fn count(&self) -> u16 {
         1
+    }
+
+    fn hand_over(&self, message: Message) {
+        self.send(0, ToWorker::Forward(vec![message]));
     }
 
     fn send(&self, _worker: u16, message: ToWorker) {

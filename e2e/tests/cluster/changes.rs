@@ -1,0 +1,149 @@
+//! What a person changes, and what the resource says about it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mqtt_e2e::cluster::Cluster;
+use mqtt_e2e::command::Program;
+use mqtt_e2e::installation::{BROKER, Installation, NAMESPACE};
+use mqtt_e2e::resource::Resource;
+use mqtt_e2e::wait::{self, seen};
+use serde_json::json;
+
+use super::TRAFFIC_DEADLINE;
+use super::side::{self, GONE_DEADLINE, SIDE, small};
+
+const ROLL_DEADLINE: Duration = Duration::from_secs(150);
+
+pub async fn what_is_wrong_is_said_in_words(cluster: &Cluster) -> Result<()> {
+    side::make(cluster).await?;
+    let nowhere = Resource::named(cluster, SIDE, "nowhere");
+    let secretless = Resource::named(cluster, SIDE, "secretless");
+    let volumeless = Resource::named(cluster, SIDE, "volumeless");
+    let crashing = Resource::named(cluster, SIDE, "crashing");
+    nowhere.apply(&small(json!({ "podTemplate": { "spec": { "nodeSelector": { "no": "such" } } } }))).await?;
+    secretless.apply(&small(json!({ "auth": { "passwords": { "secretName": "users" } } }))).await?;
+    volumeless
+        .apply(&small(
+            json!({ "persistence": { "size": "64Mi", "storageClassName": "none", "deletionPolicy": "Delete" } }),
+        ))
+        .await?;
+    crashing.apply(&small(json!({ "config": { "no_such_key": 1 } }))).await?;
+
+    let words = nowhere.says("Degraded", "True", "Unschedulable", TRAFFIC_DEADLINE).await?;
+    ensure!(words.contains("nowhere-0 can't be placed"), "{words}");
+    let words = secretless.says("Degraded", "True", "SecretMissing", TRAFFIC_DEADLINE).await?;
+    ensure!(words.contains("Secret users is missing"), "{words}");
+    let words = crashing.says("Degraded", "True", "Crashing", TRAFFIC_DEADLINE).await?;
+    ensure!(words.contains("no_such_key"), "the broker's own words are missing: {words}");
+    let words = volumeless.says("Degraded", "True", "VolumeUnbound", 2 * TRAFFIC_DEADLINE).await?;
+    ensure!(words.contains("data-volumeless-0 has no volume"), "{words}");
+
+    // Each is mended by a change of the resource alone.
+    nowhere.patch(&json!({ "podTemplate": null })).await?;
+    crashing.patch(&json!({ "config": null })).await?;
+    nowhere.available(1, TRAFFIC_DEADLINE).await?;
+    crashing.available(1, TRAFFIC_DEADLINE).await?;
+    side::delete(cluster).await
+}
+
+pub async fn one_becomes_three_and_one_again(cluster: &Cluster) -> Result<()> {
+    side::make(cluster).await?;
+    let broker = Resource::named(cluster, SIDE, "small");
+    broker.apply(&small(json!({}))).await?;
+    broker.available(1, TRAFFIC_DEADLINE).await?;
+    ensure!(broker.owned("poddisruptionbudget").await?.is_empty(), "a single broker must not block its node");
+    for replicas in [3, 1] {
+        broker.patch(&json!({ "replicas": replicas })).await?;
+        broker.available(replicas, ROLL_DEADLINE).await?;
+        let budgets = broker.owned("poddisruptionbudget").await?.len();
+        ensure!(budgets == usize::from(replicas > 1), "{budgets} budgets for {replicas} brokers");
+    }
+    it_comes_back_to_its_volume(cluster, &broker).await?;
+    broker.delete(GONE_DEADLINE).await?;
+    wait::until("everything of it is gone", GONE_DEADLINE, async || {
+        let mut left = Vec::new();
+        for kind in ["pod", "statefulset", "service", "secret", "configmap", "networkpolicy", "serviceaccount", "pvc"] {
+            left.extend(broker.owned(kind).await?.iter().map(|one| format!("{kind} {}", one["metadata"]["name"])));
+        }
+        Ok(seen(left.is_empty(), || left.join(", ")))
+    })
+    .await?;
+    side::delete(cluster).await
+}
+
+/// Deleted with `Retain` and made again, it has what it had.
+async fn it_comes_back_to_its_volume(cluster: &Cluster, broker: &Resource<'_>) -> Result<()> {
+    broker.patch(&json!({ "persistence": { "deletionPolicy": "Retain" } })).await?;
+    broker.available(1, TRAFFIC_DEADLINE).await?;
+    let publish = ["-q", "1", "-r", "-m", "from before"];
+    mosquitto(cluster, "mosquitto_pub", "small").await?.args(publish).output().await?;
+    broker.delete(GONE_DEADLINE).await?;
+    wait::until("the pod is gone", GONE_DEADLINE, async || {
+        let pods = broker.owned("pod").await?.len();
+        Ok(seen(pods == 0, || format!("{pods} pods")))
+    })
+    .await?;
+    ensure!(broker.owned("pvc").await?.len() == 1, "the volume was to be retained");
+    broker.apply(&small(json!({}))).await?;
+    broker.available(1, ROLL_DEADLINE).await?;
+    let kept = mosquitto(cluster, "mosquitto_sub", "small").await?.args(["-C", "1", "-W", "20"]).output().await?;
+    ensure!(kept.trim() == "from before", "after it was made again it has {kept:?}");
+    Ok(())
+}
+
+/// One of Mosquitto's tools at the Service of a resource in the side namespace.
+async fn mosquitto(cluster: &Cluster, tool: &str, service: &str) -> Result<Program> {
+    let address = cluster.endpoint(SIDE, service).await?.address;
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    Ok(cluster.program(tool).args(["-h", &host, "-p", &port, "-t", "kept"]))
+}
+
+pub async fn a_bad_image_stops_the_roll(cluster: &Cluster) -> Result<()> {
+    let installation = Installation::on(cluster);
+    let broker = installation.resource();
+    broker.available(3, TRAFFIC_DEADLINE).await?;
+    let before = broker.pod_identities().await?;
+    let image = broker.get().await?["spec"]["image"].clone();
+
+    broker.patch(&json!({ "image": "localhost/mqtt-broker:no-such" })).await?;
+    let words = broker.says("Degraded", "True", "ImagePull", TRAFFIC_DEADLINE).await?;
+    ensure!(words.contains("no-such"), "{words}");
+    broker.says("Available", "True", "BrokersReady", TRAFFIC_DEADLINE).await?;
+    let same = broker.pod_identities().await?.iter().filter(|pod| before.contains(pod)).count();
+    ensure!(same == 2, "{same} pods of three were left alone");
+
+    // No hand on any pod: the resource is corrected, and that is all.
+    broker.patch(&json!({ "image": image, "resources": { "requests": { "cpu": "40m" } } })).await?;
+    broker.available(3, ROLL_DEADLINE).await?;
+    let same = broker.pod_identities().await?.iter().filter(|pod| before.contains(pod)).count();
+    ensure!(same == 0, "{same} pods were not rolled, although their resources changed");
+    Ok(())
+}
+
+pub async fn volumes_grow_and_drift_is_undone(cluster: &Cluster) -> Result<()> {
+    let broker = Installation::on(cluster).resource();
+    let before = broker.pod_identities().await?;
+    broker.patch(&json!({ "persistence": { "size": "300Mi" } })).await?;
+    wait::until("all claims ask for 300Mi", TRAFFIC_DEADLINE, async || {
+        let claims = broker.owned("pvc").await?;
+        let asked: Vec<_> =
+            claims.iter().map(|claim| claim["spec"]["resources"]["requests"]["storage"].clone()).collect();
+        Ok(seen(asked.len() == 3 && asked.iter().all(|size| size == "300Mi"), || format!("{asked:?}")))
+    })
+    .await?;
+
+    let patch = r#"[{"op":"replace","path":"/spec/ports/0/port","value":1}]"#;
+    let drift = ["patch", "service", BROKER, "-n", NAMESPACE, "--type=json", "-p", patch];
+    cluster.kubectl(drift).output().await?;
+    cluster.kubectl(["delete", "configmap", &format!("{BROKER}-config"), "-n", NAMESPACE]).output().await?;
+    wait::until("the Service and the ConfigMap are as they were", TRAFFIC_DEADLINE, async || {
+        let services = broker.owned("service").await?;
+        let ports: Vec<_> = services.iter().map(|service| service["spec"]["ports"][0]["port"].clone()).collect();
+        let maps = broker.owned("configmap").await?.len();
+        Ok(seen(ports.contains(&json!(1883)) && maps == 1, || format!("ports {ports:?}, {maps} ConfigMaps")))
+    })
+    .await?;
+    ensure!(broker.pod_identities().await? == before, "no pod had to be touched for that");
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! The chart, the operator's rights, and two operators of which one leads.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mqtt_e2e::audit::{Audit, Request};
+use mqtt_e2e::cluster::Cluster;
+use mqtt_e2e::installation::{BROKER, Installation, NAMESPACE, OPERATOR_NAMESPACE, chart, root};
+use mqtt_e2e::wait::{self, seen};
+use serde_json::{Value, json};
+
+use super::TRAFFIC_DEADLINE;
+
+/// As much of the Prometheus operator's definition as it takes to hold a PodMonitor.
+const POD_MONITORS: &str = r#"{
+    "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+    "metadata": { "name": "podmonitors.monitoring.coreos.com" },
+    "spec": {
+        "group": "monitoring.coreos.com", "scope": "Namespaced",
+        "names": { "kind": "PodMonitor", "plural": "podmonitors", "singular": "podmonitor" },
+        "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": {
+            "type": "object", "x-kubernetes-preserve-unknown-fields": true } } }] } }"#;
+
+pub async fn the_chart_is_well(cluster: &Cluster) -> Result<()> {
+    let chart = chart().display().to_string();
+    cluster.helm(["lint", "--strict", &chart]).output().await?;
+    let wrong = cluster.helm(["template", "x", &chart, "--set", "replicas=many"]).output().await;
+    ensure!(wrong.is_err(), "the schema of the values lets anything through");
+    let some = cluster.helm(["template", "x", &chart, "--set", "watchNamespaces={a,b}"]).output().await?;
+    ensure!(!some.contains("kind: ClusterRole\n"), "for two namespaces no right in all of them is needed");
+    let rendered = cluster.program(&root().join("charts/render").display().to_string()).output().await?;
+    let stored = std::fs::read_to_string(root().join("charts/mqtt-operator.yaml"))?;
+    ensure!(rendered == stored, "charts/mqtt-operator.yaml is stale: run `charts/render >charts/mqtt-operator.yaml`");
+    // What it says is something that the API server takes.
+    cluster.kubectl(["apply", "--dry-run=server", "-f", "-"]).input(rendered).output().await.map(drop)
+}
+
+pub async fn dashboard_and_alerts_name_metrics_that_exist(cluster: &Cluster) -> Result<()> {
+    let broker = format!("/api/v1/namespaces/{NAMESPACE}/pods/{BROKER}-0:8080/proxy/metrics");
+    let mut exist = metrics(cluster, &broker).await?;
+    let list = cluster.kubectl(["get", "pod", "-n", OPERATOR_NAMESPACE, "-o", "name"]).output().await?;
+    let operator = list.lines().next().and_then(|line| line.strip_prefix("pod/")).context("no operator runs")?;
+    exist.extend(
+        metrics(cluster, &format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{operator}:8080/proxy/metrics"))
+            .await?,
+    );
+    // What is counted only once it has happened.
+    exist.insert("mqtt_operator_reconcile_failures_total".to_owned());
+    let mut named = BTreeSet::new();
+    for file in ["dashboards/brokers.json", "alerts/brokers.yaml"] {
+        named.extend(metric_names(&std::fs::read_to_string(chart().join(file))?));
+    }
+    ensure!(named.len() >= 8, "only {named:?} are named");
+    let missing: Vec<_> = named.difference(&exist).collect();
+    ensure!(missing.is_empty(), "no broker and no operator has {missing:?}; there are {exist:?}");
+    Ok(())
+}
+
+/// Names of the samples at an address that the API server leads to.
+async fn metrics(cluster: &Cluster, path: &str) -> Result<BTreeSet<String>> {
+    let text = cluster.kubectl(["get", "--raw", path]).output().await?;
+    let names = text.lines().filter(|line| !line.starts_with('#'));
+    Ok(names.filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect())
+}
+
+fn metric_names(text: &str) -> BTreeSet<String> {
+    text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'))
+        .filter(|word| word.starts_with("mqtt_broker_") || word.starts_with("mqtt_operator_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+pub async fn of_two_operators_one_takes_over(cluster: &Cluster) -> Result<()> {
+    let installation = Installation::on(cluster);
+    let broker = installation.resource();
+    let before = broker.pod_identities().await?;
+    // The operators that are made from here on know PodMonitors.
+    cluster.kubectl(["apply", "-f", "-"]).input(POD_MONITORS.to_owned()).output().await?;
+    installation.install_operator_with(&["replicas=2"]).await?;
+    let leader = holder(cluster).await?;
+    cluster
+        .kubectl(["delete", "pod", &leader, "-n", OPERATOR_NAMESPACE, "--grace-period=0", "--force"])
+        .output()
+        .await?;
+    wait::until("the other operator leads", TRAFFIC_DEADLINE, async || {
+        let now = holder(cluster).await?;
+        Ok(seen(!now.is_empty() && now != leader, || now))
+    })
+    .await?;
+    let monitors = async |wanted: usize| {
+        wait::until(&format!("{wanted} PodMonitors"), TRAFFIC_DEADLINE, async || {
+            let found = broker.owned("podmonitor").await?.len();
+            Ok(seen(found == wanted, || format!("{found}")))
+        })
+        .await
+    };
+    monitors(1).await.context("the new leader works")?;
+    broker.patch(&json!({ "monitoring": { "enabled": false } })).await?;
+    monitors(0).await?;
+    ensure!(broker.pod_identities().await? == before, "another operator must not restart a broker");
+    Ok(())
+}
+
+async fn holder(cluster: &Cluster) -> Result<String> {
+    let path = "jsonpath={.spec.holderIdentity}";
+    cluster.kubectl(["get", "lease", "mqtt-operator", "-n", OPERATOR_NAMESPACE, "-o", path]).output().await
+}
+
+pub async fn no_right_is_unused_or_missing(cluster: &Cluster) -> Result<()> {
+    let installation = Installation::on(cluster);
+    let user = installation.operator_user().await?;
+    let requests = Audit::whole(cluster).await?.requests_of(&user)?;
+    let refused: Vec<_> = requests
+        .iter()
+        .filter(|one| one.code == 403 && !one.object.contains("mqtt-side"))
+        .map(|one| one.to_string())
+        .collect();
+    ensure!(refused.is_empty(), "the operator lacks a right: {refused:?}");
+    let role = cluster.kubectl(["get", "clusterrole", "mqtt-operator", "-o", "json"]).output().await?;
+    let unused = unused(&serde_json::from_str(&role)?, &requests);
+    ensure!(unused.is_empty(), "nothing that these tests do needs {unused:?}");
+
+    let before = installation.resource().pod_identities().await?;
+    let uninstall = ["uninstall", "mqtt-operator", "-n", OPERATOR_NAMESPACE, "--wait"];
+    cluster.helm(uninstall).deadline(Duration::from_secs(110)).output().await?;
+    ensure!(installation.resource().pod_identities().await? == before, "brokers outlive their operator");
+    Ok(())
+}
+
+/// The verbs of a role that no request needed.
+fn unused(role: &Value, requests: &[Request]) -> Vec<String> {
+    let used: BTreeSet<String> =
+        requests.iter().map(|one| format!("{} {}/{}", one.verb, one.group, one.resource)).collect();
+    let words = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|one| one.as_str().map(str::to_owned)).collect()
+    };
+    let mut unused = Vec::new();
+    for rule in role["rules"].as_array().into_iter().flatten() {
+        for group in words(&rule["apiGroups"]) {
+            for resource in words(&rule["resources"]) {
+                for verb in words(&rule["verbs"]) {
+                    let right = format!("{verb} {group}/{resource}");
+                    // Never asked for by itself: the API server looks whether it is there when an owner is named.
+                    // "create" is looked at when a patch makes an object.
+                    let implied = resource.ends_with("/finalizers") || (verb == "create" && resource != "events");
+                    if !implied && !used.contains(&right) {
+                        unused.push(right);
+                    }
+                }
+            }
+        }
+    }
+    unused
+}
