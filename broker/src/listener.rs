@@ -5,9 +5,9 @@
 //! worker that will own the connection, within one time limit. Deliberately absent: anything about MQTT.
 
 mod handshake;
-mod proxy;
+pub mod proxy;
 pub mod tls;
-mod upgrade;
+pub mod upgrade;
 
 use std::fmt;
 use std::io;

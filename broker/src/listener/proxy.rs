@@ -5,8 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::HandshakeError;
 
@@ -19,7 +18,10 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const FIXED_BYTES: usize = 16;
 
 /// Reads a header; gives the client's address if it names one.
-pub(super) async fn read(socket: &mut TcpStream) -> Result<Option<SocketAddr>, HandshakeError> {
+///
+/// # Errors
+/// If there is none, or what it says makes no sense.
+pub async fn read(socket: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, HandshakeError> {
     let mut header = vec![0; SIGNATURE.len()];
     socket.read_exact(&mut header).await?;
     if header == SIGNATURE {

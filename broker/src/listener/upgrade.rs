@@ -27,7 +27,10 @@ struct Accepted {
 }
 
 /// Answers the request; gives what came after it.
-pub(super) async fn answer(stream: &mut Stream, path: &str) -> Result<Vec<u8>, HandshakeError> {
+///
+/// # Errors
+/// If it is refused, which the client has been told.
+pub async fn answer(stream: &mut Stream, path: &str) -> Result<Vec<u8>, HandshakeError> {
     let (head, early) = read_head(stream).await?;
     match accept(&head, path) {
         Ok(Accepted { key, protocol }) => {

@@ -1,6 +1,5 @@
 //! What the cluster thread tells a worker.
 
-use std::cell::OnceCell;
 use std::rc::Rc;
 
 use super::core::{Core, Drain};
@@ -98,17 +97,7 @@ impl Core {
         let now_ms = self.now_ms();
         let message = Rc::new(message);
         let mut reach = Some(Default::default());
-        if let Some(content) = content_of(&message, now_ms) {
-            let source = Source {
-                content,
-                qos: message.qos,
-                retain: message.retain,
-                expires_at_ms: message.expires_at_ms,
-                publisher: None,
-                publisher_id: &message.publisher,
-                shared: false,
-                kept: OnceCell::from(message.clone()),
-            };
+        if let Some(source) = Source::of(&message, now_ms) {
             let (_, targets, recipients) = self.reach(&source);
             reach = Some((targets, recipients));
         }

@@ -1,12 +1,11 @@
 //! A message on its way to everybody who wants it.
 
-use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::core::Core;
 use super::sharing::{choice, deliver_to_member, for_member};
-use super::table::{Source, Table, content_of};
+use super::table::{Source, Table};
 use crate::connection::Pauses;
 use crate::door::{Recipients, RouteOwner, Targets};
 use crate::message::{Message, QoS};
@@ -122,19 +121,9 @@ impl Core {
                 continue;
             }
             let message = Rc::new(message);
-            let Some(content) = content_of(&message, now_ms) else {
+            let Some(source) = Source::of(&message, now_ms) else {
                 self.table.counters.dropped_expired += 1;
                 continue;
-            };
-            let source = Source {
-                content,
-                qos: message.qos,
-                retain: message.retain,
-                expires_at_ms: message.expires_at_ms,
-                publisher: None,
-                publisher_id: &message.publisher,
-                shared: false,
-                kept: OnceCell::from(message.clone()),
             };
             let found = self.router.find(&message.topic);
             deliver_here(&mut self.table, &mut self.merging, &source, found);

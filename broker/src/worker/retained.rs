@@ -3,11 +3,10 @@
 //! They are read after SUBACK, so that whatever was acknowledged before it is among them, or newer (K8). A client is handed
 //! a piece when it has taken the last. What a persistent session gets above QoS 0 goes through its shard's queue.
 
-use std::cell::OnceCell;
 use std::rc::Rc;
 
 use super::core::Core;
-use super::table::{Source, content_of};
+use super::table::Source;
 use super::wheel::Timed;
 use crate::door::ToCluster;
 use crate::limits::RETAINED_RETRY_TICKS;
@@ -137,20 +136,11 @@ impl Core {
     fn deliver_retained(&mut self, slot: u32, message: Message, options: &SubscriptionOptions) {
         let now_ms = self.now_ms();
         let message = Rc::new(message);
-        let Some(content) = content_of(&message, now_ms) else {
+        let Some(source) = Source::of(&message, now_ms) else {
             self.table.counters.dropped_expired += 1;
             return;
         };
-        let source = Source {
-            content,
-            qos: message.qos,
-            retain: true,
-            expires_at_ms: message.expires_at_ms,
-            publisher: None,
-            publisher_id: &message.publisher,
-            shared: false,
-            kept: OnceCell::from(message.clone()),
-        };
+        let source = Source { retain: true, ..source };
         let subscriber = Subscriber::new(slot, &SubscriptionOptions { retain_as_published: true, ..*options }, false);
         self.table.layouts.begin();
         self.table.deliver(&source, &message.topic, &subscriber, options.identifier.as_slice());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rand::rngs::SmallRng;
 
 use super::core::Core;
-use super::table::{Source, Table, content_of};
+use super::table::{Source, Table};
 use crate::connection::{Content, Payload};
 use crate::door::{Recipients, RouteOwner, Targets, ToCluster, Wanted};
 use crate::identity::ConnectionId;
@@ -164,19 +164,10 @@ impl Core {
 
     fn hand_to(&mut self, message: Message, text: &Arc<str>, member: &Subscriber) {
         let now_ms = self.now_ms();
-        let Some(content) = content_of(&message, now_ms) else {
+        let message = Rc::new(message);
+        let Some(source) = Source::of(&message, now_ms) else {
             self.table.counters.dropped_expired += 1;
             return;
-        };
-        let source = Source {
-            content,
-            qos: message.qos,
-            retain: message.retain,
-            expires_at_ms: message.expires_at_ms,
-            publisher: None,
-            publisher_id: &message.publisher,
-            shared: false,
-            kept: OnceCell::new(),
         };
         self.table.publisher_must_wait = false;
         deliver_to_member(&mut self.table, &source, &message.topic, text, member);

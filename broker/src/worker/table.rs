@@ -48,6 +48,22 @@ pub(super) struct Source<'m> {
     pub(super) kept: OnceCell<Rc<Message>>,
 }
 
+impl<'m> Source<'m> {
+    /// A whole message, for whom it is for here; `None` if it has expired.
+    pub(super) fn of(message: &'m Rc<Message>, now_ms: u64) -> Option<Source<'m>> {
+        Some(Source {
+            content: content_of(message, now_ms)?,
+            qos: message.qos,
+            retain: message.retain,
+            expires_at_ms: message.expires_at_ms,
+            publisher: None,
+            publisher_id: &message.publisher,
+            shared: false,
+            kept: OnceCell::from(message.clone()),
+        })
+    }
+}
+
 impl Source<'_> {
     /// The message in a form that can be kept; `topic` is its topic, shared.
     pub(super) fn keep(&self, topic: &Arc<str>) -> &Rc<Message> {

@@ -2,6 +2,10 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::authority::Authority;
 use crate::broker::{Broker, PATIENCE, free_address};
@@ -59,6 +63,48 @@ listeners:
     });
     let (ok, said) = end(subscriber);
     assert!(ok && said.contains("renewed"), "{said}");
+}
+
+/// The certificate that the broker shows to who asks for `name`, and what MQTT says over the connection.
+fn certificate_for(address: SocketAddr, name: &str, roots: &rustls::RootCertStore) -> Vec<u8> {
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots.clone()).with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = rustls::StreamOwned::new(connection, TcpStream::connect(address).unwrap());
+    stream.sock.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(CONNECT).unwrap();
+    let mut connack = [0; 4];
+    stream.read_exact(&mut connack).unwrap();
+    assert_eq!(connack, *b"\x20\x02\x00\x00");
+    stream.conn.peer_certificates().unwrap()[0].to_vec()
+}
+
+#[test]
+fn a_name_chooses_its_certificate() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "ca");
+    for (file, name) in [("one", "one.test"), ("two", "two.test"), ("wild", "*.wild.test")] {
+        authority.sign(file, &[name]);
+    }
+    let certificate = |file: &str| CertificateDer::from_pem_file(folder.path().join(file)).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate("ca.crt")).unwrap();
+    let [one, two, wild] = ["one.crt", "two.crt", "wild.crt"].map(certificate);
+    let files = |name: &str| format!("{{ cert_file: FOLDER/{name}.crt, key_file: FOLDER/{name}.key }}");
+    let address = free_address();
+    let _broker = Broker::start(
+        folder,
+        &format!(
+            "listeners: [{{ url: \"mqtts://{address}\", tls: {{ certificates: [{}, {}, {}] }} }}]",
+            files("one"),
+            files("two"),
+            files("wild")
+        ),
+    );
+    assert_eq!(certificate_for(address, "one.test", &roots), one.as_ref());
+    assert_eq!(certificate_for(address, "two.test", &roots), two.as_ref());
+    assert_eq!(certificate_for(address, "any.wild.test", &roots), wild.as_ref());
 }
 
 /// A frame of a client, masked with zeros.

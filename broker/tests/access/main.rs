@@ -7,8 +7,13 @@ mod administrators;
 mod authority;
 #[path = "../process/broker.rs"]
 mod broker;
+#[path = "../process/client.rs"]
+mod client;
+mod floods;
 mod hostile;
 mod listeners;
 #[path = "../process/mosquitto.rs"]
 mod mosquitto;
 mod users;
+#[path = "../process/wire.rs"]
+mod wire;

@@ -4,7 +4,9 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use crate::broker::{Broker, free_address};
+use crate::client::Client;
 use crate::mosquitto::{end, mosquitto, receives};
+use crate::wire::*;
 
 fn passwd(file: &std::path::Path, user: &str, password: &str, more: &[&str]) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mqtt-broker"))
@@ -72,6 +74,47 @@ fn users_get_in_by_their_passwords_and_may_what_the_rules_say() {
     let last = broker.ask("GET /api/v1/reload");
     assert!(last.contains(" 200 ") && last.contains("line 1") && last.contains("config_sha256\":\""), "{last}");
     assert!(publish(bob).0);
+}
+
+/// The exchange of a QoS 2 message that the rules deny ends as the version of its client provides, and reaches nobody.
+#[test]
+fn a_denied_publish_of_qos_2_is_over_and_nobody_has_it() {
+    let address = free_address();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("acl"), "topic readwrite home/#\ntopic deny home/safe\ntopic read home/safe\n")
+        .unwrap();
+    let config = format!("auth: {{ acl_file: FOLDER/acl }}\nlisteners: [{{ url: \"mqtt://{address}\" }}]");
+    let _broker = Broker::start(folder, &config);
+    for version in [V3, V5] {
+        for connect in [Connect::clean(version, "c"), Connect::kept(version, "k")] {
+            let mut watcher = Client::dial(address, version);
+            watcher.send(&Connect::clean(version, "watcher").bytes());
+            watcher.accepted();
+            assert_eq!(watcher.subscribe("home/door", 2), 2);
+            let mut client = Client::dial(address, version);
+            client.send(&connect.bytes());
+            client.accepted();
+            client.send(&publish(version, 0x34, "home/safe", 7, &[], "denied"));
+            if version == V5 {
+                assert_eq!(client.answered(PUBREC, 7), 0x87);
+                // Over: the packet id is of a new message.
+                client.send(&publish(version, 0x34, "home/door", 7, &[], "allowed"));
+                assert_eq!(client.answered(PUBREC, 7), 0);
+            } else {
+                assert_eq!(client.answered(PUBREC, 7), 0);
+                client.send(&publish(version, 0x3c, "home/safe", 7, &[], "denied"));
+                assert_eq!(client.answered(PUBREC, 7), 0);
+                client.send(&answer(PUBREL, 7));
+                assert_eq!(client.answered(PUBCOMP, 7), 0);
+                client.send(&publish(version, 0x34, "home/door", 7, &[], "allowed"));
+                assert_eq!(client.answered(PUBREC, 7), 0);
+            }
+            client.send(&answer(PUBREL, 7));
+            assert_eq!(client.answered(PUBCOMP, 7), 0);
+            watcher.gets("allowed");
+            watcher.nothing();
+        }
+    }
 }
 
 #[test]

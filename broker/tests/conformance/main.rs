@@ -7,9 +7,11 @@
 
 #[path = "../process/broker.rs"]
 mod broker;
+#[path = "../process/client.rs"]
 mod client;
 mod scene;
 mod table;
+#[path = "../process/wire.rs"]
 mod wire;
 
 // Chapters 1 and 2: bytes, text, fixed headers, packet identifiers, properties.

@@ -1,5 +1,7 @@
 //! Packets as bytes, written by hand: nothing of the broker's own codec.
 
+#![allow(dead_code, reason = "not every test uses everything")]
+
 /// Of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {

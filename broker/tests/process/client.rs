@@ -1,5 +1,7 @@
 //! A client that knows nothing but bytes, and what it says of what it gets.
 
+#![allow(dead_code, reason = "not every test uses everything")]
+
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
