@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+mod explain;
 mod packet;
 mod properties;
 mod publish;
@@ -17,6 +18,7 @@ mod text;
 mod tests;
 
 pub use decode::{Frame, decode, frame};
+pub use explain::{Why, encode_explained};
 pub use packet::{
     Acknowledgement, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, SubAck, Subscribe,
     SubscribeFilters, Unsubscribe, UnsubscribeFilters, Version, WillView,

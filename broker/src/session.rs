@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::identity::ClientId;
 use crate::message::{Message, QoS};
-use crate::protocol::{ReasonCode, Version};
+use crate::protocol::{ReasonCode, Version, Why};
 use crate::shard::{Ack, Delivery};
 
 pub use aliases::{Aliases, TopicAlias};
@@ -50,6 +50,8 @@ pub struct Terms {
     pub receive_maximum: u16,
     /// The largest packet the client takes, in bytes.
     pub packet_bytes_max: u32,
+    /// It wants to hear in words what is wrong ([MQTT-3.1.2-29]).
+    pub wants_words: bool,
     /// Seconds the session outlives its connection.
     pub session_expiry_seconds: u32,
     /// The highest topic alias that the client may give.
@@ -205,12 +207,13 @@ impl Session {
     ///
     /// # Errors
     /// 0x94 for an alias that the client may not give ([MQTT-3.3.2-9]); 0x82 for one that stands for nothing.
-    pub fn resolve_alias(&mut self, alias: u32, topic: &str) -> Result<Arc<str>, ReasonCode> {
+    pub fn resolve_alias(&mut self, alias: u32, topic: &str) -> Result<Arc<str>, Why> {
         let alias = u16::try_from(alias).ok().filter(|alias| (1..=self.terms.aliases_in_max).contains(alias));
-        let alias = alias.ok_or(ReasonCode::TOPIC_ALIAS_INVALID)?;
+        let alias =
+            alias.ok_or(ReasonCode::TOPIC_ALIAS_INVALID.because("a topic alias is above the Topic Alias Maximum"))?;
         if topic.is_empty() {
             let known = self.aliases.as_ref().and_then(|aliases| aliases.topic(alias));
-            return known.ok_or(ReasonCode::PROTOCOL_ERROR);
+            return known.ok_or(ReasonCode::PROTOCOL_ERROR.because("a topic alias was not given a topic before"));
         }
         let topic: Arc<str> = topic.into();
         self.aliases.get_or_insert_default().learn(alias, topic.clone());

@@ -5,8 +5,11 @@ use bytes::Bytes;
 use crate::identity::ClientId;
 use crate::limits::{CLIENT_ID_BYTES_MAX, ClientLimits};
 use crate::message::Message;
-use crate::protocol::{Connect, PropertyId, ReasonCode, Version};
+use crate::protocol::{Connect, PropertyId, ReasonCode, Version, Why};
 use crate::shard::Will;
+
+// The words below say so.
+const _: () = assert!(CLIENT_ID_BYTES_MAX == 1024);
 
 /// What CONNECT said, until its shard answers.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct Opening {
     pub receive_maximum: u16,
     /// Of the client.
     pub packet_bytes_max: u32,
+    /// It wants to hear in words what is wrong ([MQTT-3.1.2-29]).
+    pub wants_words: bool,
     /// Seconds the session outlives its connection; `u32::MAX` for ever.
     pub session_expiry_seconds: u32,
     /// Seconds; 0 for none.
@@ -34,14 +39,19 @@ pub struct Opening {
 /// Refuses what is not offered.
 ///
 /// # Errors
-/// The reason code for CONNACK.
-pub fn check(connect: &Connect<'_>) -> Result<(), ReasonCode> {
+/// What CONNACK says.
+pub fn check(connect: &Connect<'_>) -> Result<(), Why> {
     // [MQTT-3.1.3-8] of 3.1.1: a session that is kept needs a name.
     let nameless = connect.client_id.is_empty() && connect.version < Version::V5 && !connect.clean_start;
     if nameless || connect.client_id.len() > CLIENT_ID_BYTES_MAX {
-        return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+        return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID.because("a client id has at most 1024 bytes"));
     }
     Ok(())
+}
+
+/// The largest packet that a client takes, in bytes.
+pub fn packet_bytes_max(connect: &Connect<'_>) -> u32 {
+    connect.properties.int(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX)
 }
 
 /// What is remembered of a CONNECT that was not refused, within `limits`.
@@ -62,7 +72,8 @@ pub fn opening(connect: &Connect<'_>, client_id: ClientId, assigned: bool, limit
         assigned,
         version: connect.version,
         receive_maximum: receive_maximum.min(limits.in_flight_max),
-        packet_bytes_max: properties.int(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX),
+        packet_bytes_max: packet_bytes_max(connect),
+        wants_words: properties.int(PropertyId::RequestProblemInformation) != Some(0),
         session_expiry_seconds,
         keep_alive_seconds: if keep_alive_lowered { limits.keep_alive_seconds_max } else { asked },
         keep_alive_lowered,

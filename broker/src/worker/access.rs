@@ -142,7 +142,10 @@ impl Core {
                     let again = authentication.again.take();
                     self.prove_again(timed, auth.reason, again, data);
                 }
-                _ => self.break_off(slot, ReasonCode::PROTOCOL_ERROR),
+                _ => {
+                    let words = "AUTH without the authentication method of CONNECT";
+                    self.break_off(slot, ReasonCode::PROTOCOL_ERROR.because(words));
+                }
             },
             // [MQTT-3.1.0-1]
             _ => self.lost(slot),
@@ -185,7 +188,7 @@ impl Core {
         let (slot, _) = timed;
         match (reason, again) {
             (ReasonCode::RE_AUTHENTICATE, None) => match self.begin_exchange(timed, data) {
-                Err(reason) => self.close(slot, Some(reason), Ending::WithWill),
+                Err(reason) => self.close(slot, Some(reason.into()), Ending::WithWill),
                 Ok(exchange) => {
                     let challenge = exchange.challenge().to_owned();
                     if let Some(connection) = self.table.get(timed)
@@ -205,11 +208,14 @@ impl Core {
                     }
                     _ => {
                         self.note_failure(timed);
-                        self.close(slot, Some(ReasonCode::NOT_AUTHORIZED), Ending::WithWill);
+                        self.close(slot, Some(ReasonCode::NOT_AUTHORIZED.into()), Ending::WithWill);
                     }
                 }
             }
-            _ => self.break_off(slot, ReasonCode::PROTOCOL_ERROR),
+            _ => {
+                let words = "AUTH that does not belong to the exchange under way";
+                self.break_off(slot, ReasonCode::PROTOCOL_ERROR.because(words));
+            }
         }
     }
 
@@ -329,7 +335,7 @@ impl Core {
             }
         }
         for slot in closed {
-            self.close(slot, Some(ReasonCode::NOT_AUTHORIZED), Ending::WithWill);
+            self.close(slot, Some(ReasonCode::NOT_AUTHORIZED.into()), Ending::WithWill);
         }
     }
 }

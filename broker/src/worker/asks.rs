@@ -93,7 +93,9 @@ impl Core {
                 let found = self.sessions().find(|(_, _, session)| *session.terms.client_id == *client_id);
                 let slot = found.map(|(slot, _, _)| slot);
                 if let Some(slot) = slot {
-                    self.close(slot, Some(ReasonCode::ADMINISTRATIVE_ACTION), Ending::WithWill);
+                    let why =
+                        ReasonCode::ADMINISTRATIVE_ACTION.because("the client was disconnected; its session stays");
+                    self.close(slot, Some(why), Ending::WithWill);
                 }
                 let _ = answer.send(slot.is_some());
             }

@@ -80,11 +80,13 @@ impl Core {
     /// A connection has lost its client id. Once it is gone, the newer one is let in (K4).
     fn evict(&mut self, timed: Timed, client_id: ClientId, epoch: u64, why: Evicted) {
         if self.holds(timed, epoch) {
-            let reason = match why {
-                Evicted::TakenOver => ReasonCode::SESSION_TAKEN_OVER,
-                Evicted::Administrative => ReasonCode::ADMINISTRATIVE_ACTION,
+            let why = match why {
+                Evicted::TakenOver => {
+                    ReasonCode::SESSION_TAKEN_OVER.because("another connection has this client id now")
+                }
+                Evicted::Administrative => ReasonCode::ADMINISTRATIVE_ACTION.because("the session was ended"),
             };
-            self.close(timed.0, Some(reason), Ending::Evicted);
+            self.close(timed.0, Some(why), Ending::Evicted);
         } else {
             // The answer to its CONNECT may be on its way still: it comes too late.
             self.lose_opening(timed, &client_id);

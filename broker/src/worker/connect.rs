@@ -6,14 +6,15 @@ use rand::Rng;
 
 use super::access::Identity;
 use super::core::Core;
-use super::lifetime::Ending;
+use super::lifetime::{CUT_OFF, Ending};
 use super::wheel::{Timed, ticks};
 use crate::auth::SCRAM_METHOD;
 use crate::connection::{Pauses, State};
 use crate::door::ToCluster;
 use crate::message::Subscription;
 use crate::protocol::{
-    ConnAck, Connect, Packet, PacketType, Properties, PropertiesBuilder, PropertyId, ReasonCode, Version, frame,
+    ConnAck, Connect, Packet, PacketType, PropertiesBuilder, PropertyId, ReasonCode, Version, Why, encode_explained,
+    frame,
 };
 use crate::session::{Awaited, AwaitedKind, Opening, Reading, Session, Terms, request};
 use crate::shard::{Close, CloseCause, Open, Outcome, Place, Refusal};
@@ -23,14 +24,14 @@ impl Core {
     pub(super) fn connect(&mut self, timed: Timed, connect: Connect<'_>) {
         let (slot, _) = timed;
         let refused = if self.draining.is_some() {
-            Err(ReasonCode::USE_ANOTHER_SERVER)
+            Err(ReasonCode::USE_ANOTHER_SERVER.because("this node is being drained"))
         } else if !self.serving {
-            Err(ReasonCode::SERVER_UNAVAILABLE)
+            Err(ReasonCode::SERVER_UNAVAILABLE.because(CUT_OFF))
         } else {
             request::check(&connect)
         };
-        match refused.and_then(|()| self.identify(timed, &connect)) {
-            Err(reason) => self.refuse(slot, connect.version, reason),
+        match refused.and_then(|()| self.identify(timed, &connect).map_err(Why::from)) {
+            Err(why) => self.refuse_because(slot, connect.version, why, request::packet_bytes_max(&connect)),
             Ok(Identity::Known(user)) => self.admit(timed, connect, user),
             Ok(Identity::Unproven(step)) => self.wait_for_proof(timed, connect, step),
         }
@@ -80,9 +81,15 @@ impl Core {
                     self.begin_session(timed, *opening, epoch, session_present, subscriptions, owed);
                 }
                 Outcome::Refused(Refusal::Quota) => {
-                    self.refuse(slot, opening.version, ReasonCode::QUOTA_EXCEEDED);
+                    let words = "the broker's disk is full, or it keeps as many sessions as it may";
+                    let why = ReasonCode::QUOTA_EXCEEDED.because(words);
+                    self.refuse_because(slot, opening.version, why, opening.packet_bytes_max);
                 }
-                _ => self.refuse(slot, opening.version, ReasonCode::SERVER_UNAVAILABLE),
+                _ => {
+                    let words = "no majority of the cluster answered, or the client id was taken over meanwhile";
+                    let why = ReasonCode::SERVER_UNAVAILABLE.because(words);
+                    self.refuse_because(slot, opening.version, why, opening.packet_bytes_max);
+                }
             },
             State::Orphan(client_id) => {
                 self.remove(slot);
@@ -121,6 +128,7 @@ impl Core {
             persistent,
             receive_maximum: opening.receive_maximum,
             packet_bytes_max: opening.packet_bytes_max,
+            wants_words: opening.wants_words,
             session_expiry_seconds: opening.session_expiry_seconds,
             aliases_in_max: self.table.limits.topic_aliases_max,
             aliases_out_max: opening.aliases_out_max,
@@ -234,22 +242,33 @@ impl Core {
             Some(State::Opening(opening)) if *opening.client_id == *client_id => opening,
             _ => return,
         };
-        let version = opening.version;
-        self.refuse(timed.0, version, ReasonCode::SERVER_UNAVAILABLE);
+        let (version, packet_bytes_max) = (opening.version, opening.packet_bytes_max);
+        let why = ReasonCode::SERVER_UNAVAILABLE.because("the client id was taken over meanwhile");
+        self.refuse_because(timed.0, version, why, packet_bytes_max);
     }
 
-    /// Refuses a CONNECT and ends the connection.
+    /// Refuses a CONNECT without words, and ends the connection.
     pub(super) fn refuse(&mut self, slot: u32, version: Version, reason: ReasonCode) {
+        self.refuse_because(slot, version, reason.into(), 0);
+    }
+
+    /// Refuses a CONNECT and ends the connection. The client may always be told in words ([MQTT-3.1.2-29]), within what it
+    /// takes ([MQTT-3.2.2-19]).
+    pub(super) fn refuse_because(&mut self, slot: u32, version: Version, why: Why, packet_bytes_max: u32) {
+        let Why { reason, words } = why;
         self.table.counters.connects_refused += 1;
         if let Some(connection) = self.table.connections.get_mut(slot as usize) {
-            let connack = ConnAck { session_present: false, reason, properties: Properties::default() };
-            connack.encode(version, connection.output.buffer(&mut self.table.spares));
+            let buffer = connection.output.buffer(&mut self.table.spares);
+            encode_explained(buffer, words, packet_bytes_max, |properties, out| {
+                ConnAck { session_present: false, reason, properties }.encode(version, out);
+            });
             connection.state = State::Closing { shut: false };
         }
         self.linger(slot);
     }
 
-    /// Refuses what should have been a CONNECT. The client is told only if it is certain which version it speaks.
+    /// Refuses what should have been a CONNECT. The client is told only if it is certain which version it speaks, and
+    /// without words: how much it takes is not known.
     pub(super) fn refuse_unread(&mut self, slot: u32, bytes: &[u8], reason: ReasonCode) {
         let unsupported = reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION;
         match level_of_connect(bytes) {

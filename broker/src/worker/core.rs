@@ -258,7 +258,7 @@ impl Core {
             // [MQTT-3.1.2-22]
             State::Open(_) if connection.pauses.none() => {
                 self.table.counters.keep_alive_timeouts += 1;
-                let reason = Some(ReasonCode::KEEP_ALIVE_TIMEOUT);
+                let reason = Some(ReasonCode::KEEP_ALIVE_TIMEOUT.into());
                 self.close(slot, reason, Ending::WithWill);
             }
             // It isn't silent: it isn't read.
@@ -323,8 +323,8 @@ impl Core {
             drain.next = 0;
         }
         for slot in asked {
-            let reason = Some(ReasonCode::USE_ANOTHER_SERVER);
-            self.close(slot, reason, Ending::WithWill);
+            let why = ReasonCode::USE_ANOTHER_SERVER.because("this node is being drained");
+            self.close(slot, Some(why), Ending::WithWill);
         }
     }
 

@@ -18,7 +18,10 @@ impl Core {
         match begun {
             Begun::New | Begun::Owed => {}
             Begun::Received => self.send(slot, Packet::PubRec(acknowledgement(packet_id, ReasonCode::SUCCESS))),
-            Begun::Releasing => self.break_off(slot, ReasonCode::PROTOCOL_ERROR),
+            Begun::Releasing => {
+                let words = "a PUBLISH with the packet id of an exchange that PUBREL is ending";
+                self.break_off(slot, ReasonCode::PROTOCOL_ERROR.because(words));
+            }
         }
     }
 
@@ -90,7 +93,10 @@ impl Core {
             // Whoever took the session over is about to be heard of.
             Outcome::Stale => {}
             // PUBCOMP cannot say no.
-            _ => self.close(slot, Some(ReasonCode::USE_ANOTHER_SERVER), Ending::WithWill),
+            _ => {
+                let why = ReasonCode::USE_ANOTHER_SERVER.because("the end of a QoS 2 exchange could not be stored");
+                self.close(slot, Some(why), Ending::WithWill);
+            }
         }
         if below_bound {
             self.table.lift(timed, Pauses::RECEIPTS);

@@ -6,9 +6,12 @@ use crate::connection::{Pauses, State, Stream};
 use crate::door::ToCluster;
 use crate::identity::ConnectionId;
 use crate::message::Message;
-use crate::protocol::{Disconnect, Packet, Properties, ReasonCode, Version};
+use crate::protocol::{Disconnect, Packet, ReasonCode, Version, Why, encode_explained};
 use crate::session::Session;
 use crate::shard::{Close, CloseCause};
+
+/// What clients of a node that is cut off are told.
+pub(super) const CUT_OFF: &str = "this node does not reach a majority of the cluster";
 
 /// How a session's connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,20 +27,22 @@ pub(super) enum Ending {
 }
 
 impl Core {
-    /// Ends the session at `slot` and then its connection, telling a 5.0 client `reason`.
-    pub(super) fn close(&mut self, slot: u32, reason: Option<ReasonCode>, ending: Ending) {
+    /// Ends the session at `slot` and then its connection, telling a 5.0 client why. It may always be told in
+    /// words ([MQTT-3.1.2-29]), within what it takes ([MQTT-3.14.2-3]).
+    pub(super) fn close(&mut self, slot: u32, why: Option<Why>, ending: Ending) {
         let Some(connection) = self.table.connections.get_mut(slot as usize) else {
             return;
         };
         match std::mem::replace(&mut connection.state, State::Closing { shut: false }) {
             State::Open(session) => {
-                if let Some(reason) = reason
+                if let Some(Why { reason, words }) = why
                     && session.terms.version == Version::V5
                     && !session.held
                 {
-                    let disconnect = Packet::Disconnect(Disconnect { reason, properties: Properties::default() });
                     let buffer = connection.output.buffer(&mut self.table.spares);
-                    disconnect.encode(Version::V5, buffer);
+                    encode_explained(buffer, words, session.terms.packet_bytes_max, |properties, out| {
+                        Packet::Disconnect(Disconnect { reason, properties }).encode(Version::V5, out);
+                    });
                 }
                 self.end_session(slot, *session, ending);
             }
@@ -61,8 +66,9 @@ impl Core {
     pub(super) fn close_sessions(&mut self, ending: Ending) {
         let open = self.table.connections.iter().filter(|(_, connection)| matches!(connection.state, State::Open(_)));
         let slots: Vec<u32> = open.map(|(slot, _)| slot as u32).collect();
+        let why = ReasonCode::USE_ANOTHER_SERVER.because(CUT_OFF);
         for slot in slots {
-            self.close(slot, Some(ReasonCode::USE_ANOTHER_SERVER), ending);
+            self.close(slot, Some(why), ending);
         }
     }
 

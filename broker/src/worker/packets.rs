@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::core::Core;
 use super::exactly_once::acknowledgement;
 use super::fanout::Reach;
-use super::lifetime::Ending;
+use super::lifetime::{CUT_OFF, Ending};
 use super::table::Source;
 use super::wheel::Timed;
 use crate::connection::{Content, Pauses, Payload, State};
@@ -15,7 +15,8 @@ use crate::door::ToCluster;
 use crate::limits::{SESSION_EXCHANGES_MAX, SHARED_PAYLOAD_BYTES_MIN};
 use crate::message::QoS;
 use crate::protocol::{
-    Acknowledgement, Disconnect, Packet, PacketType, PropertyId, ProtocolError, Publish, ReasonCode, Version,
+    Acknowledgement, Disconnect, Packet, PacketType, Properties, PropertyId, ProtocolError, Publish, ReasonCode,
+    Version, Why, encode_explained,
 };
 use crate::session::{Begun, Session};
 
@@ -38,9 +39,10 @@ impl Core {
             Packet::PubRec(acknowledgement) => self.pubrec(timed, acknowledgement),
             Packet::PubRel(acknowledgement) => self.pubrel(timed, acknowledgement.packet_id),
             Packet::PubComp(acknowledgement) => self.pubcomp(timed, acknowledgement.packet_id),
-            // A second CONNECT ([MQTT-3.1.0-2]), and what only servers send.
-            Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
-                self.break_off(slot, ReasonCode::PROTOCOL_ERROR)
+            // [MQTT-3.1.0-2]
+            Packet::Connect(_) => self.break_off(slot, ReasonCode::PROTOCOL_ERROR.because("a second CONNECT")),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                self.break_off(slot, ReasonCode::PROTOCOL_ERROR.because("a packet that only servers send"));
             }
         }
     }
@@ -57,10 +59,31 @@ impl Core {
         }
     }
 
+    /// Appends an answer, with words if the client wants any ([MQTT-3.1.2-29]) and takes so much.
+    pub(super) fn send_explained(
+        &mut self,
+        slot: u32,
+        words: &'static str,
+        encode: impl Fn(Version, Properties<'_>, &mut Vec<u8>),
+    ) {
+        if let Some(connection) = self.table.connections.get_mut(slot as usize)
+            && let State::Open(session) = &connection.state
+        {
+            let terms = &session.terms;
+            let words = if terms.wants_words { words } else { "" };
+            let buffer = connection.output.buffer(&mut self.table.spares);
+            encode_explained(buffer, words, terms.packet_bytes_max, |properties, out| {
+                encode(terms.version, properties, out);
+            });
+            self.table.mark_dirty(slot);
+            self.flush_soon();
+        }
+    }
+
     /// Ends a connection whose client broke a rule.
-    pub(super) fn break_off(&mut self, slot: u32, reason: ReasonCode) {
+    pub(super) fn break_off(&mut self, slot: u32, why: impl Into<Why>) {
         self.table.counters.protocol_errors += 1;
-        self.close(slot, Some(reason), Ending::WithWill);
+        self.close(slot, Some(why.into()), Ending::WithWill);
     }
 
     /// Ends a connection whose bytes are no packet.
@@ -72,7 +95,7 @@ impl Core {
             self.table.counters.protocol_errors += 1;
             self.refuse_unread(slot, bytes, error.reason);
         } else {
-            self.break_off(slot, error.reason);
+            self.break_off(slot, error);
         }
     }
 
@@ -90,7 +113,7 @@ impl Core {
         {
             match session.resolve_alias(alias, publish.topic) {
                 Ok(topic) => aliased = topic,
-                Err(reason) => return self.break_off(slot, reason),
+                Err(why) => return self.break_off(slot, why),
             }
             publish.topic = &aliased;
         }
@@ -101,8 +124,8 @@ impl Core {
                 begun => return self.repeated(slot, publish.packet_id, begun),
             }
         }
-        if let Err(reason) = permit(session, &publish, receive_maximum) {
-            return self.break_off(slot, reason);
+        if let Err(why) = permit(session, &publish, receive_maximum) {
+            return self.break_off(slot, why);
         }
         if !self.serving {
             return self.refuse_publish(slot, &publish);
@@ -206,7 +229,7 @@ impl Core {
             self.table.counters.dropped_not_serving += 1;
         } else {
             // 0x88 is for CONNACK only (table 2-6).
-            self.close(slot, Some(ReasonCode::USE_ANOTHER_SERVER), Ending::WithWill);
+            self.close(slot, Some(ReasonCode::USE_ANOTHER_SERVER.because(CUT_OFF)), Ending::WithWill);
         }
     }
 
@@ -227,18 +250,21 @@ impl Core {
                 refused = true;
                 break;
             }
-            let receipt = acknowledgement(packet_id, reason);
-            settled.push(match qos {
+            let packet_type = match qos {
                 QoS::ExactlyOnce => {
                     session.exchanges.receive(packet_id, reason.is_error());
-                    Packet::PubRec(receipt)
+                    PacketType::PubRec
                 }
-                _ => Packet::PubAck(receipt),
-            });
+                _ => PacketType::PubAck,
+            };
+            settled.push((packet_type, packet_id, reason));
         }
         let below_bound = !is_at_bound(session, receive_maximum);
-        for receipt in settled {
-            self.send(slot, receipt);
+        for (packet_type, packet_id, reason) in settled {
+            // [MQTT-3.4.2-2], [MQTT-3.5.2-2]
+            self.send_explained(slot, words_of_receipt(reason), |version, properties, out| {
+                Acknowledgement { packet_id, reason, properties }.encode(packet_type, version, out);
+            });
         }
         if refused {
             self.close(slot, None, Ending::WithWill);
@@ -269,7 +295,8 @@ impl Core {
         };
         // A session that was to end with its connection cannot be kept after all (section 3.14.2.2.2).
         if session.terms.session_expiry_seconds == 0 && expiry.is_some_and(|seconds| seconds != 0) {
-            return self.break_off(slot, ReasonCode::PROTOCOL_ERROR);
+            let words = "a session without expiry cannot be given one by DISCONNECT";
+            return self.break_off(slot, ReasonCode::PROTOCOL_ERROR.because(words));
         }
         // [MQTT-3.1.2-10]
         let ending = match disconnect.reason {
@@ -280,24 +307,40 @@ impl Core {
     }
 }
 
+// The words of `permit` say so.
+const _: () = assert!(SESSION_EXCHANGES_MAX == 16_384);
+
+/// What PUBACK and PUBREC leave open.
+fn words_of_receipt(reason: ReasonCode) -> &'static str {
+    match reason {
+        ReasonCode::QUOTA_EXCEEDED => {
+            "a subscriber's queue, what is retained, or the broker's disk is full; try again later"
+        }
+        ReasonCode::UNSPECIFIED_ERROR => "it is not certain that a majority of the cluster has the message; try again",
+        _ => "",
+    }
+}
+
 /// Whether a client may publish this at all; what it is told if not.
-fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> Result<(), ReasonCode> {
+fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> Result<(), Why> {
     // [MQTT-3.3.4-7]
     if publish.qos > QoS::AtMostOnce
         && session.terms.version == Version::V5
         && session.receipts.len() + session.exchanges.counted() >= receive_maximum
     {
-        return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
+        let words = "more is unacknowledged above QoS 0 than the Receive Maximum of CONNACK";
+        return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED.because(words));
     }
     if publish.qos == QoS::ExactlyOnce && session.exchanges.len() >= SESSION_EXCHANGES_MAX {
-        return Err(ReasonCode::QUOTA_EXCEEDED);
+        let words = "16384 exchanges of QoS 2 are open; send PUBREL for them";
+        return Err(ReasonCode::QUOTA_EXCEEDED.because(words));
     }
     if publish.properties.is_empty() {
         return Ok(());
     }
     // [MQTT-3.3.4-6]
     if publish.properties.int(PropertyId::SubscriptionIdentifier).is_some() {
-        return Err(ReasonCode::PROTOCOL_ERROR);
+        return Err(ReasonCode::PROTOCOL_ERROR.because("a client's PUBLISH with a subscription identifier"));
     }
     Ok(())
 }

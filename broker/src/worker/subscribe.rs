@@ -7,8 +7,9 @@ use super::core::Core;
 use super::wheel::Timed;
 use crate::connection::Pauses;
 use crate::door::ToCluster;
+use crate::limits::TOPIC_LEVELS_MAX;
 use crate::message::Subscription;
-use crate::protocol::{Packet, Properties, PropertyId, ReasonCode, SubAck, Subscribe, Unsubscribe, parse_filter};
+use crate::protocol::{PacketType, PropertyId, ReasonCode, SubAck, Subscribe, Unsubscribe, parse_filter};
 use crate::session::{Awaited, AwaitedKind, Reading};
 use crate::shard::{Outcome, Place, Refusal};
 use crate::share::shared_filter;
@@ -238,21 +239,42 @@ impl Core {
             session.awaited = Vec::new();
         }
         let below_bound = session.awaited.len() < awaited_max;
-        let answer = SubAck { packet_id, properties: Properties::default(), codes: &codes };
+        // [MQTT-3.9.2-1], [MQTT-3.11.2-1]
+        let words = codes.iter().map(|code| words_of(ReasonCode(*code))).find(|words| !words.is_empty());
+        let answer = |core: &mut Core, packet: PacketType| {
+            core.send_explained(slot, words.unwrap_or_default(), |version, properties, out| {
+                SubAck { packet_id, properties, codes: &codes }.encode(packet, version, out);
+            });
+        };
         match kind {
             AwaitedKind::Connack(connack) => self.greet(timed, &connack),
             AwaitedKind::Suback => {
-                self.send(slot, Packet::SubAck(answer));
+                answer(self, PacketType::SubAck);
                 let session = self.table.get(timed).and_then(|connection| connection.session());
                 if let Some(readings) = session.and_then(|session| session.readings.as_mut()) {
                     readings.subscribed(token);
                     self.read_retained(timed);
                 }
             }
-            AwaitedKind::Unsuback => self.send(slot, Packet::UnsubAck(answer)),
+            AwaitedKind::Unsuback => answer(self, PacketType::UnsubAck),
         }
         if below_bound {
             self.table.lift(timed, Pauses::AWAITED);
         }
+    }
+}
+
+// The words below say so.
+const _: () = assert!(TOPIC_LEVELS_MAX == 128);
+
+/// What SUBACK and UNSUBACK leave open.
+fn words_of(reason: ReasonCode) -> &'static str {
+    match reason {
+        ReasonCode::TOPIC_FILTER_INVALID => {
+            "a filter is empty, has more than 128 levels, or + or # beside other characters"
+        }
+        ReasonCode::QUOTA_EXCEEDED => "the session has as many subscriptions as it may, or the broker's disk is full",
+        ReasonCode::UNSPECIFIED_ERROR => "it is not certain that a majority of the cluster has stored this; try again",
+        _ => "",
     }
 }

@@ -338,6 +338,46 @@ fn problems_are_not_explained_to_who_does_not_want_it() {
     }
 }
 
+/// 5.0: MQTT-3.1.2-29, MQTT-3.2.2-19, MQTT-3.9.2-1, MQTT-3.14.2-3.
+#[test]
+fn words_come_where_a_code_is_not_enough_and_are_wanted_and_fit() {
+    let scene = Scene::new(V5);
+    let attempt = |bytes: &[u8], property: &[u8]| {
+        let mut client = scene.dial();
+        let connect = if bytes.is_empty() { scene.clean(&"x".repeat(2000)) } else { scene.clean("c") };
+        client.send(&connect.with(property).bytes());
+        if !bytes.is_empty() {
+            assert!(!client.accepted());
+            client.send(bytes);
+        }
+        client.next()
+    };
+    for (bytes, first, at, always) in [
+        (vec![], 0x20, 2, true),
+        (scene.clean("c").bytes(), 0xe0, 1, true),
+        (vec![0xd0, 0], 0xe0, 1, true),
+        (vec![0xc1, 0], 0xe0, 1, true),
+        (subscribe(V5, 4, &[], &[("wrong/#/filter", 0), ("right", 0)]), 0x90, 2, false),
+    ] {
+        let whole = attempt(&bytes, &[]);
+        assert_eq!(whole.first, first, "{whole:?}");
+        assert!(whole.property(at, REASON).is_some_and(|words| words.len() > 2), "{whole:?}");
+        let size = whole.bytes().len() as u32;
+        assert_eq!(attempt(&bytes, &four(PACKET_MAXIMUM, size)).bytes(), whole.bytes());
+        let without = attempt(&bytes, &four(PACKET_MAXIMUM, size - 1));
+        assert_eq!((without.first, without.property(at, REASON)), (first, None), "{without:?}");
+        let unwanted = attempt(&bytes, &byte(PROBLEM_INFORMATION, 0));
+        assert_eq!(unwanted.property(at, REASON).is_some(), always, "{unwanted:?}");
+    }
+    // Who may not hears nothing that helps.
+    let mut client = scene.client("denied");
+    client.send(&publish(V5, 0x32, "$SYS/denied", 1, &[], "x"));
+    assert_eq!(client.next().bytes(), [PUBACK, 3, 0, 1, 0x87]);
+    let mut client = scene.dial_users();
+    client.send(&Connect { user: Some("nobody".into()), password: Some("x".into()), ..scene.clean("c") }.bytes());
+    assert_eq!(client.next().property(2, REASON), None);
+}
+
 /// 5.0: MQTT-3.2.2-15, MQTT-4.13.1-1.
 #[test]
 fn a_packet_that_is_too_large_for_the_broker_ends_the_connection() {

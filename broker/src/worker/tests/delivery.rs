@@ -3,7 +3,7 @@ use crate::door::{RouteOwner, ToCluster, ToWorker};
 use crate::identity::{NodeId, ShardId};
 use crate::limits::ClientLimits;
 use crate::message::{Message, QoS, SubscriptionOptions};
-use crate::protocol::{Packet, Properties, PropertiesBuilder, PropertyId, Publish, Version};
+use crate::protocol::{Packet, Properties, PropertiesBuilder, PropertyId, Publish, ReasonCode, Version, decode};
 use crate::shard::{Outcome, Refusal};
 use crate::worker::run;
 
@@ -154,7 +154,12 @@ fn acknowledgements_leave_in_the_order_of_the_publishes() {
         answer(0, Outcome::Stored(1));
         publisher.expect(puback(1)).await;
         publisher.expect(puback_with(2, 0x10)).await;
-        publisher.expect(puback_with(3, 0x97)).await;
+        let refused = publisher.receive().await;
+        let Ok(Some((Packet::PubAck(refused), _))) = decode(&refused, Version::V5, usize::MAX) else {
+            panic!("{refused:02x?} instead of PUBACK")
+        };
+        assert_eq!((refused.packet_id, refused.reason), (3, ReasonCode::QUOTA_EXCEEDED));
+        assert!(refused.properties.text(PropertyId::ReasonString).unwrap().contains("full"));
     });
 }
 
