@@ -204,6 +204,33 @@ fn fifty_kills_under_load_break_no_line_of_the_contract() {
 }
 
 #[test]
+fn fifty_kills_of_a_single_node_lose_nothing_acknowledged() {
+    let (seed, kills) = (seed(), from_environment("LEDGER_KILLS").unwrap_or(KILLS));
+    let history = run(async {
+        let directory = tempfile::tempdir()?;
+        let mut nodes = cluster::start(directory.path(), 1, &[])?;
+        ready(&mut nodes).await?;
+        let shape = Shape { publishers: 4, persistent: 6, passing: 2, contended: 2, pace: Duration::from_millis(10) };
+        let dials: Vec<_> = nodes.iter().map(Node::dial).collect();
+        let load = Load::start(dials.clone(), shape, seed);
+        load.until_subscribed(shape.persistent + shape.passing, SETTLE_TIMEOUT).await?;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let keepers = Keepers::start(dials, KEEPERS, || StdRng::from_rng(&mut rng));
+        for _ in 1..=kills {
+            sleep(Duration::from_millis(rng.random_range(0..1000))).await;
+            nodes[0].kill()?;
+            nodes[0].start()?;
+            nodes[0].until_ready().await?;
+        }
+        keepers.check().await?;
+        let history = load.finish(SETTLE_TIMEOUT).await?;
+        ensure!(history.published.len() > 20 * kills as usize, "hardly any load: {}", summary(&history));
+        Ok(history)
+    });
+    assert_kept(&history);
+}
+
+#[test]
 fn members_of_a_shared_subscription_get_each_message_once_while_they_and_nodes_come_and_go() {
     let seed = seed();
     run(async {
