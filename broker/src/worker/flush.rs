@@ -2,9 +2,12 @@
 
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::mpsc;
+
 use super::core::Core;
 use super::lifetime::acknowledge;
 use crate::connection::{Pauses, State};
+use crate::door::ToCluster;
 use crate::identity::ConnectionId;
 use crate::limits::PUMPS_PER_TURN_MAX;
 
@@ -26,10 +29,7 @@ impl Core {
         } else {
             self.flush_soon();
         }
-        if !self.to_cluster.is_empty() {
-            // Without a cluster thread the node is ending.
-            let _ = self.cluster.send(std::mem::take(&mut self.to_cluster));
-        }
+        send_all(&self.cluster, &mut self.to_cluster);
         for peer in 0..self.peers.len() {
             self.flush_peer(peer, context);
         }
@@ -91,6 +91,8 @@ impl Core {
             }
             State::Closing { shut } if empty && !*shut => {
                 *shut = true;
+                // The client may come back, to another worker, as soon as it sees this end: what it has acknowledged goes first.
+                send_all(&self.cluster, &mut self.to_cluster);
                 let waker = connection.waker.clone().unwrap_or(Waker::noop().clone());
                 // Whether it succeeds shows when the client's end is read.
                 let _ = connection.stream.poll_shutdown(&mut Context::from_waker(&waker));
@@ -129,5 +131,12 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+fn send_all(cluster: &mpsc::UnboundedSender<Vec<ToCluster>>, batch: &mut Vec<ToCluster>) {
+    if !batch.is_empty() {
+        // Without a cluster thread the node is ending.
+        let _ = cluster.send(std::mem::take(batch));
     }
 }
