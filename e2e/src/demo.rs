@@ -66,8 +66,9 @@ pub async fn tell(cluster: &Cluster, progress: &mut Progress) -> Result<Counts> 
     let ledger = Ledger::start(endpoint.clone(), load("kill"), TRAFFIC_DEADLINE).await?;
     let (pair, victim) = Pair::start(cluster, &broker, &endpoint, progress, "kill").await?;
     pair.subscriber.has_received(200, TRAFFIC_DEADLINE).await?;
+    let means = if cluster.is_local() { "SIGKILL, " } else { "" };
     progress.say(format!(
-        "killing {} on {} without grace (SIGKILL, kubectl delete --grace-period=0 --force)",
+        "killing {} on {} without grace ({means}kubectl delete --grace-period=0 --force)",
         victim.name, victim.node
     ));
     broker.kill(&victim).await?;

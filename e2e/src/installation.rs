@@ -151,7 +151,8 @@ impl<'a> Installation<'a> {
         Ok(list.items.iter().filter_map(pod).collect())
     }
 
-    /// Kills a pod without grace: SIGKILL to its broker where the nodes are ours, and the pod deleted as `--force` does it.
+    /// Kills a pod without grace: SIGKILL to its broker where the nodes are ours, and the pod deleted as `--force` does it (which
+    /// alone is a SIGTERM, and SIGKILL a moment later).
     pub async fn kill(&self, pod: &Pod) -> Result<()> {
         if let (true, Some(container)) = (self.cluster.is_local(), &pod.container) {
             self.cluster.node("ctr", &[&pod.node, "task", "kill", "-s", "SIGKILL", container]).await?;

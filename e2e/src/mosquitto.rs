@@ -40,10 +40,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// `mosquitto_sub` with a persistent session (MQTT 5.0, kept for an hour), once it is subscribed.
+    /// `mosquitto_sub` with a persistent session, once it is subscribed: MQTT 5.0, kept for an hour, where its broker is killed.
+    /// Elsewhere `kubectl delete --force` lets the broker say goodbye, and a DISCONNECT of 5.0 is where `mosquitto_sub` ends: so
+    /// it speaks 3.1.1, and comes back.
     pub async fn subscriber(cluster: &Cluster, service: SocketAddr, id: &str, topic: &str) -> Result<Self> {
-        let program = mosquitto(cluster, "mosquitto_sub", service, id, topic);
-        let client = Self::start(program.args(["-V", "mqttv5", "-c", "-x", "3600"]))?;
+        let program = mosquitto(cluster, "mosquitto_sub", service, id, topic).args(["-c"]);
+        let client = Self::start(match cluster.is_local() {
+            true => program.args(["-V", "mqttv5", "-x", "3600"]),
+            false => program.args(["-V", "mqttv311"]),
+        })?;
         client.wait("mosquitto_sub subscribed", |diary| diary.subscribed).await?;
         Ok(client)
     }
@@ -87,7 +92,9 @@ impl Client {
     pub async fn has_received(&self, count: usize, deadline: Duration) -> Result<()> {
         wait::until(&format!("{count} messages received by mosquitto_sub"), deadline, async || {
             let now = self.received();
-            Ok(wait::seen(now >= count, || format!("{now}")))
+            Ok(wait::seen(now >= count, || {
+                format!("{now}, and its last line is '{}'", self.read(|diary| diary.last_line.clone()))
+            }))
         })
         .await
     }
