@@ -231,6 +231,22 @@ async fn a_paused_resource_gets_nothing_but_a_status() {
 }
 
 #[tokio::test]
+async fn a_resource_that_is_being_deleted_is_let_go() {
+    let mut stage = Stage::new("{image: i, replicas: 3}").await;
+    stage.reconcile().await.unwrap();
+    assert!(stage.broker.metadata.finalizers.is_none(), "nothing of ours may hold it up");
+    stage.server.take_requests();
+    let mut deleted = (*stage.broker).clone();
+    deleted.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    stage.broker = Arc::new(deleted);
+    // Its children go before its brokers' last words are heard; none of them may be made again.
+    stage.server.objects.lock().unwrap().clear();
+    stage.writers.sync(&stage.server);
+    assert_eq!(stage.reconcile().await.unwrap(), Action::await_change());
+    assert_eq!(stage.server.take_requests(), []);
+}
+
+#[tokio::test]
 async fn a_wrong_resource_is_told_so() {
     let mut stage = Stage::new("{image: i, replicas: 3, config: {cluster: {}}}").await;
     stage.reconcile().await.unwrap();
