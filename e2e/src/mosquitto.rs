@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin};
 use tokio::task::JoinHandle;
@@ -30,9 +30,10 @@ struct Diary {
     connected: bool,
     received: BTreeSet<u64>,
     acknowledged: BTreeSet<u64>,
-    /// Reason codes of CONNACKs and PUBACKs, in order.
-    welcomes: Vec<u8>,
+    /// Reason codes of PUBACKs, in order.
     verdicts: Vec<u8>,
+    /// In its own words, why its connection is over.
+    lost: Option<String>,
     sent: u64,
     last_line: String,
 }
@@ -70,23 +71,19 @@ impl Client {
         Ok(client)
     }
 
-    /// Publishes one message, and gives the reason code of its PUBACK: what this publisher hears, on the connection that it has.
+    /// Publishes one message, and gives the reason code of its PUBACK; an error when the connection is lost before it comes.
     pub async fn say(&mut self, message: &str, deadline: Duration) -> Result<u8> {
         let before = self.read(|diary| diary.verdicts.len());
         let input = self.child.stdin.as_mut().context("the publisher is publishing already")?;
         input.write_all(format!("{message}\n").as_bytes()).await.context("mosquitto_pub takes no more lines")?;
-        let verdict = wait::until("mosquitto_pub received PUBACK", deadline, async || {
-            Ok(self.read(|diary| match diary.verdicts.get(before) {
-                Some(code) => wait::Seen::Yes(*code),
-                None => wait::Seen::NotYet(format!("its last line is '{}'", diary.last_line)),
+        wait::until("mosquitto_pub received PUBACK", deadline, async || {
+            Ok(self.read(|diary| match (diary.verdicts.get(before), &diary.lost) {
+                (Some(code), _) => wait::Seen::Yes(Ok(*code)),
+                (None, Some(lost)) => wait::Seen::Yes(Err(anyhow!("mosquitto_pub lost its connection: {lost}"))),
+                (None, None) => wait::Seen::NotYet(format!("its last line is '{}'", diary.last_line)),
             }))
         })
-        .await?;
-        let welcomes = self.read(|diary| diary.welcomes.clone());
-        if welcomes != [0] {
-            bail!("mosquitto_pub was to keep its one connection, and received CONNACKs of {welcomes:?}");
-        }
-        Ok(verdict)
+        .await?
     }
 
     /// Lets a publisher publish, a line at a time, until [`Client::finish`].
@@ -206,17 +203,16 @@ impl Diary {
             let rest = line.split(after).nth(1)?;
             rest.split([',', ')']).next()?.parse::<u64>().ok()
         };
-        let code = |after: &str| number(after).and_then(|code| u8::try_from(code).ok());
         if line.contains("received PUBACK") {
-            let verdict = code("RC:").unwrap_or(0);
+            let verdict = number("RC:").and_then(|code| u8::try_from(code).ok()).unwrap_or(0);
             self.verdicts.push(verdict);
             if verdict < REFUSALS {
                 self.acknowledged.extend(number("Mid: "));
             }
         }
-        if let Some(welcome) = code("received CONNACK (") {
-            self.welcomes.push(welcome);
-            self.connected |= welcome == 0;
+        self.connected |= line.contains("received CONNACK (0)");
+        if ["Received DISCONNECT", "Connection error", "Error:"].iter().any(|end| line.starts_with(end)) {
+            self.lost.get_or_insert_with(|| line.clone());
         }
         self.subscribed |= line.starts_with("Subscribed ");
         self.last_line = line;
@@ -240,11 +236,14 @@ mod tests {
             "Client b received PUBACK (Mid: 4, RC:16)",
             "Client b received PUBACK (Mid: 5, RC:151)",
             "Warning: Publish 5 failed: Quota exceeded.",
+            "Received DISCONNECT (156)",
+            "Error: The client is not currently connected.",
         ] {
             diary.note(line.to_owned());
         }
         assert!(diary.connected && diary.subscribed);
         assert_eq!((diary.received.len(), diary.acknowledged.len()), (1, 2));
-        assert_eq!((diary.welcomes, diary.verdicts), (vec![0], vec![0, 16, 151]));
+        assert_eq!(diary.verdicts, [0, 16, 151]);
+        assert_eq!(diary.lost.as_deref(), Some("Received DISCONNECT (156)"));
     }
 }
