@@ -7,6 +7,7 @@ mod clients;
 mod cluster;
 mod health;
 mod metrics;
+mod node;
 mod retained;
 mod server;
 mod sessions;
@@ -76,6 +77,7 @@ fn router(node: AdminState) -> Router {
     let shared = Arc::new(Shared { node, pulse });
     let api = Router::new()
         .route("/cluster", get(cluster::describe))
+        .route("/node", get(node::describe))
         .route("/cluster/members/{name}/leave", post(leave).delete(stay))
         .route("/drain", post(drain))
         .route("/reload", post(reload).get(last_reload))

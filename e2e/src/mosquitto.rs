@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin};
 use tokio::task::JoinHandle;
@@ -20,6 +20,9 @@ const LIFE: Duration = Duration::from_secs(86_400);
 /// Time between two messages of a publisher.
 const PACE: Duration = Duration::from_millis(20);
 
+/// Reason codes from here on are refusals.
+const REFUSALS: u8 = 0x80;
+
 /// What a client said, line by line.
 #[derive(Default)]
 struct Diary {
@@ -27,6 +30,10 @@ struct Diary {
     connected: bool,
     received: BTreeSet<u64>,
     acknowledged: BTreeSet<u64>,
+    /// Reason codes of PUBACKs, in order.
+    verdicts: Vec<u8>,
+    /// In its own words, why its connection is over.
+    lost: Option<String>,
     sent: u64,
     last_line: String,
 }
@@ -59,6 +66,29 @@ impl Client {
             Self::start(mosquitto(cluster, "mosquitto_pub", service, id, topic).args(["-V", "mqttv311", "-l"]))?;
         client.wait("mosquitto_pub connected", |diary| diary.connected).await?;
         Ok(client)
+    }
+
+    /// `mosquitto_pub -l -r` (MQTT 5.0), once it is connected: for [`Client::say`].
+    pub async fn speaker(cluster: &Cluster, service: SocketAddr, id: &str, topic: &str) -> Result<Self> {
+        let program = mosquitto(cluster, "mosquitto_pub", service, id, topic);
+        let client = Self::start(program.args(["-V", "mqttv5", "-r", "-l"]))?;
+        client.wait("mosquitto_pub connected", |diary| diary.connected).await?;
+        Ok(client)
+    }
+
+    /// Publishes one message, and gives the reason code of its PUBACK; an error when the connection is lost before it comes.
+    pub async fn say(&mut self, message: &str, deadline: Duration) -> Result<u8> {
+        let before = self.read(|diary| diary.verdicts.len());
+        let input = self.child.stdin.as_mut().context("the publisher is publishing already")?;
+        input.write_all(format!("{message}\n").as_bytes()).await.context("mosquitto_pub takes no more lines")?;
+        wait::until("mosquitto_pub received PUBACK", deadline, async || {
+            Ok(self.read(|diary| match (diary.verdicts.get(before), &diary.lost) {
+                (Some(code), _) => wait::Seen::Yes(Ok(*code)),
+                (None, Some(lost)) => wait::Seen::Yes(Err(anyhow!("mosquitto_pub lost its connection: {lost}"))),
+                (None, None) => wait::Seen::NotYet(format!("its last line is '{}'", diary.last_line)),
+            }))
+        })
+        .await?
     }
 
     /// Lets a publisher publish, a line at a time, until [`Client::finish`].
@@ -176,12 +206,22 @@ impl Diary {
             self.received.insert(number);
             return;
         }
+        let number = |after: &str| {
+            let rest = line.split(after).nth(1)?;
+            rest.split([',', ')']).next()?.parse::<u64>().ok()
+        };
         if line.contains("received PUBACK") {
-            let id = line.split("Mid: ").nth(1).and_then(|rest| rest.split(',').next());
-            self.acknowledged.extend(id.and_then(|id| id.parse::<u64>().ok()));
+            let verdict = number("RC:").and_then(|code| u8::try_from(code).ok()).unwrap_or(0);
+            self.verdicts.push(verdict);
+            if verdict < REFUSALS {
+                self.acknowledged.extend(number("Mid: "));
+            }
+        }
+        self.connected |= line.contains("received CONNACK (0)");
+        if ["Received DISCONNECT", "Connection error", "Error:"].iter().any(|end| line.starts_with(end)) {
+            self.lost.get_or_insert_with(|| line.clone());
         }
         self.subscribed |= line.starts_with("Subscribed ");
-        self.connected |= line.contains("received CONNACK (0)");
         self.last_line = line;
     }
 }
@@ -200,11 +240,17 @@ mod tests {
             "message 12",
             "message 12",
             "Client b received PUBACK (Mid: 3, RC:0)",
-            "Client b received PUBACK (Mid: 4, RC:0)",
+            "Client b received PUBACK (Mid: 4, RC:16)",
+            "Client b received PUBACK (Mid: 5, RC:151)",
+            "Warning: Publish 5 failed: Quota exceeded.",
+            "Received DISCONNECT (156)",
+            "Error: The client is not currently connected.",
         ] {
             diary.note(line.to_owned());
         }
         assert!(diary.connected && diary.subscribed);
         assert_eq!((diary.received.len(), diary.acknowledged.len()), (1, 2));
+        assert_eq!(diary.verdicts, [0, 16, 151]);
+        assert_eq!(diary.lost.as_deref(), Some("Received DISCONNECT (156)"));
     }
 }

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, body::Bytes, header};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
 
 /// How long one request to one broker may take.
@@ -103,6 +103,39 @@ pub struct Reload {
     pub failed: Vec<String>,
 }
 
+/// What a broker says of itself alone.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub struct Node {
+    /// Whether it can store.
+    pub storage: Storage,
+}
+
+/// Whether a broker's volume takes what is to be stored.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub struct Storage {
+    /// In one word.
+    pub state: StorageState,
+    /// Why it has failed.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Whether a broker's volume takes what is to be stored, in one word.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum StorageState {
+    /// It does.
+    #[default]
+    Healthy,
+    /// It has no space; the broker tries again by itself.
+    Full,
+    /// It failed, and the broker needs a restart to try again.
+    Failed,
+    /// A state that this operator does not know.
+    #[serde(other)]
+    Unknown,
+}
+
 /// Why a broker gave no useful answer.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -141,7 +174,7 @@ impl BrokerClient {
     /// Asks all of them how the cluster is; the first that belongs to a founded one decides, else the first answer.
     pub async fn cluster(&self, brokers: &[IpAddr], token: &str) -> Result<Cluster, BrokerError> {
         let mut answers: FuturesUnordered<_> =
-            brokers.iter().map(|broker| self.cluster_seen_by(*broker, token)).collect();
+            brokers.iter().map(|broker| self.read::<Cluster>(*broker, token, "/api/v1/cluster")).collect();
         let mut unfounded = None;
         let mut failure = BrokerError::NobodyToAsk;
         while let Some(answer) = answers.next().await {
@@ -166,17 +199,19 @@ impl BrokerClient {
 
     /// What a broker read of its files last.
     pub async fn last_reload(&self, broker: IpAddr, token: &str) -> Result<Reload, BrokerError> {
-        let address = SocketAddr::new(broker, self.port);
-        let body = self.request(address, token, Method::GET, "/api/v1/reload").await?;
-        serde_json::from_slice(&body).map_err(|error| BrokerError::Unreadable(address, error))
+        self.read(broker, token, "/api/v1/reload").await
+    }
+
+    /// What a broker says of itself alone.
+    pub async fn node(&self, broker: IpAddr, token: &str) -> Result<Node, BrokerError> {
+        self.read(broker, token, "/api/v1/node").await
     }
 
     /// Asks whether a configuration file of this text would do; the first that can tell decides. `Some`: why it wouldn't.
     pub async fn refusal_of(&self, brokers: &[IpAddr], token: &str, config: &str) -> Option<String> {
         for broker in brokers {
-            let address = SocketAddr::new(*broker, self.port);
             let body = Bytes::copy_from_slice(config.as_bytes());
-            match self.send(address, token, Method::POST, "/api/v1/config/check", body).await {
+            match self.request(*broker, token, Method::POST, "/api/v1/config/check", body).await {
                 Ok(_) => return None,
                 Err(BrokerError::Refused(_, StatusCode::UNPROCESSABLE_ENTITY, said)) => {
                     let error = serde_json::from_str::<Refusal>(&said).map(|refusal| refusal.error);
@@ -188,9 +223,9 @@ impl BrokerClient {
         None
     }
 
-    async fn cluster_seen_by(&self, broker: IpAddr, token: &str) -> Result<Cluster, BrokerError> {
+    async fn read<T: DeserializeOwned>(&self, broker: IpAddr, token: &str, path: &str) -> Result<T, BrokerError> {
+        let body = self.request(broker, token, Method::GET, path, Bytes::new()).await?;
         let address = SocketAddr::new(broker, self.port);
-        let body = self.request(address, token, Method::GET, "/api/v1/cluster").await?;
         serde_json::from_slice(&body).map_err(|error| BrokerError::Unreadable(address, error))
     }
 
@@ -203,7 +238,7 @@ impl BrokerClient {
     ) -> Result<(), BrokerError> {
         let mut failure = BrokerError::NobodyToAsk;
         for broker in brokers {
-            match self.request(SocketAddr::new(*broker, self.port), token, method.clone(), path).await {
+            match self.request(*broker, token, method.clone(), path, Bytes::new()).await {
                 Ok(_) => return Ok(()),
                 Err(BrokerError::Refused(_, StatusCode::NOT_FOUND, _)) => return Ok(()),
                 Err(error) => failure = error,
@@ -214,22 +249,13 @@ impl BrokerClient {
 
     async fn request(
         &self,
-        address: SocketAddr,
-        token: &str,
-        method: Method,
-        path: &str,
-    ) -> Result<Bytes, BrokerError> {
-        self.send(address, token, method, path, Bytes::new()).await
-    }
-
-    async fn send(
-        &self,
-        address: SocketAddr,
+        broker: IpAddr,
         token: &str,
         method: Method,
         path: &str,
         body: Bytes,
     ) -> Result<Bytes, BrokerError> {
+        let address = SocketAddr::new(broker, self.port);
         tokio::time::timeout(REQUEST_TIMEOUT, exchange(address, token, method, path, body))
             .await
             .map_err(|_| BrokerError::Timeout(address))?
@@ -303,5 +329,16 @@ mod tests {
         assert_eq!(cluster.members[0].state, MemberState::Leaving);
         assert_eq!(cluster.members[1].state, MemberState::Unknown);
         assert_eq!((cluster.connections, cluster.sessions, cluster.shards.total), (36, 12, 16));
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself_is_read() {
+        let node: Node = serde_json::from_str(
+            r#"{"name":"mqtt-0","version":"0.1.0","ready":false,"not_ready":"drains","storage":{"state":"failed","reason":"sync failed"}}"#,
+        )
+        .unwrap();
+        assert_eq!(node.storage, Storage { state: StorageState::Failed, reason: "sync failed".to_owned() });
+        let newer: Node = serde_json::from_str(r#"{"storage":{"state":"tired"}}"#).unwrap();
+        assert_eq!(newer.storage.state, StorageState::Unknown);
     }
 }

@@ -44,8 +44,8 @@ impl Event {
 pub struct Recorder {
     client: Client,
     instance: String,
-    /// The last note per resource and reason.
-    last: Mutex<BTreeMap<(String, &'static str), String>>,
+    /// What was told last per resource and subject.
+    last: Mutex<BTreeMap<(String, &'static str), (&'static str, String)>>,
 }
 
 impl Recorder {
@@ -54,7 +54,7 @@ impl Recorder {
         Self { client, instance, last: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Tells of something, unless it was the last thing told for its reason.
+    /// Tells of something, unless it was the last thing told on its subject.
     pub async fn tell(&self, about: &ObjectReference, event: Event, metrics: &Metrics, now: Timestamp) {
         if !self.is_news(about, &event) {
             return;
@@ -90,8 +90,38 @@ impl Recorder {
     }
 
     fn is_news(&self, about: &ObjectReference, event: &Event) -> bool {
-        let key = (about.uid.clone().unwrap_or_default(), event.reason);
+        let key = (about.uid.clone().unwrap_or_default(), subject(event.reason));
+        let told = (event.reason, event.note.clone());
         let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        last.insert(key, event.note.clone()).as_ref() != Some(&event.note)
+        last.insert(key, told.clone()) != Some(told)
+    }
+}
+
+/// What is told and taken back is one subject: the same trouble is news again after it was over.
+fn subject(reason: &'static str) -> &'static str {
+    match reason {
+        "Recovered" => "Degraded",
+        "Unavailable" => "Available",
+        "FailoverNotReady" => "FailoverReady",
+        reason => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_trouble_is_told_once_and_again_when_it_comes_back() {
+        let (_, client) = crate::fixtures::ApiServer::start();
+        let recorder = Recorder::new(client, "test".to_owned());
+        let about = |uid: &str| ObjectReference { uid: Some(uid.to_owned()), ..ObjectReference::default() };
+        let full = || Event::warning("Degraded", "the volume is full");
+        let over = || Event::normal("Recovered", "nothing is wrong any more");
+        for (event, news) in [(full(), true), (full(), false), (over(), true), (over(), false), (full(), true)] {
+            assert_eq!(recorder.is_news(&about("a"), &event), news, "{}", event.reason);
+        }
+        assert!(recorder.is_news(&about("a"), &Event::warning("Degraded", "another trouble")));
+        assert!(recorder.is_news(&about("b"), &full()), "another resource");
     }
 }

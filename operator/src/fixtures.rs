@@ -79,6 +79,7 @@ pub(crate) fn nothing() -> Observed {
         pod_monitor: None,
         missing_secrets: Vec::new(),
         reloads: BTreeMap::new(),
+        nodes: BTreeMap::new(),
         pods: Vec::new(),
         claims: Vec::new(),
         cluster: Err("no broker is running".to_owned()),

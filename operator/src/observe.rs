@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
@@ -19,7 +19,7 @@ use kube::{
 
 use crate::{
     api::MqttBroker,
-    broker_client::{BrokerClient, Cluster, Reload},
+    broker_client::{BrokerClient, BrokerError, Cluster, Node, Reload},
     names::{INSTANCE_LABEL, Names},
     peer_pki::Kept,
     pod_monitor::PodMonitor,
@@ -84,6 +84,8 @@ pub struct Observed {
     pub missing_secrets: Vec<String>,
     /// What each ready broker read of its files last, by the name of its pod; those of an older version can't say.
     pub reloads: BTreeMap<String, Reload>,
+    /// What each running broker, ready or not, says of itself, by the name of its pod; those of an older version can't.
+    pub nodes: BTreeMap<String, Node>,
     /// The cluster, or in words why it can't be asked.
     pub cluster: Result<Cluster, String>,
 }
@@ -125,9 +127,17 @@ pub async fn observe(broker: &MqttBroker, caches: &Caches, client: &BrokerClient
         pod_monitor: caches.pod_monitors.as_ref().and_then(|store| cached(store, &names, &names.pod_monitor())),
         missing_secrets: Vec::new(),
         reloads: BTreeMap::new(),
+        nodes: BTreeMap::new(),
         cluster: Err("no broker is running".to_owned()),
     };
-    (observed.cluster, observed.reloads) = join(cluster(&observed, client), reloads(&observed, client)).await;
+    if let Some(token) = observed.credentials().admin_token {
+        (observed.cluster, observed.reloads, observed.nodes) = join3(
+            cluster(&observed, client, &token),
+            each(&observed, is_ready, |address| client.last_reload(address, &token)),
+            each(&observed, |_| true, |address| client.node(address, &token)),
+        )
+        .await;
+    }
     observed
 }
 
@@ -172,31 +182,27 @@ pub async fn look_for_named_secrets(
 }
 
 /// Asks the ready brokers, and the others only when none of those answers: a broker without a majority knows less.
-async fn cluster(observed: &Observed, client: &BrokerClient) -> Result<Cluster, String> {
-    let Some(token) = observed.credentials().admin_token else {
-        return Err("no broker is running".to_owned());
-    };
+async fn cluster(observed: &Observed, client: &BrokerClient, token: &str) -> Result<Cluster, String> {
     let (ready, unready): (Vec<_>, Vec<_>) = observed.pods.iter().partition(|(_, pod)| is_ready(pod));
     let addresses =
         |pods: Vec<&(i32, Arc<Pod>)>| pods.into_iter().filter_map(|(_, pod)| address(pod)).collect::<Vec<_>>();
     let (ready, unready) = (addresses(ready), addresses(unready));
-    match client.cluster(&ready, &token).await {
+    match client.cluster(&ready, token).await {
         Ok(cluster) => Ok(cluster),
         Err(error) if unready.is_empty() => Err(error.to_string()),
-        Err(_) => client.cluster(&unready, &token).await.map_err(|error| error.to_string()),
+        Err(_) => client.cluster(&unready, token).await.map_err(|error| error.to_string()),
     }
 }
 
-async fn reloads(observed: &Observed, client: &BrokerClient) -> BTreeMap<String, Reload> {
-    let Some(token) = observed.credentials().admin_token else {
-        return BTreeMap::new();
-    };
-    let ready = observed.pods.iter().filter(|(_, pod)| is_ready(pod));
-    let questions = ready.filter_map(|(_, pod)| Some((pod.name_any(), address(pod)?))).map(async |(name, address)| {
-        let reload = client.last_reload(address, &token).await.ok()?;
-        Some((name, reload))
-    });
-    join_all(questions).await.into_iter().flatten().collect()
+/// The answers of those brokers that give one, by the names of their pods.
+async fn each<T, F>(observed: &Observed, asked: impl Fn(&Pod) -> bool, ask: impl Fn(IpAddr) -> F) -> BTreeMap<String, T>
+where
+    F: Future<Output = Result<T, BrokerError>>,
+{
+    let pods = observed.pods.iter().map(|(_, pod)| pod).filter(|pod| asked(pod));
+    let (names, questions): (Vec<String>, Vec<F>) =
+        pods.filter_map(|pod| Some((pod.name_any(), ask(address(pod)?)))).unzip();
+    names.into_iter().zip(join_all(questions).await).filter_map(|(name, answer)| Some((name, answer.ok()?))).collect()
 }
 
 /// Whether a pod is ready and not on its way out.

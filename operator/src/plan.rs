@@ -17,6 +17,7 @@ use self::{
 };
 use crate::{
     api::{MqttBrokerSpec, MqttBrokerStatus},
+    broker_client::StorageState,
     build::Settings,
     names::RESTART_HASH_ANNOTATION,
     observe::{Observed, is_ready},
@@ -137,6 +138,9 @@ pub fn plan(
     let rollout = rollout::decide(&RolloutView { pods: &pods, replicas, template_seen, missing, cluster });
 
     let (mut act, waiting) = combine(broker, observed, scale, rollout, &pods);
+    if act == Act::None && waiting.is_some() {
+        act = grow_full(broker, observed);
+    }
     if matches!(&act, Act::Leave { member } if remembered != Some(member)) {
         // First the status says so, and only when that is stored is it done.
         act = Act::None;
@@ -234,6 +238,18 @@ fn grow(broker: &ValidBroker, observed: &Observed) -> (Act, Option<Waiting>) {
     }
 }
 
+/// A volume that is full grows at once: its broker may be what is waited for.
+fn grow_full(broker: &ValidBroker, observed: &Observed) -> Act {
+    let size = &broker.spec.persistence.size;
+    let is_full = |ordinal: i32| {
+        let node = observed.nodes.get(&broker.names.pod(ordinal));
+        node.is_some_and(|node| node.storage.state == StorageState::Full)
+    };
+    let full = observed.claims.iter().filter(|(ordinal, _)| is_full(*ordinal)).map(|(_, claim)| claim.as_ref());
+    storage::to_grow(full, size)
+        .map_or(Act::None, |claim| Act::GrowClaim { claim: claim.name_any(), size: size.clone() })
+}
+
 /// The right to found is taken back for good: first the status says that the cluster was founded, and only when that is
 /// stored does the line leave the configuration; a line that has left never comes back.
 fn founding(observed: &Observed, status: Option<&MqttBrokerStatus>) -> bool {
@@ -272,4 +288,37 @@ fn template_seen(stateful_set: &StatefulSet, restart_hash: &str) -> bool {
         .and_then(|annotations| annotations.get(RESTART_HASH_ANNOTATION));
     let seen = stateful_set.status.as_ref().and_then(|status| status.observed_generation);
     template.is_some_and(|hash| hash == restart_hash) && seen >= stateful_set.metadata.generation
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        broker_client::{Node, Storage},
+        fixtures::{Draft, credentials, healthy_cluster, pod, settings},
+    };
+
+    /// What is to be done of one broker whose claim is smaller than the resource says.
+    fn act(ready: bool, storage: StorageState) -> (Act, Option<&'static str>) {
+        let mut draft = Draft::of("{image: i, replicas: 1, persistence: {size: 2Gi}}");
+        draft.observed.stateful_set = Some(Arc::new(draft.build().stateful_set));
+        draft.observed.pods = vec![(0, pod(0, ready, &draft.plan.restart_hash))];
+        let claim = "{metadata: {name: data-mqtt-0}, spec: {resources: {requests: {storage: 1Gi}}}}";
+        draft.observed.claims = vec![(0, Arc::new(serde_yaml::from_str(claim).unwrap()))];
+        let node = Node { storage: Storage { state: storage, reason: String::new() } };
+        draft.observed.nodes.insert("mqtt-0".to_owned(), node);
+        draft.observed.cluster = Ok(healthy_cluster(1));
+        let plan = plan(&draft.broker, &draft.observed, None, &credentials(), &settings());
+        (plan.act, plan.waiting.map(|waiting| waiting.reason))
+    }
+
+    #[test]
+    fn a_full_volume_grows_although_its_broker_is_not_ready() {
+        let grows = Act::GrowClaim { claim: "data-mqtt-0".to_owned(), size: "2Gi".to_owned() };
+        assert_eq!(act(true, StorageState::Healthy), (grows.clone(), Some("Growing")));
+        assert_eq!(act(false, StorageState::Healthy), (Act::None, Some("Starting")), "nothing is done to what starts");
+        assert_eq!(act(false, StorageState::Full), (grows, Some("Starting")));
+    }
 }

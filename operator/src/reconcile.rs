@@ -29,7 +29,7 @@ use crate::{
 const WAITING_INTERVAL: Duration = Duration::from_secs(1);
 /// How soon to ask again for what the API server refused: a volume that can't grow will not grow by asking often.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(60);
-/// How soon to look again while the cluster isn't ready for a failover, although nothing is to be done.
+/// How soon to look again while something is wrong, or the cluster isn't ready for a failover, although nothing is to be done.
 const RECOVERING_INTERVAL: Duration = Duration::from_secs(3);
 /// How soon to look again at rest, for the numbers in the status.
 const REST_INTERVAL: Duration = Duration::from_secs(30);
@@ -312,7 +312,8 @@ fn interval(outcome: &Outcome, status: &MqttBrokerStatus) -> Duration {
             WAITING_INTERVAL
         }
         Outcome::Applied { .. }
-            if !(status.is_true(condition::FAILOVER_READY) && status.is_true(condition::CONFIG_APPLIED)) =>
+            if status.is_true(condition::DEGRADED)
+                || !(status.is_true(condition::FAILOVER_READY) && status.is_true(condition::CONFIG_APPLIED)) =>
         {
             RECOVERING_INTERVAL
         }

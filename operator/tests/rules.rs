@@ -7,33 +7,19 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use kube::{CustomResourceExt, core::cel::Validator};
 use mqtt_operator::{api::MqttBroker, validate::validate};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Case {
-    rule: String,
-    accepts: Example,
-    rejects: Example,
-    says: String,
-}
+#[path = "rules/case.rs"]
+mod case;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Example {
-    #[serde(default = "default_name")]
-    name: String,
-    before: Option<Value>,
-    spec: Value,
-}
-
-fn default_name() -> String {
-    "mqtt".to_owned()
-}
+use case::{Case, Example};
 
 fn cases() -> Vec<Case> {
-    serde_yaml::from_str(include_str!("rules.yaml")).unwrap()
+    case::cases().unwrap()
+}
+
+fn name(example: &Example) -> &str {
+    example.name.as_deref().unwrap_or("mqtt")
 }
 
 fn schema() -> Value {
@@ -47,7 +33,7 @@ fn verdict(example: &Example) -> Result<(), String> {
         let spec: mqtt_operator::api::MqttBrokerSpec = serde_json::from_value(spec.clone()).unwrap();
         json!({
             "apiVersion": "mqttbroker.dev/v1alpha1", "kind": "MqttBroker",
-            "metadata": {"name": example.name}, "spec": spec,
+            "metadata": {"name": name(example)}, "spec": spec,
         })
     };
     let before = example.before.as_ref().map(resource);
@@ -69,7 +55,7 @@ fn each_rule_accepts_and_rejects() {
 #[test]
 fn the_loop_has_the_same_rules() {
     let valid = |example: &Example| {
-        let mut broker = MqttBroker::new(&example.name, serde_json::from_value(example.spec.clone()).unwrap());
+        let mut broker = MqttBroker::new(name(example), serde_json::from_value(example.spec.clone()).unwrap());
         broker.metadata.namespace = Some("ns".to_owned());
         broker.metadata.uid = Some("uid".to_owned());
         validate(&Arc::new(broker))

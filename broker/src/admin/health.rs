@@ -22,17 +22,25 @@ pub(super) async fn alive(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    match why_not_ready(&shared) {
+        Some(why) => unavailable(&format!("not ready: {why}")),
+        None => "ready\n".into_response(),
+    }
+}
+
+/// Why this node is of no use to clients now, in words.
+pub(super) fn why_not_ready(shared: &Shared) -> Option<String> {
     if let Some(silence) = shared.pulse.stopped(Instant::now()) {
         // A thread that stands still can't take back the status that it once gave.
-        return unavailable(&format!("not ready: {}", stands_still(silence)));
+        return Some(stands_still(silence));
     }
-    let status = shared.node.cluster.status.borrow().clone();
+    let status = shared.node.cluster.status.borrow();
     if !status.not_ready.is_empty() {
-        unavailable(&format!("not ready: {}", status.not_ready))
+        Some(status.not_ready.clone())
     } else if status.cluster == 0 {
-        unavailable("not ready: has not joined a cluster yet")
+        Some("has not joined a cluster yet".to_owned())
     } else {
-        "ready\n".into_response()
+        None
     }
 }
 

@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::{AdminState, Shared};
 use crate::shard::Totals;
+use crate::storage::Health;
 
 /// Worker counters that go up and down.
 const GAUGES: [&str; 2] = ["connections", "sessions"];
@@ -71,6 +72,11 @@ impl Snapshot {
             ("shards_under_replicated", "Shards that lack a replica in sync", status.under_replicated as i64),
             ("shards_without_leader", "Shards that nobody leads", status.without_leader as i64),
             ("replication_factor", "Voters of each shard", status.factor as i64),
+            (
+                "storage_refuses",
+                "1 while the data directory takes nothing, being full or broken",
+                i64::from(status.storage != Health::Healthy),
+            ),
             ("serving", "1 while this node accepts CONNECT and PUBLISH", i64::from(status.serving)),
             (
                 "failover_ready",

@@ -13,6 +13,7 @@ use crate::cluster::status::{MemberStatus, Status};
 use crate::message::{Message, QoS};
 use crate::node::Report;
 use crate::shard::{Page, StoredSession, Totals};
+use crate::storage::Health;
 use crate::worker::{Ask, ClientSubscription, ConnectedClient, Counters};
 
 /// A server over a node whose status is `status`, and whose requests are answered as the cluster would.
@@ -254,6 +255,31 @@ async fn the_cluster_is_described_as_the_operator_reads_it() {
         "connections": 4, "sessions": 2,
     });
     assert_eq!(json, expected);
+}
+
+#[tokio::test]
+async fn a_node_says_of_itself_whether_it_can_store() {
+    let full = Status { name: "mqtt-0".into(), storage: Health::Full, ..healthy() };
+    let node = serde_json::json!({
+        "name": "mqtt-0", "version": env!("CARGO_PKG_VERSION"), "ready": true, "not_ready": "",
+        "storage": {"state": "full", "reason": ""},
+    });
+    let address = start(full, None).await;
+    let (code, body) = ask(address, "GET /api/v1/node", "").await;
+    assert_eq!((code, serde_json::from_str::<serde_json::Value>(&body).unwrap()), (200, node));
+    let (_, metrics) = ask(address, "GET /metrics", "").await;
+    assert!(metrics.contains("\nmqtt_broker_storage_refuses 1\n"), "{metrics}");
+
+    let failed = Status { not_ready: "drains".into(), storage: Health::Failed("sync failed".into()), ..healthy() };
+    let (_, body) = ask(start(failed, None).await, "GET /api/v1/node", "").await;
+    let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&json["ready"], &json["not_ready"]), (&serde_json::json!(false), &serde_json::json!("drains")));
+    assert_eq!(json["storage"], serde_json::json!({"state": "failed", "reason": "sync failed"}));
+
+    let address = start(healthy(), None).await;
+    let (_, body) = ask(address, "GET /api/v1/node", "").await;
+    assert!(body.contains(r#""storage":{"state":"healthy","reason":""}"#), "{body}");
+    assert!(ask(address, "GET /metrics", "").await.1.contains("\nmqtt_broker_storage_refuses 0\n"));
 }
 
 #[tokio::test]

@@ -103,6 +103,9 @@ pub(super) struct Room {
     dismissed: RefCell<BTreeMap<Origin, Instant>>,
     /// The control term in which `heard` and `dismissed` are kept.
     heard_term: Cell<u64>,
+    /// Writes without space that the status has counted, and until when it says that the disk is full.
+    full_writes_seen: Cell<u64>,
+    full_until: Cell<Option<Instant>>,
     status: watch::Sender<Status>,
 }
 
@@ -164,6 +167,8 @@ impl Room {
                 heard: RefCell::default(),
                 dismissed: RefCell::default(),
                 heard_term: Cell::new(0),
+                full_writes_seen: Cell::new(0),
+                full_until: Cell::new(None),
                 status,
                 tasks,
                 config,

@@ -8,6 +8,7 @@ use super::control::{Control, MemberState};
 use super::placement;
 use crate::identity::{NodeId, Origin, ShardId};
 use crate::shard::Totals;
+use crate::storage::Health;
 
 /// What a member tells the control leader with each renewal of its lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +120,8 @@ pub struct Status {
     pub unsettled: usize,
     /// Figures of the shards that this node leads.
     pub totals: Totals,
+    /// Whether this node's disk takes what is to be stored. Of this node alone: one without space may have nobody to tell.
+    pub storage: Health,
 }
 
 /// A member as administrators see it.

@@ -19,7 +19,7 @@ use crate::identity::{ConnectionId, Incarnation, NodeId, Origin};
 use crate::message::{Message, QoS};
 use crate::replication::Settings;
 use crate::shard::{Outcome, Refusal};
-use crate::storage::{Disk, Log, MemoryDisk, Options};
+use crate::storage::{Disk, Faults, Health, Log, MemoryDisk, Options, SimulatedDisk};
 
 mod membership;
 mod routing;

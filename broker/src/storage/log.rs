@@ -100,9 +100,10 @@ pub struct Damage {
 }
 
 /// Whether the log accepts appends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Health {
     /// It does.
+    #[default]
     Healthy,
     /// The last write failed, the disk being full; what was queued was refused. Appends are tried again.
     Full,
@@ -177,6 +178,12 @@ impl Log {
     /// Whether appends are accepted.
     pub fn health(&self) -> Health {
         self.hold.shared.state.borrow().health.clone()
+    }
+
+    /// How many writes have failed since the log was opened because the disk was full. Where a small write fits and a large
+    /// one does not, [`Log::health`] says now the one and now the other; this only grows.
+    pub fn writes_without_space(&self) -> u64 {
+        self.hold.shared.state.borrow().writes_without_space
     }
 
     /// What it takes up now.

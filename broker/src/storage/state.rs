@@ -24,6 +24,7 @@ pub(super) struct State {
     /// Damage that groups unknown so far may have suffered too.
     pub stray: Option<String>,
     pub health: Health,
+    pub writes_without_space: u64,
     pub closed: bool,
     pub segments: Segments,
     pub queue: Queue,
@@ -47,6 +48,7 @@ impl State {
             groups: BTreeMap::new(),
             stray: replay.stray,
             health: Health::Healthy,
+            writes_without_space: 0,
             closed: false,
             segments: Segments::recovered(&replay.segments),
             queue: Queue::after(replay.segments.last().copied().unwrap_or_default()),
@@ -309,6 +311,7 @@ impl State {
 
     /// Nothing queued will be written: takes all of it back, newest first.
     pub fn fail(&mut self, error: &io::Error, health: Health) -> Verdicts {
+        self.writes_without_space += u64::from(health == Health::Full);
         self.health = health;
         let mut verdicts = Vec::new();
         while let Some(item) = self.queue.pop_newest() {

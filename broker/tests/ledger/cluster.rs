@@ -201,6 +201,19 @@ impl Node {
         }
     }
 
+    /// Waits until the node says of its data directory that it is in this state: `healthy`, `full` or `failed`.
+    pub async fn until_storage(&self, state: &str) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let answer = self.get("/api/v1/node").await;
+            if matches!(&answer, Ok((200, body)) if body.contains(&format!("\"storage\":{{\"state\":\"{state}\""))) {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < READY_TIMEOUT, "{} does not say '{state}': {answer:?}", self.address);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     pub async fn shards(&self) -> Result<Shards> {
         let (status, body) = self.get("/api/v1/cluster").await?;
         ensure!(status == 200, "status {status}: {body}");

@@ -144,6 +144,7 @@ pub async fn a_full_disk_refuses_and_recovers() -> Result<()> {
         }
     }
     ensure!(refused >= 10, "only {refused} publishes were refused");
+    nodes[0].until_storage("full").await?;
     for _ in 0..10 {
         ensure!(publisher.publish(PASSING, b"x").await? == ReasonCode::SUCCESS, "what is not stored needs no disk");
         let Event::Publish { topic, packet_id: _, .. } = timeout(PATIENCE, passing.next()).await?? else {
@@ -154,6 +155,7 @@ pub async fn a_full_disk_refuses_and_recovers() -> Result<()> {
     fs::remove_file(filler)?;
     let number = until_stored(&mut publisher, 100).await?;
     acknowledged.push(payload(number));
+    nodes[0].until_storage("healthy").await?;
     nodes[0].check()?;
     assert_stored(&dial, &acknowledged).await
 }
@@ -192,6 +194,8 @@ pub async fn one_full_disk_of_three_loses_nothing() -> Result<()> {
         }
     }
     ensure!(acknowledged.len() > 100, "a majority has space, but only {} were stored", acknowledged.len());
+    nodes[0].until_storage("full").await?;
+    nodes[1].until_storage("healthy").await.context("it is full where it is full")?;
     fs::remove_file(filler)?;
     nodes[0].until_failover_ready().await.context("the node with the full disk has not caught up")?;
     // Now the node that was full is needed for a majority.

@@ -14,6 +14,8 @@ use super::TRAFFIC_DEADLINE;
 use super::side::{self, GONE_DEADLINE, SIDE, small};
 
 const ROLL_DEADLINE: Duration = Duration::from_secs(150);
+/// The tag of the image that brokers are rolled to.
+const NEXT: &str = "next";
 
 pub async fn what_is_wrong_is_said_in_words(cluster: &Cluster) -> Result<()> {
     side::make(cluster).await?;
@@ -29,6 +31,7 @@ pub async fn what_is_wrong_is_said_in_words(cluster: &Cluster) -> Result<()> {
         ))
         .await?;
     crashing.apply(&small(json!({ "config": { "no_such_key": 1 } }))).await?;
+    let taken = a_name_that_is_taken_is_left_alone(cluster).await?;
 
     let words = nowhere.says("Degraded", "True", "Unschedulable", TRAFFIC_DEADLINE).await?;
     ensure!(words.contains("nowhere-0 can't be placed"), "{words}");
@@ -44,7 +47,25 @@ pub async fn what_is_wrong_is_said_in_words(cluster: &Cluster) -> Result<()> {
     crashing.patch(&json!({ "config": null })).await?;
     nowhere.available(1, TRAFFIC_DEADLINE).await?;
     crashing.available(1, TRAFFIC_DEADLINE).await?;
+    taken.available(1, 2 * TRAFFIC_DEADLINE).await?;
     side::delete(cluster).await
+}
+
+/// Somebody else's object has a name that the operator needs: it says so, and the object stays what it was. Gives the resource,
+/// whose name is free in the end.
+async fn a_name_that_is_taken_is_left_alone(cluster: &Cluster) -> Result<Resource<'_>> {
+    let name = ["configmap", "taken-config", "-n", SIDE];
+    cluster.kubectl(["create"]).args(name).args(["--from-literal=whose=ours"]).output().await?;
+    let taken = Resource::named(cluster, SIDE, "taken");
+    taken.apply(&small(json!({}))).await?;
+    let words = taken.says("Degraded", "True", "NameTaken", TRAFFIC_DEADLINE).await?;
+    ensure!(words.contains("taken-config"), "the condition does not name the object: {words}");
+    let data = cluster.kubectl(["get"]).args(name).args(["-o", "jsonpath={.data},{.metadata.ownerReferences}"]);
+    let data = data.output().await?;
+    ensure!(data == r#"{"whose":"ours"},"#, "a foreign object was taken over: {data}");
+    ensure!(taken.owned("pod").await?.is_empty(), "pods were made although their configuration is another's");
+    cluster.kubectl(["delete"]).args(name).output().await?;
+    Ok(taken)
 }
 
 pub async fn one_becomes_three_and_one_again(cluster: &Cluster) -> Result<()> {
@@ -100,11 +121,9 @@ async fn mosquitto(cluster: &Cluster, tool: &str, service: &str) -> Result<Progr
 }
 
 pub async fn a_bad_image_stops_the_roll(cluster: &Cluster) -> Result<()> {
-    let installation = Installation::on(cluster);
-    let broker = installation.resource();
+    let broker = Installation::on(cluster).resource();
     broker.available(3, TRAFFIC_DEADLINE).await?;
     let before = broker.pod_identities().await?;
-    let image = broker.get().await?["spec"]["image"].clone();
 
     broker.patch(&json!({ "image": "localhost/mqtt-broker:no-such" })).await?;
     let words = broker.says("Degraded", "True", "ImagePull", TRAFFIC_DEADLINE).await?;
@@ -113,11 +132,19 @@ pub async fn a_bad_image_stops_the_roll(cluster: &Cluster) -> Result<()> {
     let same = broker.pod_identities().await?.iter().filter(|pod| before.contains(pod)).count();
     ensure!(same == 2, "{same} pods of three were left alone");
 
-    // No hand on any pod: the resource is corrected, and that is all.
-    broker.patch(&json!({ "image": image, "resources": { "requests": { "cpu": "40m" } } })).await?;
+    // No hand on any pod: the resource is corrected, and that is all. The right image is one that no pod has run yet.
+    let (repository, tag) = cluster.image("mqtt-broker");
+    let (image, next) = (format!("{repository}:{tag}"), format!("{repository}:{NEXT}"));
+    for node in ["node1", "node2", "node3"] {
+        cluster.node("ctr", &[node, "images", "tag", "--force", &image, &next]).await?;
+    }
+    broker.patch(&json!({ "image": repository, "version": NEXT })).await?;
     broker.available(3, ROLL_DEADLINE).await?;
+    let pods = broker.owned("pod").await?;
+    let images: Vec<_> = pods.iter().map(|pod| &pod["spec"]["containers"][0]["image"]).collect();
+    ensure!(images.len() == 3 && images.iter().all(|image| **image == next), "the pods run {images:?}");
     let same = broker.pod_identities().await?.iter().filter(|pod| before.contains(pod)).count();
-    ensure!(same == 0, "{same} pods were not rolled, although their resources changed");
+    ensure!(same == 0, "{same} pods were not rolled, although their image is another");
     Ok(())
 }
 

@@ -77,6 +77,9 @@ pub async fn of_two_operators_one_takes_over(cluster: &Cluster) -> Result<()> {
     let before = broker.pod_identities().await?;
     // The operators that are made from here on know PodMonitors.
     cluster.kubectl(["apply", "-f", "-"]).input(POD_MONITORS.to_owned()).output().await?;
+    // And they are made where pods that ask for more than they need are refused.
+    let strict = ["label", "namespace", OPERATOR_NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"];
+    cluster.kubectl(strict).output().await?;
     installation.install_operator_with(&["replicas=2"]).await?;
     let leader = holder(cluster).await?;
     cluster

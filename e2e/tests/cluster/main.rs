@@ -7,6 +7,7 @@
 mod access;
 mod changes;
 mod install;
+mod reading;
 mod rest;
 mod rules;
 mod scope;
@@ -32,8 +33,11 @@ type Body = for<'a> fn(&'a Cluster) -> Pin<Box<dyn Future<Output = Result<()>> +
 struct Test(&'static str, u64, Body);
 
 /// In the order in which they run. The first brings everything up, within an hour: it may have to build Kubernetes.
-const TESTS: [Test; 18] = [
+const TESTS: [Test; 19] = [
     Test("the_demo_balances", 3600, |cluster| Box::pin(story::the_demo_balances(cluster))),
+    Test("kubectl_tells_the_truth_about_the_example", 120, |cluster| {
+        Box::pin(reading::kubectl_tells_the_truth(cluster))
+    }),
     Test("the_operator_at_rest_writes_nothing_for_two_minutes", 420, |cluster| {
         Box::pin(rest::the_operator_at_rest_writes_nothing(cluster))
     }),
@@ -46,7 +50,7 @@ const TESTS: [Test; 18] = [
     Test("the_api_server_keeps_each_rule_and_their_namespace_goes", 180, |cluster| {
         Box::pin(rules::the_api_server_keeps_each_rule(cluster))
     }),
-    Test("what_is_wrong_is_said_in_words_and_mends", 240, |cluster| {
+    Test("what_is_wrong_is_said_in_words_and_mends", 300, |cluster| {
         Box::pin(changes::what_is_wrong_is_said_in_words(cluster))
     }),
     Test("clients_come_in_by_every_door_and_nothing_that_can_be_reloaded_restarts_a_broker", 420, |cluster| {

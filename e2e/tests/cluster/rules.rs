@@ -4,30 +4,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mqtt_e2e::cluster::Cluster;
-use mqtt_e2e::installation::root;
-use serde::Deserialize;
 use serde_json::{Value, json};
+
+#[path = "../../../operator/tests/rules/case.rs"]
+mod case;
+
+use case::Example;
 
 const NAMESPACE: &str = "mqtt-rules";
 const NAMESPACE_DEADLINE: Duration = Duration::from_secs(60);
 
-#[derive(Deserialize)]
-struct Case {
-    rule: String,
-    accepts: Example,
-    rejects: Example,
-    says: String,
-}
-
-#[derive(Deserialize)]
-struct Example {
-    name: Option<String>,
-    before: Option<Value>,
-    spec: Value,
-}
-
 pub async fn the_api_server_keeps_each_rule(cluster: &Cluster) -> Result<()> {
-    let cases: Vec<Case> = serde_yaml::from_str(&std::fs::read_to_string(root().join("operator/tests/rules.yaml"))?)?;
+    let cases = case::cases()?;
     ensure!(cases.len() >= 20, "only {} rules", cases.len());
     cluster.kubectl(["create", "namespace", NAMESPACE]).output().await?;
     for (number, case) in cases.iter().enumerate() {

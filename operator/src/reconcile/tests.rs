@@ -19,6 +19,8 @@ struct Stage {
     context: Arc<Context>,
     broker: Arc<MqttBroker>,
     cluster: Arc<Mutex<Value>>,
+    /// What each broker says of itself.
+    node: Arc<Mutex<Value>>,
 }
 
 impl Stage {
@@ -27,7 +29,8 @@ impl Stage {
         let (mut writers, caches) = CacheWriters::new();
         writers.sync(&server);
         let cluster = Arc::new(Mutex::new(cluster(0)));
-        let port = serve(cluster.clone()).await;
+        let node = Arc::new(Mutex::new(storage("healthy")));
+        let port = serve(cluster.clone(), node.clone()).await;
         let context = Arc::new(Context {
             recorder: Arc::new(Recorder::new(client.clone(), "test".to_owned())),
             client,
@@ -38,7 +41,7 @@ impl Stage {
             metrics: Metrics::default(),
             now,
         });
-        Self { server, writers, context, broker: broker(spec), cluster }
+        Self { server, writers, context, broker: broker(spec), cluster, node }
     }
 
     /// One reconcile; then the watches bring what it wrote.
@@ -86,20 +89,29 @@ fn cluster(members: i32) -> Value {
     })
 }
 
+fn storage(state: &str) -> Value {
+    json!({"name": "mqtt", "storage": {"state": state, "reason": ""}})
+}
+
 /// Serves the admin API on a port of its own.
-async fn serve(cluster: Arc<Mutex<Value>>) -> u16 {
+async fn serve(cluster: Arc<Mutex<Value>>, node: Arc<Mutex<Value>>) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let answer = move || {
-        let cluster = cluster.lock().unwrap().clone();
-        async move { Json(cluster) }
+    let told = |what: Arc<Mutex<Value>>| {
+        move || {
+            let what = what.lock().unwrap().clone();
+            async move { Json(what) }
+        }
     };
     // Of settings they know one.
     let check = async |text: String| match text.contains("no_such_key") {
         true => (StatusCode::UNPROCESSABLE_ENTITY, r#"{"error":"unknown field no_such_key"}"#),
         false => (StatusCode::NO_CONTENT, ""),
     };
-    let router = Router::new().route("/api/v1/cluster", get(answer)).route("/api/v1/config/check", post(check));
+    let router = Router::new()
+        .route("/api/v1/cluster", get(told(cluster)))
+        .route("/api/v1/node", get(told(node)))
+        .route("/api/v1/config/check", post(check));
     tokio::spawn(async move { axum::serve(listener, router).await });
     port
 }
@@ -152,6 +164,28 @@ async fn a_settled_broker_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_full_volume_is_said_while_it_is_full_and_written_twice() {
+    let mut stage = Stage::new("{image: i, replicas: 3}").await;
+    stage.reconcile().await.unwrap();
+    stage.start_brokers(3);
+    for _ in 0..2 {
+        stage.reconcile().await.unwrap();
+    }
+    stage.server.take_requests();
+    for (state, told, interval) in
+        [("full", ("True", "VolumeFull"), RECOVERING_INTERVAL), ("healthy", ("False", "AsExpected"), REST_INTERVAL)]
+    {
+        *stage.node.lock().unwrap() = storage(state);
+        let action = stage.reconcile().await.unwrap();
+        assert_eq!(stage.server.take_writes(), ["mqttbrokers/mqtt/status"]);
+        assert_eq!(stage.condition("Degraded"), (told.0.to_owned(), told.1.to_owned()));
+        assert_eq!(action, Action::requeue(interval));
+        stage.reconcile().await.unwrap();
+        assert_eq!(stage.server.take_requests(), [], "it is said once");
+    }
+}
+
+#[tokio::test]
 async fn what_somebody_changed_is_undone_once() {
     let mut stage = Stage::new("{image: i, replicas: 3}").await;
     stage.reconcile().await.unwrap();
@@ -194,6 +228,22 @@ async fn a_paused_resource_gets_nothing_but_a_status() {
     stage.reconcile().await.unwrap();
     assert_eq!(stage.server.take_writes(), ["mqttbrokers/mqtt/status"]);
     assert_eq!(stage.condition("Paused").0, "True");
+}
+
+#[tokio::test]
+async fn a_resource_that_is_being_deleted_is_let_go() {
+    let mut stage = Stage::new("{image: i, replicas: 3}").await;
+    stage.reconcile().await.unwrap();
+    assert!(stage.broker.metadata.finalizers.is_none(), "nothing of ours may hold it up");
+    stage.server.take_requests();
+    let mut deleted = (*stage.broker).clone();
+    deleted.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    stage.broker = Arc::new(deleted);
+    // Its children go before its brokers' last words are heard; none of them may be made again.
+    stage.server.objects.lock().unwrap().clear();
+    stage.writers.sync(&stage.server);
+    assert_eq!(stage.reconcile().await.unwrap(), Action::await_change());
+    assert_eq!(stage.server.take_requests(), []);
 }
 
 #[tokio::test]

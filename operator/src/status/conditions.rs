@@ -14,7 +14,7 @@ use crate::{
     api::{MqttBroker, MqttBrokerStatus, PAUSED_ANNOTATION, condition},
     broker_client::{MemberState, Reload},
     event::Event,
-    names::RESTART_HASH_ANNOTATION,
+    names::{Names, RESTART_HASH_ANNOTATION},
     observe::{Observed, is_ready},
 };
 
@@ -55,7 +55,7 @@ pub(super) fn conditions(
             let verdict = match type_ {
                 condition::AVAILABLE => available(broker, observed),
                 condition::PROGRESSING => progressing(outcome),
-                condition::DEGRADED => degraded(observed, outcome, now),
+                condition::DEGRADED => degraded(broker, observed, outcome, now),
                 condition::FAILOVER_READY => failover_ready(observed),
                 condition::CONFIG_APPLIED => config_applied(broker, observed, outcome),
                 _ => paused(broker),
@@ -107,7 +107,7 @@ fn progressing(outcome: &Outcome) -> Verdict {
     }
 }
 
-fn degraded(observed: &Observed, outcome: &Outcome, now: Timestamp) -> Verdict {
+fn degraded(broker: &MqttBroker, observed: &Observed, outcome: &Outcome, now: Timestamp) -> Verdict {
     match outcome {
         Outcome::Invalid(invalid) => return Verdict::yes("Invalid", invalid.to_string()),
         Outcome::Failed { reason, message } => return Verdict::yes(reason, message.clone()),
@@ -119,7 +119,12 @@ fn degraded(observed: &Observed, outcome: &Outcome, now: Timestamp) -> Verdict {
     }
     let claims = observed.claims.iter().filter_map(|(_, claim)| trouble::of_claim(claim, now));
     let pods = observed.pods.iter().filter_map(|(_, pod)| trouble::of(pod));
-    let troubles: Vec<Trouble> = claims.chain(pods).collect();
+    let names = Names { broker: broker.name_any(), namespace: broker.namespace().unwrap_or_default() };
+    let volumes = observed.nodes.iter().filter_map(|(pod, node)| {
+        let claim = names.claim(names.ordinal(pod)?);
+        trouble::of_storage(pod, &claim, node)
+    });
+    let troubles: Vec<Trouble> = claims.chain(pods).chain(volumes).collect();
     if let Some(first) = troubles.first() {
         let messages: Vec<&str> = troubles.iter().map(|trouble| trouble.message.as_str()).collect();
         return Verdict::yes(first.reason, messages.join("; "));

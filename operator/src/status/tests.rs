@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     api::condition,
-    broker_client::{Cluster, Reload},
+    broker_client::{Cluster, Node, Reload, Storage, StorageState},
     fixtures::{Draft, broker, credentials, healthy_cluster, nothing, now, pod, settings, valid},
     plan::{Act, Waiting, plan},
 };
@@ -98,6 +98,13 @@ impl Situation {
         self
     }
 
+    /// What one broker says of its volume.
+    fn storage(mut self, pod: &str, state: StorageState, reason: &str) -> Self {
+        let storage = Storage { state, reason: reason.to_owned() };
+        self.observed.nodes.insert(pod.to_owned(), Node { storage });
+        self
+    }
+
     fn silent(mut self) -> Self {
         self.observed.cluster = Err("they are silent".to_owned());
         self
@@ -129,6 +136,14 @@ fn each_situation_has_its_conditions() {
         ("all have read their settings", rest().reloads(["founding", "founded", "founded"], &[]), "ApdFCh"),
         ("one has not read them yet", rest().reloads(["founded", "founded", "old"], &[]), "ApdFch"),
         ("a new password file makes no sense", rest().reloads(["founded"; 3], &["line 3"]), "ApDFCh"),
+        ("a volume is full", rest().storage("mqtt-1", StorageState::Full, ""), "ApDFCh"),
+        (
+            "its broker is not ready for it",
+            rest().ready([true, true, false]).storage("mqtt-2", StorageState::Full, ""),
+            "ApDFch",
+        ),
+        ("a volume has failed", rest().storage("mqtt-1", StorageState::Failed, "sync failed"), "ApDFCh"),
+        ("volumes are well", rest().storage("mqtt-1", StorageState::Healthy, ""), "ApdFCh"),
         ("the resource is wrong", rest().outcome(invalid()), "ApDFch"),
         ("a name is taken", rest().outcome(failed()), "APDFch"),
         ("paused", rest().outcome(Outcome::Paused), "ApdF?h"),
@@ -147,6 +162,33 @@ fn what_brokers_could_not_read_is_told_once() {
         degraded.message,
         "what was before stays in force on mqtt-0, mqtt-1, mqtt-2: auth.password_file: line 3"
     );
+}
+
+#[test]
+fn a_volume_that_takes_nothing_is_told_with_its_claim_and_the_remedy() {
+    let situation = Situation::at_rest().storage("mqtt-1", StorageState::Full, "");
+    let full = situation.status();
+    let degraded = full.condition(condition::DEGRADED).unwrap();
+    assert_eq!(degraded.reason, "VolumeFull");
+    assert_eq!(
+        degraded.message,
+        "the volume of mqtt-1 is full (claim data-mqtt-1), what would be stored is refused: raise persistence.size"
+    );
+    let well = situation.storage("mqtt-1", StorageState::Healthy, "").status();
+    assert_eq!(well.condition(condition::DEGRADED).unwrap().reason, "AsExpected");
+    assert_eq!(news(Some(&well), &full).first().map(|event| event.reason), Some("Degraded"));
+    assert_eq!(news(Some(&full), &well).first().map(|event| event.reason), Some("Recovered"));
+
+    let both = Situation::at_rest().storage("mqtt-0", StorageState::Full, "").storage(
+        "mqtt-2",
+        StorageState::Failed,
+        "sync failed: EIO",
+    );
+    let both = both.status();
+    let degraded = both.condition(condition::DEGRADED).unwrap();
+    assert_eq!(degraded.reason, "VolumeFull");
+    let failed = "the volume of mqtt-2 has failed (claim data-mqtt-2), nothing is stored on it any more: see to it, then delete the pod: sync failed: EIO";
+    assert!(degraded.message.ends_with(failed), "{}", degraded.message);
 }
 
 #[test]

@@ -6,6 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
+use crate::broker_client::{Node, StorageState};
+
 /// Reasons for waiting that are part of every start.
 const HARMLESS_WAITS: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Reasons for waiting for an image. They alternate while Kubernetes tries again.
@@ -87,6 +89,28 @@ pub(super) fn of_claim(claim: &PersistentVolumeClaim, now: Timestamp) -> Option<
         reason: "VolumeUnbound",
         message: format!("{} has no volume yet ({class}): see `kubectl describe pvc`", claim.name_any()),
     })
+}
+
+/// Why a broker can't store, by its own words, and what to do about it.
+pub(super) fn of_storage(pod: &str, claim: &str, node: &Node) -> Option<Trouble> {
+    match node.storage.state {
+        StorageState::Full => Some(Trouble {
+            reason: "VolumeFull",
+            message: format!(
+                "the volume of {pod} is full (claim {claim}), what would be stored is refused: raise persistence.size"
+            ),
+        }),
+        StorageState::Failed => {
+            let reason = &node.storage.reason;
+            Some(Trouble {
+                reason: "VolumeFailed",
+                message: format!(
+                    "the volume of {pod} has failed (claim {claim}), nothing is stored on it any more: see to it, then delete the pod: {reason}"
+                ),
+            })
+        }
+        StorageState::Healthy | StorageState::Unknown => None,
+    }
 }
 
 #[cfg(test)]

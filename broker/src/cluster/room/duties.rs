@@ -13,10 +13,15 @@ use crate::cluster::control::{ControlAnswer, ControlCommand};
 use crate::cluster::placement;
 use crate::cluster::status::{Overview, Status};
 use crate::identity::{GroupId, NodeId, Origin};
+use crate::storage::Health;
 
 /// A member that has not renewed for this long is declared unreachable. Longer than its lease, so that it has stopped
 /// accepting publishes before; hardly longer, for whoever was connected there waits for it elsewhere (K2, K4).
 const UNREACHABLE: Duration = Duration::from_millis(1_300);
+
+/// A disk that had no space for a write counts as full for this long: what is smaller may fit meanwhile. Replicas that it has
+/// stopped try again within five seconds, so while it is full, that is said without a break.
+const FULL_FOR: Duration = Duration::from_secs(10);
 
 impl Room {
     /// Answers a question, if this node leads the control group.
@@ -174,12 +179,26 @@ impl Room {
         status.forwards_dropped = self.forwards.borrow().dropped();
         status.unsettled = self.routes.borrow().unsettled();
         status.totals = self.shards().map(|shards| shards.totals()).unwrap_or_default();
+        status.storage = self.storage_health();
         status.not_ready = self.why_not_ready(&status);
         self.status.send_if_modified(|known| {
             let changed = *known != status;
             *known = status;
             changed
         });
+    }
+
+    /// What the log says, but that a full disk is remembered for [`FULL_FOR`].
+    fn storage_health(&self) -> Health {
+        let (health, failures) = (self.log.health(), self.log.writes_without_space());
+        let now = Instant::now();
+        if self.full_writes_seen.replace(failures) != failures || health == Health::Full {
+            self.full_until.set(Some(now + FULL_FOR));
+        }
+        match health {
+            Health::Healthy if self.full_until.get().is_some_and(|until| now < until) => Health::Full,
+            health => health,
+        }
     }
 
     fn why_not_ready(&self, status: &Status) -> String {

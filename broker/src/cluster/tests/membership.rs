@@ -195,3 +195,30 @@ fn a_drained_node_leads_nothing_and_is_gone_without_a_wait() {
         assert_eq!(cluster.node("a").status().without_leader, 0);
     });
 }
+
+#[test]
+fn a_full_disk_is_said_without_a_break_until_there_is_space() {
+    simulate(async |mut cluster| {
+        let disk = SimulatedDisk::new(7, Faults::default());
+        cluster.boot("a", 1, 1, Rc::new(disk.clone())).await;
+        cluster.until("it serves", |cluster| cluster.nodes.values().all(Node::serves)).await;
+        assert_eq!(cluster.node("a").status().storage, Health::Healthy);
+        // Something small fits yet, now and then: what tries again is small.
+        disk.set_capacity_bytes(disk.used_bytes() + 400);
+        let full = |cluster: &Cluster| cluster.node("a").status().storage == Health::Full;
+        // Members that join are written down by the control group.
+        cluster.boot("b", 2, 1, Rc::new(MemoryDisk::default())).await;
+        cluster.boot("c", 3, 1, Rc::new(MemoryDisk::default())).await;
+        cluster.until("the disk is said to be full", full).await;
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            assert!(full(&cluster), "not said {:?} before the end", end - Instant::now());
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(cluster.node("b").status().storage, Health::Healthy, "it is full where it is full");
+        disk.set_capacity_bytes(u64::MAX);
+        let healthy = |cluster: &Cluster| cluster.node("a").status().storage == Health::Healthy;
+        let cleared = cluster.until("the disk is said to be well", healthy).await;
+        assert!(cleared < Duration::from_secs(30), "after {cleared:?}");
+    });
+}
