@@ -24,42 +24,22 @@ pub(super) fn literal_run(filter: &str) -> (Option<&str>, Option<&str>) {
     }
 }
 
-/// The levels of `text`, as bytes.
-pub(super) fn levels(text: &str) -> Levels<'_> {
-    Levels { text: text.as_bytes(), start: Some(0), looked_at: 0, slashes: 0 }
-}
-
-/// See [`levels`].
-#[derive(Clone)]
-pub(super) struct Levels<'t> {
-    text: &'t [u8],
-    /// Where the next level begins, if there is one.
-    start: Option<usize>,
-    /// How many bytes were looked at, eight at a time.
-    looked_at: usize,
-    /// Of the last eight of them, the highest bit of each byte that is a `/` and was not given yet.
-    slashes: u64,
-}
-
-impl<'t> Iterator for Levels<'t> {
-    type Item = &'t [u8];
-
-    #[inline]
-    fn next(&mut self) -> Option<&'t [u8]> {
-        let start = self.start?;
-        while self.slashes == 0 {
-            if self.looked_at >= self.text.len() {
-                self.start = None;
-                return Some(&self.text[start..]);
-            }
-            self.slashes = bytes_equal(eight(self.text, self.looked_at), b'/');
-            self.looked_at += 8;
+/// Visits the levels of `text`, as bytes.
+#[inline]
+pub(super) fn for_each_level<'t>(text: &'t str, mut visit: impl FnMut(&'t [u8])) {
+    let text = text.as_bytes();
+    let (mut start, mut at) = (0, 0);
+    while at < text.len() {
+        let mut slashes = bytes_equal(eight(text, at), b'/');
+        while slashes != 0 {
+            let end = at + slashes.trailing_zeros() as usize / 8;
+            visit(&text[start..end]);
+            start = end + 1;
+            slashes &= slashes - 1;
         }
-        let end = self.looked_at - 8 + self.slashes.trailing_zeros() as usize / 8;
-        self.slashes &= self.slashes - 1;
-        self.start = Some(end + 1);
-        Some(&self.text[start..end])
+        at += 8;
     }
+    visit(&text[start..]);
 }
 
 /// Whether `filter` matches `topic` (section 4.7), word by word.
@@ -158,7 +138,9 @@ mod tests {
             "ä/ö/€/\u{10ffff}",
         ] {
             let expected: Vec<&[u8]> = text.split('/').map(str::as_bytes).collect();
-            assert_eq!(levels(text).collect::<Vec<_>>(), expected, "{text}");
+            let mut levels = Vec::new();
+            for_each_level(text, |level| levels.push(level));
+            assert_eq!(levels, expected, "{text}");
         }
     }
 

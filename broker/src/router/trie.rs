@@ -23,7 +23,7 @@ use std::{iter, mem};
 use smallvec::SmallVec;
 
 use super::hints::{fetch, prefer_huge_pages};
-use super::levels::{levels, literal_run, matches};
+use super::levels::{for_each_level, literal_run, matches};
 use super::prefixes::{PLUS, Prefixes, REST};
 use crate::identity::HashSeed;
 
@@ -158,15 +158,17 @@ impl<T> Trie<T> {
     /// The filters, each the first of its key, at which walks of `topic` end; each once.
     fn candidates(&self, topic: &str) -> SmallVec<[ValueId; 8]> {
         let mut found: SmallVec<[ValueId; 8]> = SmallVec::new();
-        let hashes: SmallVec<[u64; 16]> = levels(topic).map(|level| self.keys.seed.hash(level)).collect();
         let root = self.keys.root(topic);
+        let mut hashes: SmallVec<[u64; 16]> = SmallVec::new();
         let mut whole = root;
-        for (depth, level) in hashes.iter().enumerate() {
-            if depth < FETCHED_LEVELS {
+        for_each_level(topic, |level| {
+            if hashes.len() < FETCHED_LEVELS {
                 self.prefixes.fetch(whole);
             }
-            whole = self.keys.below(whole, *level);
-        }
+            let hash = self.keys.seed.hash(level);
+            whole = self.keys.below(whole, hash);
+            hashes.push(hash);
+        });
         self.prefixes.fetch(whole);
 
         // What is still to be walked; a topic's depth is the client's choice, so this is no recursion.
@@ -225,9 +227,8 @@ impl<T> Trie<T> {
     }
 
     fn find(&self, filter: &str) -> Option<ValueId> {
-        let whole =
-            levels(filter).fold(self.keys.root(filter), |key, level| self.keys.below(key, self.keys.seed.hash(level)));
-        let first = self.prefixes.get(whole)?.filter;
+        let path = self.keys.path(filter);
+        let first = self.prefixes.get(path[path.len() - 1])?.filter;
         self.alike(first).find(|(_, known)| *known.text == *filter).map(|(id, _)| id)
     }
 
@@ -239,9 +240,12 @@ impl<T> Trie<T> {
         let next = mem::replace(&mut end.filter, id);
         self.filters[id as usize] = Some(Filter { text: text.into(), next, value });
         if has_wildcard(text) {
-            for (key, level) in path.iter().zip(levels(text)) {
-                self.prefixes.entry(*key).add(flag(level));
-            }
+            let mut keys = path.iter();
+            for_each_level(text, |level| {
+                if let Some(key) = keys.next() {
+                    self.prefixes.entry(*key).add(flag(level));
+                }
+            });
         }
         id
     }
@@ -263,10 +267,11 @@ impl<T> Trie<T> {
         if !has_wildcard(text) {
             return;
         }
-        let levels: SmallVec<[&[u8]; 16]> = levels(text).collect();
-        for (key, level) in path.iter().zip(levels).rev() {
+        let mut flags: SmallVec<[u32; 16]> = SmallVec::new();
+        for_each_level(text, |level| flags.push(flag(level)));
+        for (key, flag) in path.iter().zip(flags).rev() {
             if let Some(prefix) = self.prefixes.get_mut(*key) {
-                prefix.take(if gone { flag(level) } else { 0 });
+                prefix.take(if gone { flag } else { 0 });
             }
             gone = self.remove_unused(*key);
         }
@@ -353,12 +358,14 @@ impl Keys {
     }
 
     fn path(&self, text: &str) -> Path {
-        let root = self.root(text);
-        let below = levels(text).scan(root, |key, level| {
-            *key = self.below(*key, self.seed.hash(level));
-            Some(*key)
+        let mut path = Path::new();
+        let mut key = self.root(text);
+        path.push(key);
+        for_each_level(text, |level| {
+            key = self.below(key, self.seed.hash(level));
+            path.push(key);
         });
-        iter::once(root).chain(below).collect()
+        path
     }
 }
 
