@@ -68,7 +68,7 @@ pub(super) struct Room {
     moved_since: RefCell<BTreeMap<GroupId, Instant>>,
     routes: RefCell<Routes<Wait>>,
     forwards: RefCell<Forwards>,
-    /// Which workers want which filters, for messages that come from other nodes.
+    /// Which workers want which filters, for messages that come from other nodes; kept only if there are several.
     interest: RefCell<Trie<Workers>>,
     /// Members of shared subscriptions, and the worker each is connected to.
     members: RefCell<BTreeMap<Arc<str>, u16>>,
@@ -251,6 +251,8 @@ impl Room {
                     } else if members.get(&filter) == Some(&worker) {
                         members.remove(&filter);
                     }
+                } else if self.workers.len() == 1 {
+                    // There is no choice.
                 } else if wanted {
                     interest.entry(&filter, Workers::default).1.insert(worker);
                 } else if let Some(workers) = interest.get_mut(&filter) {
@@ -360,6 +362,10 @@ impl Room {
                 if let Some(batch) = batches.get_mut(usize::from(worker)) {
                     batch.push(message);
                 }
+                continue;
+            }
+            if let [batch] = &mut batches[..] {
+                batch.push(message);
                 continue;
             }
             let mut wanting = BTreeSet::new();
