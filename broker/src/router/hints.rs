@@ -6,14 +6,20 @@ use std::mem;
 /// Less memory than this is not worth a huge page.
 const HUGE_BYTES_MIN: usize = 4 << 20;
 
+/// Bytes that the processor fetches at once.
+#[cfg(target_arch = "x86_64")]
+const LINE_BYTES: usize = 64;
+
 /// Has the processor fetch `value` into its caches, without waiting for it.
 #[inline(always)]
 pub(super) fn fetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: fetching reads nothing that the program sees, and `value` is a reference, so the address is good.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) };
+        for line in (0..mem::size_of::<T>()).step_by(LINE_BYTES) {
+            // SAFETY: fetching reads nothing that the program sees, and the address is within a value that is there.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast::<i8>().add(line)) };
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;

@@ -43,11 +43,10 @@ pub(super) fn for_each_level<'t>(text: &'t str, mut visit: impl FnMut(&'t [u8]))
 }
 
 /// Whether `filter` matches `topic` (section 4.7), word by word.
-pub(super) fn matches(filter: &str, topic: &str) -> bool {
+pub(super) fn matches(filter: &[u8], topic: &[u8]) -> bool {
     if filter == topic {
         return true;
     }
-    let (filter, topic) = (filter.as_bytes(), topic.as_bytes());
     // [MQTT-4.7.2-1]
     if topic.first() == Some(&b'$') && filter.first() != Some(&b'$') {
         return false;

@@ -7,19 +7,19 @@
 use super::ValueId;
 use super::hints::{fetch, prefer_huge_pages};
 
-/// No filter.
-pub(super) const NONE: ValueId = ValueId::MAX;
-
 /// What is known of all prefixes with one key.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Prefix {
     /// Never 0, which stands for an empty place.
     key: u64,
     /// The first of the filters that end here, or [`NONE`].
-    pub(super) filter: ValueId,
+    filter: ValueId,
     /// How many filters with wildcards go on from here, times [`ONE`]; and [`PLUS`], [`REST`].
     below: u32,
 }
+
+/// No filter.
+const NONE: ValueId = ValueId::MAX;
 
 /// A filter goes on with `+`.
 pub(super) const PLUS: u32 = 1;
@@ -29,6 +29,15 @@ pub(super) const REST: u32 = 2;
 const ONE: u32 = 4;
 
 impl Prefix {
+    /// The first of the filters that end here.
+    pub(super) fn filter(&self) -> Option<ValueId> {
+        (self.filter != NONE).then_some(self.filter)
+    }
+
+    pub(super) fn set_filter(&mut self, first: Option<ValueId>) {
+        self.filter = first.unwrap_or(NONE);
+    }
+
     /// Whether any filter with wildcards goes on from here.
     pub(super) fn goes_on(&self) -> bool {
         self.below != 0
@@ -224,7 +233,7 @@ mod tests {
             for (number, (high, low, put)) in steps.into_iter().enumerate() {
                 let key = high << 32 | low;
                 if put {
-                    table.entry(key).filter = number as ValueId;
+                    table.entry(key).set_filter(Some(number as ValueId));
                     model.insert(key, number as ValueId);
                 } else {
                     table.remove(key);
@@ -232,7 +241,7 @@ mod tests {
                 }
                 prop_assert_eq!(table.len(), model.len());
                 for (key, filter) in &model {
-                    prop_assert_eq!(table.get(*key).map(|prefix| prefix.filter), Some(*filter));
+                    prop_assert_eq!(table.get(*key).and_then(Prefix::filter), Some(*filter));
                 }
                 prop_assert!(table.get(key).is_some() == put);
             }

@@ -45,11 +45,14 @@ pub struct Trie<T> {
 
 #[derive(Clone, Debug)]
 struct Filter<T> {
-    text: Box<str>,
-    /// Another filter with the same key, if there is such a place.
-    next: ValueId,
+    text: Text,
+    /// Another filter with the same key.
+    next: Option<ValueId>,
     value: T,
 }
+
+/// The bytes of a filter: beside its value unless there are many, so that comparing them is not one more wait.
+type Text = SmallVec<[u8; 56]>;
 
 /// The keys of the prefixes of a filter or topic, the shortest first: one more than there are levels.
 type Path = SmallVec<[u64; 16]>;
@@ -114,15 +117,15 @@ impl<T> Trie<T> {
         let id = self.find(filter)?;
         let path = self.keys.path(filter);
         let end = path[path.len() - 1];
-        let first = self.prefixes.get(end)?.filter;
-        let before = self.alike(first).find(|(_, filter)| filter.next == id).map(|(before, _)| before);
-        let Filter { text, next, value } = self.filters[id as usize].take()?;
+        let first = self.prefixes.get(end)?.filter();
+        let before = self.alike(first).find(|(_, filter)| filter.next == Some(id)).map(|(before, _)| before);
+        let Filter { next, value, .. } = self.filters[id as usize].take()?;
         self.free.push(id);
         match before.and_then(|before| self.filters[before as usize].as_mut()) {
             Some(before) => before.next = next,
-            None => self.prefixes.entry(end).filter = next,
+            None => self.prefixes.entry(end).set_filter(next),
         }
-        self.forget(&text, &path);
+        self.forget(filter, &path);
         Some(value)
     }
 
@@ -130,8 +133,8 @@ impl<T> Trie<T> {
     /// what was done to the trie.
     pub fn for_each_match<'t>(&'t self, topic: &str, mut visit: impl FnMut(ValueId, &'t T)) {
         for first in self.candidates(topic) {
-            for (id, filter) in self.alike(first) {
-                if matches(&filter.text, topic) {
+            for (id, filter) in self.alike(Some(first)) {
+                if matches(&filter.text, topic.as_bytes()) {
                     visit(id, &filter.value);
                 }
             }
@@ -141,7 +144,10 @@ impl<T> Trie<T> {
     /// Visits every filter and what is kept there, in an order that depends only on what was done to the trie.
     pub fn for_each(&self, mut visit: impl FnMut(&str, &T)) {
         for filter in self.filters.iter().flatten() {
-            visit(&filter.text, &filter.value);
+            // It came as text.
+            if let Ok(text) = str::from_utf8(&filter.text) {
+                visit(text, &filter.value);
+            }
         }
     }
 
@@ -150,9 +156,9 @@ impl<T> Trie<T> {
     }
 
     /// The filters of one key, of which this is the first.
-    fn alike(&self, first: ValueId) -> impl Iterator<Item = (ValueId, &Filter<T>)> {
+    fn alike(&self, first: Option<ValueId>) -> impl Iterator<Item = (ValueId, &Filter<T>)> {
         let with_id = |id| self.filter(id).map(|filter| (id, filter));
-        iter::successors(with_id(first), move |(_, filter)| with_id(filter.next))
+        iter::successors(first.and_then(with_id), move |(_, filter)| filter.next.and_then(with_id))
     }
 
     /// The filters, each the first of its key, at which walks of `topic` end; each once.
@@ -182,10 +188,10 @@ impl<T> Trie<T> {
                 if prefix.has(REST)
                     && let Some(rest) = self.prefixes.get(self.keys.below(key, self.keys.rest))
                 {
-                    self.note(rest.filter, &mut found);
+                    self.note(rest.filter(), &mut found);
                 }
                 let Some(level) = hashes.get(depth) else {
-                    self.note(prefix.filter, &mut found);
+                    self.note(prefix.filter(), &mut found);
                     break;
                 };
                 depth += 1;
@@ -201,7 +207,7 @@ impl<T> Trie<T> {
             }
         }
         if let Some(prefix) = self.prefixes.get(whole) {
-            self.note(prefix.filter, &mut found);
+            self.note(prefix.filter(), &mut found);
         }
         // Two walks with the same keys, or the first and the whole topic, may have ended at the same.
         if found.len() > 1 {
@@ -219,17 +225,17 @@ impl<T> Trie<T> {
         }
     }
 
-    fn note(&self, id: ValueId, found: &mut SmallVec<[ValueId; 8]>) {
-        if let Some(filter) = self.filters.get(id as usize) {
-            fetch(filter);
+    fn note(&self, first: Option<ValueId>, found: &mut SmallVec<[ValueId; 8]>) {
+        if let Some(id) = first {
+            fetch(&self.filters[id as usize]);
             found.push(id);
         }
     }
 
     fn find(&self, filter: &str) -> Option<ValueId> {
         let path = self.keys.path(filter);
-        let first = self.prefixes.get(path[path.len() - 1])?.filter;
-        self.alike(first).find(|(_, known)| *known.text == *filter).map(|(id, _)| id)
+        let first = self.prefixes.get(path[path.len() - 1])?.filter();
+        self.alike(first).find(|(_, known)| *known.text == *filter.as_bytes()).map(|(id, _)| id)
     }
 
     /// Adds a filter that is not there, and what leads to it.
@@ -237,8 +243,9 @@ impl<T> Trie<T> {
         let id = self.free.pop().unwrap_or_else(|| self.new_place());
         let path = self.keys.path(text);
         let end = self.prefixes.entry(path[path.len() - 1]);
-        let next = mem::replace(&mut end.filter, id);
-        self.filters[id as usize] = Some(Filter { text: text.into(), next, value });
+        let next = end.filter();
+        end.set_filter(Some(id));
+        self.filters[id as usize] = Some(Filter { text: Text::from_slice(text.as_bytes()), next, value });
         if has_wildcard(text) {
             let mut keys = path.iter();
             for_each_level(text, |level| {
