@@ -27,6 +27,7 @@ mod room;
 mod shard_client;
 mod shard_frames;
 mod shard_leader;
+mod wanting;
 
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,9 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use foldhash::SharedSeed;
 use serde::{Deserialize, Serialize};
 
 /// A client identifier as the client or the server chose it ([MQTT-3.1.3-5]).
@@ -124,6 +125,40 @@ pub fn fixed_hash(bytes: &[u8]) -> u64 {
     let mut hasher = FixedHash.build_hasher();
     hasher.write(bytes);
     hasher.finish()
+}
+
+/// What hashes are keyed with where others choose the bytes and many alike would cost: tries.
+#[derive(Debug)]
+pub struct HashSeed {
+    first: u64,
+    others: SharedSeed,
+}
+
+static HASH_SEED: OnceLock<HashSeed> = OnceLock::new();
+
+/// Keys the hashes of this process with a number that clients can't know. Without it they are the same in every process,
+/// which is what a simulation wants. Only the first call counts, and nothing may have been hashed before.
+pub fn seed_hashes(seed: u64) {
+    HASH_SEED.get_or_init(|| HashSeed::new(seed));
+}
+
+impl HashSeed {
+    fn new(seed: u64) -> HashSeed {
+        HashSeed { first: stable_hash(&seed.to_le_bytes()), others: SharedSeed::from_u64(seed) }
+    }
+
+    /// The seed of this process.
+    pub fn get() -> &'static HashSeed {
+        HASH_SEED.get_or_init(|| HashSeed::new(0))
+    }
+
+    /// Hashes `bytes`.
+    #[inline]
+    pub fn hash(&self, bytes: &[u8]) -> u64 {
+        let mut hasher = foldhash::fast::FoldHasher::with_seed(self.first, &self.others);
+        hasher.write(bytes);
+        hasher.finish()
+    }
 }
 
 #[cfg(test)]

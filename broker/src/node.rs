@@ -29,7 +29,7 @@ use crate::cluster::net::alone::AloneNet;
 use crate::cluster::net::tls::{TlsFiles, TlsNet};
 use crate::config::{Config, Peers};
 use crate::door::{ToCluster, ToWorker};
-use crate::identity::{Incarnation, NodeId, Origin};
+use crate::identity::{self, Incarnation, NodeId, Origin};
 use crate::limits;
 use crate::listener::{self, Entrance};
 use crate::storage::{self, FileDisk, Log, MemoryDisk, Options, Recovered};
@@ -59,6 +59,7 @@ pub struct Node {
 /// What can't be opened, bound or read, with its name.
 pub async fn start(config: Config, run: Run, set_log_filter: Option<SetLogFilter>) -> Result<Node> {
     let origin = identify(config.data_dir.as_deref())?;
+    identity::seed_hashes(rand::random::<u64>());
     let seed = rand::random::<u64>();
     let now_ms = wall_clock_ms();
 

@@ -4,8 +4,10 @@
 //! nothing here is shared and nothing locks. Deliberately absent: sockets, clocks, async.
 
 mod cache;
+mod hints;
 mod level_map;
 mod levels;
+mod prefixes;
 mod routes;
 mod shares;
 mod subscribers;

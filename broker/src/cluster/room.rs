@@ -32,6 +32,7 @@ use super::replica::Replica;
 use super::routes::{RouteOut, Routes};
 use super::status::{Overview, Report, Status};
 use super::tasks::Tasks;
+use super::wanting::Workers;
 use crate::door::{ToCluster, ToWorker};
 use crate::identity::{ConnectionId, GroupId, NodeId, Origin};
 use crate::message::Message;
@@ -67,8 +68,8 @@ pub(super) struct Room {
     moved_since: RefCell<BTreeMap<GroupId, Instant>>,
     routes: RefCell<Routes<Wait>>,
     forwards: RefCell<Forwards>,
-    /// Which workers want which filters, for messages that come from other nodes.
-    interest: RefCell<Trie<BTreeSet<u16>>>,
+    /// Which workers want which filters, for messages that come from other nodes; kept only if there are several.
+    interest: RefCell<Trie<Workers>>,
     /// Members of shared subscriptions, and the worker each is connected to.
     members: RefCell<BTreeMap<Arc<str>, u16>>,
     workers: Vec<mpsc::UnboundedSender<Vec<ToWorker>>>,
@@ -255,11 +256,13 @@ impl Room {
                     } else if members.get(&filter) == Some(&worker) {
                         members.remove(&filter);
                     }
+                } else if self.workers.len() == 1 {
+                    // There is no choice.
                 } else if wanted {
-                    interest.entry(&filter, BTreeSet::new).1.insert(worker);
+                    interest.entry(&filter, Workers::default).1.insert(worker);
                 } else if let Some(workers) = interest.get_mut(&filter) {
-                    workers.remove(&worker);
-                    if workers.is_empty() {
+                    workers.remove(worker);
+                    if workers.as_slice().is_empty() {
                         interest.remove(&filter);
                     }
                 }
@@ -366,8 +369,12 @@ impl Room {
                 }
                 continue;
             }
+            if let [batch] = &mut batches[..] {
+                batch.push(message);
+                continue;
+            }
             let mut wanting = BTreeSet::new();
-            interest.for_each_match(&message.topic, |_, workers| wanting.extend(workers.iter().copied()));
+            interest.for_each_match(&message.topic, |_, workers| wanting.extend(workers.as_slice().iter().copied()));
             for worker in wanting {
                 if let Some(batch) = batches.get_mut(usize::from(worker)) {
                     batch.push(message.clone());

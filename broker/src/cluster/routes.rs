@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::frames::{RouteFrame, RouteSource};
+use super::wanting::Workers;
 use crate::door::{RouteChange, RouteOwner};
 use crate::identity::{NodeId, ShardId};
 
@@ -21,7 +22,7 @@ const FILTERS_PER_FRAME: usize = 4_096;
 pub struct Routes<W> {
     workers: Vec<Applier>,
     /// This node's filters, each with the workers that want it.
-    mine: BTreeMap<Arc<str>, BTreeSet<u16>>,
+    mine: BTreeMap<Arc<str>, Workers>,
     nodes: BTreeMap<NodeId, BTreeSet<Arc<str>>>,
     shards: BTreeMap<ShardId, ShardList>,
     /// The shards that this node leads, and in which term.
@@ -105,8 +106,8 @@ impl<W> Routes<W> {
     /// A worker's first subscriber of a filter has come, or its last has gone.
     pub fn worker_wants(&mut self, worker: u16, filter: Arc<str>, wanted: bool) {
         let wanting = self.mine.entry(filter.clone()).or_default();
-        let changed = if wanted { wanting.insert(worker) } else { wanting.remove(&worker) };
-        let (none, one) = (wanting.is_empty(), wanting.len() == 1);
+        let changed = if wanted { wanting.insert(worker) } else { wanting.remove(worker) };
+        let (none, one) = (wanting.as_slice().is_empty(), wanting.as_slice().len() == 1);
         if none {
             self.mine.remove(&filter);
         }

@@ -11,6 +11,8 @@ use crate::shard::{Command, Destination, Spread};
 
 /// Bytes of commands in one frame, about.
 const FRAME_BYTES: usize = 64 << 10;
+/// Room for more commands than this is not kept while there are none.
+const KEPT_CAPACITY: usize = 64;
 
 /// Who waits for the answer to a command.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +106,9 @@ impl ShardClient {
             self.queue.pop_front();
             self.answered += 1;
             self.sent = self.sent.saturating_sub(1);
+        }
+        if self.queue.is_empty() && self.queue.capacity() > KEPT_CAPACITY {
+            self.queue = VecDeque::new();
         }
         Some((command, waiter))
     }

@@ -24,27 +24,87 @@ pub(super) fn literal_run(filter: &str) -> (Option<&str>, Option<&str>) {
     }
 }
 
-/// How many bytes of `label` and `text` agree in whole levels.
-pub(super) fn common_levels(label: &str, text: &str) -> usize {
-    let (label, text) = (label.as_bytes(), text.as_bytes());
-    let agree = label.iter().zip(text).take_while(|(left, right)| left == right).count();
-    let ends = |bytes: &[u8], at: usize| at == bytes.len() || bytes[at] == b'/';
-    (1..=agree).rev().find(|at| ends(label, *at) && ends(text, *at)).unwrap_or(0)
+/// Visits the levels of `text`, as bytes.
+#[inline]
+pub(super) fn for_each_level<'t>(text: &'t str, mut visit: impl FnMut(&'t [u8])) {
+    let text = text.as_bytes();
+    let (mut start, mut at) = (0, 0);
+    while at < text.len() {
+        let mut slashes = bytes_equal(eight(text, at), b'/');
+        while slashes != 0 {
+            let end = at + slashes.trailing_zeros() as usize / 8;
+            visit(&text[start..end]);
+            start = end + 1;
+            slashes &= slashes - 1;
+        }
+        at += 8;
+    }
+    visit(&text[start..]);
 }
 
-/// What follows `label` in `topic`: `None` if `topic` does not begin with its levels, `Some(None)` if it ends there.
-pub(super) fn after_label<'t>(topic: &'t str, label: &str) -> Option<Option<&'t str>> {
-    let rest = topic.strip_prefix(label)?;
-    match rest.as_bytes().first() {
-        None => Some(None),
-        Some(b'/') => Some(Some(&rest[1..])),
-        Some(_) => None,
+/// Whether `filter` matches `topic` (section 4.7), word by word.
+pub(super) fn matches(filter: &[u8], topic: &[u8]) -> bool {
+    if filter == topic {
+        return true;
+    }
+    // [MQTT-4.7.2-1]
+    if topic.first() == Some(&b'$') && filter.first() != Some(&b'$') {
+        return false;
+    }
+    let (mut wanted, mut found) = (0, 0);
+    loop {
+        let same = common_bytes(&filter[wanted..], &topic[found..]);
+        wanted += same;
+        found += same;
+        // A wildcard is always a whole level.
+        match (filter.get(wanted), topic.get(found)) {
+            (None, None) => return true,
+            (Some(b'#'), _) => return true,
+            (Some(b'/'), None) => return filter[wanted + 1..] == *b"#",
+            (Some(b'+'), _) => {
+                wanted += 1;
+                found =
+                    topic[found..].iter().position(|byte| *byte == b'/').map_or(topic.len(), |length| found + length);
+            }
+            _ => return false,
+        }
     }
 }
 
-/// Whether the first level of `label` is `level`.
-pub(super) fn begins_with_level(label: &str, level: &str) -> bool {
-    label.as_bytes().starts_with(level.as_bytes()) && matches!(label.as_bytes().get(level.len()), None | Some(b'/'))
+/// How many first bytes are the same.
+fn common_bytes(left: &[u8], right: &[u8]) -> usize {
+    let whole = left.len().min(right.len());
+    let mut at = 0;
+    while at < whole {
+        let different = eight(left, at) ^ eight(right, at);
+        if different != 0 {
+            return whole.min(at + different.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    whole
+}
+
+/// The bytes of `text` from `at` on, eight at most, the first lowest; 0 for those that are not there.
+#[inline]
+fn eight(text: &[u8], at: usize) -> u64 {
+    let read = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    match text[at..].first_chunk::<8>() {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => match text.last_chunk::<8>() {
+            Some(bytes) => u64::from_le_bytes(*bytes) >> (8 * (at + 8 - text.len())),
+            None => read(&text[at..]),
+        },
+    }
+}
+
+/// The highest bit of each byte of `word` that is `wanted`.
+#[inline]
+fn bytes_equal(word: u64, wanted: u8) -> u64 {
+    const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let different = word ^ u64::from_ne_bytes([wanted; 8]);
+    // A byte's low bits carry into its highest unless they are all 0; no carry leaves a byte.
+    !(((different & LOW_BITS) + LOW_BITS) | different | LOW_BITS)
 }
 
 #[cfg(test)]
@@ -62,16 +122,34 @@ mod tests {
     }
 
     #[test]
-    fn levels_agree_only_whole() {
-        assert_eq!(common_levels("a/bc", "a/bd"), 1);
-        assert_eq!(common_levels("a/b", "a/b/c"), 3);
-        assert_eq!(common_levels("a/b/", "a/b/c"), 3);
-        assert_eq!(common_levels("/x", "/y"), 0);
-        assert_eq!(after_label("a/b/c", "a/b"), Some(Some("c")));
-        assert_eq!(after_label("a/bc", "a/b"), None);
-        assert_eq!(after_label("a/b/", "a/b"), Some(Some("")));
-        assert!(begins_with_level("a/b", "a"));
-        assert!(begins_with_level("/b", ""));
-        assert!(!begins_with_level("ab", "a"));
+    fn levels_are_what_lies_between_slashes() {
+        for text in [
+            "",
+            "/",
+            "a",
+            "a/",
+            "/a",
+            "a//b",
+            "region/site/line/cell",
+            "12345678",
+            "1234567/",
+            "12345678/9",
+            "ä/ö/€/\u{10ffff}",
+        ] {
+            let expected: Vec<&[u8]> = text.split('/').map(str::as_bytes).collect();
+            let mut levels = Vec::new();
+            for_each_level(text, |level| levels.push(level));
+            assert_eq!(levels, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_common_ends_at_the_first_difference() {
+        let text = "0123456789abcdefghi";
+        for length in 0..=text.len() {
+            assert_eq!(common_bytes(text.as_bytes(), text[..length].as_bytes()), length);
+            let other = format!("{}-{}", &text[..length], &text[length..]);
+            assert_eq!(common_bytes(other.as_bytes(), text.as_bytes()), length);
+        }
     }
 }

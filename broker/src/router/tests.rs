@@ -93,7 +93,37 @@ fn removing_every_filter_leaves_nothing_behind() {
         assert_eq!(trie.remove(filter), None, "{filter}");
     }
     assert!(trie.is_empty());
-    assert_eq!(trie.nodes_used(), 2, "the two roots");
+    assert_eq!(trie.prefixes_used(), 0);
+}
+
+#[test]
+fn the_table_of_prefixes_grows_and_shrinks_with_the_filters() {
+    let mut trie = Trie::new();
+    let filters: Vec<String> = (0..20_000).map(|number| format!("{}/+/{number}", number % 100)).collect();
+    for (number, filter) in filters.iter().enumerate() {
+        trie.insert(filter, number);
+    }
+    assert_eq!(trie.prefixes_used(), 1 + 100 + 100 + filters.len());
+    for (number, filter) in filters.iter().enumerate() {
+        assert_eq!(matched(&trie, &filter.replace('+', "x")), [number]);
+        assert_eq!(trie.remove(filter), Some(number));
+        assert!(matched(&trie, &filter.replace('+', "x")).is_empty());
+        assert_eq!(trie.get(&filters[filters.len() - 1]).is_some(), number + 1 < filters.len());
+    }
+    assert_eq!((trie.prefixes_used(), trie.prefix_places()), (0, 4));
+}
+
+#[test]
+fn every_combination_of_levels_and_wildcards_is_found() {
+    let mut trie = Trie::new();
+    // Each level may be itself or any: as many filters as there can be, and one more that no walk of the topic meets.
+    for number in 0..1 << 8 {
+        let levels = (0..8).map(|level| if number >> level & 1 == 1 { "+" } else { "a" });
+        trie.insert(&levels.collect::<Vec<_>>().join("/"), number);
+    }
+    trie.insert("b/#", 1 << 8);
+    assert_eq!(matched(&trie, "a/a/a/a/a/a/a/a"), (0..1 << 8).collect::<Vec<_>>());
+    assert_eq!(matched(&trie, "b/a/a/a/a/a/a/a").len(), (1 << 7) + 1);
 }
 
 #[test]
@@ -134,8 +164,9 @@ proptest! {
     fn the_trie_agrees_with_the_naive_matcher(
         steps in prop::collection::vec((filter(), any::<bool>()), 1..60),
         topics in prop::collection::vec(topic(), 1..20),
+        keys in prop_oneof![Just(u64::MAX), 1_u64..40],
     ) {
-        let mut trie = Trie::new();
+        let mut trie = Trie::with_few_keys(keys);
         let mut model = BTreeMap::new();
         for (number, (filter, insert)) in steps.into_iter().enumerate() {
             if insert {
@@ -162,7 +193,7 @@ proptest! {
         for filter in model.keys() {
             trie.remove(filter);
         }
-        prop_assert_eq!(trie.nodes_used(), 2);
+        prop_assert_eq!(trie.prefixes_used(), 0);
     }
 
     #[test]

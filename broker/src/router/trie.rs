@@ -1,81 +1,65 @@
-//! A radix of topic levels: from a topic to the filters that match it, at the cost of the topic's depth.
+//! From a topic to the filters that match it, at the cost of the topic's depth.
 //!
-//! A node is a run of literal levels; `+` and `#` below it are fields, so that no check stands in for structure. Topics
-//! that begin with `$` have their own root, which has no wildcard below it ([MQTT-4.7.2-1]). Children are found in one
-//! table for the whole trie, by parent and first level. What is kept at a filter lives in a slab, so that an answer can
-//! be remembered by [`ValueId`].
+//! The trie has no nodes that point at each other. What leads to a filter is its *prefixes*: those of `a/+/b/#` are nothing at
+//! all, `a`, `a/+` and `a/+/b`. Each has a *key*, the key of the prefix before it mixed with a hash of its last level,
+//! and [`Prefixes`] is one flat table from keys to how a filter can go on from there. So the keys of all prefixes of a topic are
+//! known before any is looked up, and the processor is asked to fetch them all at once; among millions of filters,
+//! what costs is not to read memory but to wait for one read in order to know the next.
+//!
+//! - A filter without wildcards is found by the key of the whole topic. Nothing leads to it.
+//! - The others are found by a walk: from a prefix that matches, on to the topic's next level as long as a filter goes on
+//!   there. Where one goes on with `+`, another walk begins behind it, and its keys are fetched meanwhile. A walk
+//!   reads no prefix but those of filters, and one more at its end; so filters can make it no longer than they are many.
+//! - Topics that begin with `$` have prefixes of their own, among which none begins with a wildcard ([MQTT-4.7.2-1]).
+//!
+//! Keys are not the truth: two prefixes may have the same one, and then share what is known of them. What a walk finds is
+//! compared with the topic itself before it is called a match; no choice of keys can make an answer wrong, and
+//! the seed of the hash ([`seed_hashes`](crate::identity::seed_hashes)) keeps others from making many alike.
+//!
+//! What is kept at a filter stays in its place, so that an answer can be remembered by [`ValueId`].
 
-use std::hash::{BuildHasher, Hasher};
-use std::mem;
+use std::{iter, mem};
 
-use hashbrown::HashTable;
-use slab::Slab;
 use smallvec::SmallVec;
 
-use super::levels::{after_label, begins_with_level, common_levels, literal_run, split_level};
-use crate::identity::FixedHash;
+use super::hints::{fetch, prefer_huge_pages};
+use super::levels::{for_each_level, literal_run, matches};
+use super::prefixes::{PLUS, Prefixes, REST};
+use crate::identity::HashSeed;
 
 /// Where the value of a filter is kept. Reused once its filter is removed.
 pub type ValueId = u32;
 
-/// No node, no value.
-const NONE: u32 = u32::MAX;
-/// The root of topics that don't begin with `$`.
-const ROOT: u32 = 0;
-/// The root of topics that begin with `$`.
-const DOLLAR_ROOT: u32 = 1;
+/// How many levels of a walk are fetched ahead: more than most topics have.
+const FETCHED_LEVELS: usize = 8;
 
 /// Filters and what is kept at each.
 #[derive(Clone, Debug)]
 pub struct Trie<T> {
-    nodes: Vec<Node>,
-    /// Unused places in `nodes`.
-    free: Vec<u32>,
-    /// Literal children, by parent and first level of the label.
-    children: HashTable<u32>,
-    values: Slab<T>,
+    keys: Keys,
+    prefixes: Prefixes,
+    filters: Vec<Option<Filter<T>>>,
+    /// Empty places in `filters`.
+    free: Vec<ValueId>,
 }
 
 #[derive(Clone, Debug)]
-struct Node {
-    /// Literal levels; empty in roots and in nodes that stand for `+`.
-    label: Box<str>,
-    parent: u32,
-    /// The node that stands for `+` below this one.
-    plus: u32,
-    /// Value of the filter that ends here.
-    value: u32,
-    /// Value of the filter that ends with `#` below here.
-    rest: u32,
-    /// How many literal children there are.
-    children: u32,
-    /// Their numbers, XORed: the number itself when there is one, which is how a run that was split is joined again.
-    only_child: u32,
+struct Filter<T> {
+    text: Text,
+    /// Another filter with the same key.
+    next: Option<ValueId>,
+    value: T,
 }
 
-impl Node {
-    fn new(label: &str, parent: u32) -> Node {
-        Node { label: label.into(), parent, plus: NONE, value: NONE, rest: NONE, children: 0, only_child: 0 }
-    }
+/// The bytes of a filter: beside its value unless there are many, so that comparing them is not one more wait.
+type Text = SmallVec<[u8; 56]>;
 
-    /// Whether nothing but literal children depends on this node.
-    fn is_bare(&self) -> bool {
-        self.plus == NONE && self.value == NONE && self.rest == NONE
-    }
-
-    fn value_of(&self, rest: bool) -> u32 {
-        if rest { self.rest } else { self.value }
-    }
-}
+/// The keys of the prefixes of a filter or topic, the shortest first: one more than there are levels.
+type Path = SmallVec<[u64; 16]>;
 
 impl<T> Default for Trie<T> {
     fn default() -> Self {
-        Trie {
-            nodes: vec![Node::new("", NONE), Node::new("", NONE)],
-            free: Vec::new(),
-            children: HashTable::new(),
-            values: Slab::new(),
-        }
+        Trie { keys: Keys::new(), prefixes: Prefixes::default(), filters: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -87,43 +71,38 @@ impl<T> Trie<T> {
 
     /// How many filters there are.
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.filters.len() - self.free.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.len() == 0
     }
 
     /// What is kept at exactly `filter`.
     pub fn get(&self, filter: &str) -> Option<&T> {
-        self.values.get(self.find(filter)? as usize)
+        self.value(self.find(filter)?)
     }
 
     /// What is kept at exactly `filter`, to change.
     pub fn get_mut(&mut self, filter: &str) -> Option<&mut T> {
         let id = self.find(filter)?;
-        self.values.get_mut(id as usize)
+        self.filters.get_mut(id as usize)?.as_mut().map(|filter| &mut filter.value)
     }
 
     /// What is kept under a number that [`Trie::for_each_match`] gave.
     pub fn value(&self, id: ValueId) -> Option<&T> {
-        self.values.get(id as usize)
+        self.filter(id).map(|filter| &filter.value)
     }
 
     /// What is kept at `filter`, made if it is new (the flag says so).
     pub fn entry(&mut self, filter: &str, make: impl FnOnce() -> T) -> (ValueId, &mut T, bool) {
-        let (node, rest) = self.make_path(filter);
-        let known = self.nodes[node as usize].value_of(rest);
-        let id = if known == NONE {
-            let id = self.values.insert(make()) as u32;
-            let node = &mut self.nodes[node as usize];
-            *(if rest { &mut node.rest } else { &mut node.value }) = id;
-            id
-        } else {
-            known
-        };
-        (id, &mut self.values[id as usize], known == NONE)
+        let known = self.find(filter);
+        let id = known.unwrap_or_else(|| self.add(filter, make()));
+        match &mut self.filters[id as usize] {
+            Some(kept) => (id, &mut kept.value, known.is_none()),
+            None => unreachable!("a filter that is found has a place"),
+        }
     }
 
     /// Sets what is kept at `filter`; returns what was there.
@@ -135,258 +114,267 @@ impl<T> Trie<T> {
 
     /// Removes `filter`; returns what was kept there.
     pub fn remove(&mut self, filter: &str) -> Option<T> {
-        let (node, rest) = self.find_path(filter)?;
-        let entry = &mut self.nodes[node as usize];
-        let field = if rest { &mut entry.rest } else { &mut entry.value };
-        let id = mem::replace(field, NONE);
-        let value = self.values.try_remove(id as usize)?;
-        self.prune(node);
+        let id = self.find(filter)?;
+        let path = self.keys.path(filter);
+        let end = path[path.len() - 1];
+        let first = self.prefixes.get(end)?.filter();
+        let before = self.alike(first).find(|(_, filter)| filter.next == Some(id)).map(|(before, _)| before);
+        let Filter { next, value, .. } = self.filters[id as usize].take()?;
+        self.free.push(id);
+        match before.and_then(|before| self.filters[before as usize].as_mut()) {
+            Some(before) => before.next = next,
+            None => self.prefixes.entry(end).set_filter(next),
+        }
+        self.forget(filter, &path);
         Some(value)
     }
 
-    /// Visits what is kept at every filter that matches `topic`, a topic name without wildcards.
+    /// Visits what is kept at every filter that matches `topic`, a topic name without wildcards. The order depends on
+    /// what was done to the trie.
     pub fn for_each_match<'t>(&'t self, topic: &str, mut visit: impl FnMut(ValueId, &'t T)) {
-        let mut visit = |id: u32| {
-            if id != NONE {
-                visit(id, &self.values[id as usize]);
-            }
-        };
-        // What is still to be walked; a topic's depth is the client's choice, so this is no recursion.
-        let mut pending: SmallVec<[(u32, Option<&str>); 8]> = SmallVec::new();
-        pending.push((root_of(topic), Some(topic)));
-        while let Some((node, topic)) = pending.pop() {
-            let node_number = node;
-            let node = &self.nodes[node as usize];
-            // `#` also stands for the level above it (section 4.7.1.2).
-            visit(node.rest);
-            let Some(topic) = topic else {
-                visit(node.value);
-                continue;
-            };
-            let (level, after) = split_level(topic);
-            if node.plus != NONE {
-                pending.push((node.plus, after));
-            }
-            if node.children > 0
-                && let Some(child) = self.child(node_number, level)
-                && let Some(after) = after_label(topic, &self.nodes[child as usize].label)
-            {
-                pending.push((child, after));
+        for first in self.candidates(topic) {
+            for (id, filter) in self.alike(Some(first)) {
+                if matches(&filter.text, topic.as_bytes()) {
+                    visit(id, &filter.value);
+                }
             }
         }
     }
 
     /// Visits every filter and what is kept there, in an order that depends only on what was done to the trie.
     pub fn for_each(&self, mut visit: impl FnMut(&str, &T)) {
-        for (number, node) in self.nodes.iter().enumerate() {
-            if node.value == NONE && node.rest == NONE {
-                continue;
-            }
-            let path = self.path(number as u32);
-            if let Some(value) = self.values.get(node.value as usize) {
-                visit(&path, value);
-            }
-            if let Some(value) = self.values.get(node.rest as usize) {
-                let filter = match number as u32 {
-                    ROOT | DOLLAR_ROOT => "#".to_owned(),
-                    _ => path + "/#",
-                };
-                visit(&filter, value);
+        for filter in self.filters.iter().flatten() {
+            // It came as text.
+            if let Ok(text) = str::from_utf8(&filter.text) {
+                visit(text, &filter.value);
             }
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn nodes_used(&self) -> usize {
-        self.nodes.len() - self.free.len()
+    fn filter(&self, id: ValueId) -> Option<&Filter<T>> {
+        self.filters.get(id as usize)?.as_ref()
+    }
+
+    /// The filters of one key, of which this is the first.
+    fn alike(&self, first: Option<ValueId>) -> impl Iterator<Item = (ValueId, &Filter<T>)> {
+        let with_id = |id| self.filter(id).map(|filter| (id, filter));
+        iter::successors(first.and_then(with_id), move |(_, filter)| filter.next.and_then(with_id))
+    }
+
+    /// The filters, each the first of its key, at which walks of `topic` end; each once.
+    fn candidates(&self, topic: &str) -> SmallVec<[ValueId; 8]> {
+        let mut found: SmallVec<[ValueId; 8]> = SmallVec::new();
+        let root = self.keys.root(topic);
+        let mut hashes: SmallVec<[u64; 16]> = SmallVec::new();
+        let mut whole = root;
+        for_each_level(topic, |level| {
+            if hashes.len() < FETCHED_LEVELS {
+                self.prefixes.fetch(whole);
+            }
+            let hash = self.keys.seed.hash(level);
+            whole = self.keys.below(whole, hash);
+            hashes.push(hash);
+        });
+        self.prefixes.fetch(whole);
+
+        // What is still to be walked; a topic's depth is the client's choice, so this is no recursion.
+        let mut walks: SmallVec<[(u64, usize); 16]> = SmallVec::new();
+        walks.push((root, 0));
+        let mut begun = 0;
+        while let Some(&(mut key, mut depth)) = walks.get(begun) {
+            begun += 1;
+            while let Some(prefix) = self.prefixes.get(key) {
+                // `#` also stands for the level above it (section 4.7.1.2).
+                if prefix.has(REST)
+                    && let Some(rest) = self.prefixes.get(self.keys.below(key, self.keys.rest))
+                {
+                    self.note(rest.filter(), &mut found);
+                }
+                let Some(level) = hashes.get(depth) else {
+                    self.note(prefix.filter(), &mut found);
+                    break;
+                };
+                depth += 1;
+                if prefix.has(PLUS) {
+                    let plus = self.keys.below(key, self.keys.plus);
+                    self.fetch_walk(plus, &hashes[depth..]);
+                    walks.push((plus, depth));
+                }
+                if !prefix.goes_on() {
+                    break;
+                }
+                key = self.keys.below(key, *level);
+            }
+        }
+        if let Some(prefix) = self.prefixes.get(whole) {
+            self.note(prefix.filter(), &mut found);
+        }
+        // Two walks with the same keys, or the first and the whole topic, may have ended at the same.
+        if found.len() > 1 {
+            found.sort_unstable();
+            found.dedup();
+        }
+        found
+    }
+
+    fn fetch_walk(&self, mut key: u64, levels: &[u64]) {
+        self.prefixes.fetch(key);
+        for level in &levels[..levels.len().min(FETCHED_LEVELS)] {
+            key = self.keys.below(key, *level);
+            self.prefixes.fetch(key);
+        }
+    }
+
+    fn note(&self, first: Option<ValueId>, found: &mut SmallVec<[ValueId; 8]>) {
+        if let Some(id) = first {
+            fetch(&self.filters[id as usize]);
+            found.push(id);
+        }
     }
 
     fn find(&self, filter: &str) -> Option<ValueId> {
-        let (node, rest) = self.find_path(filter)?;
-        let id = self.nodes[node as usize].value_of(rest);
-        (id != NONE).then_some(id)
+        let path = self.keys.path(filter);
+        let first = self.prefixes.get(path[path.len() - 1])?.filter();
+        self.alike(first).find(|(_, known)| *known.text == *filter.as_bytes()).map(|(id, _)| id)
     }
 
-    /// The node where `filter` ends, and whether it ends with `#`.
-    fn find_path(&self, filter: &str) -> Option<(u32, bool)> {
-        let mut node = root_of(filter);
-        let mut remaining = Some(filter);
-        while let Some(text) = remaining {
-            let (level, after) = split_level(text);
-            match level {
-                "#" => return Some((node, true)),
-                "+" => {
-                    node = self.nodes[node as usize].plus;
-                    remaining = after;
+    /// Adds a filter that is not there, and what leads to it.
+    fn add(&mut self, text: &str, value: T) -> ValueId {
+        let id = self.free.pop().unwrap_or_else(|| self.new_place());
+        let path = self.keys.path(text);
+        let end = self.prefixes.entry(path[path.len() - 1]);
+        let next = end.filter();
+        end.set_filter(Some(id));
+        self.filters[id as usize] = Some(Filter { text: Text::from_slice(text.as_bytes()), next, value });
+        if has_wildcard(text) {
+            let mut keys = path.iter();
+            for_each_level(text, |level| {
+                if let Some(key) = keys.next() {
+                    self.prefixes.entry(*key).add(flag(level));
                 }
-                _ => {
-                    node = self.child(node, level)?;
-                    remaining = after_label(text, &self.nodes[node as usize].label)?;
-                }
-            }
-            if node == NONE {
-                return None;
-            }
+            });
         }
-        Some((node, false))
+        id
     }
 
-    /// As [`Trie::find_path`], making what is missing.
-    fn make_path(&mut self, filter: &str) -> (u32, bool) {
-        let mut node = root_of(filter);
-        let mut remaining = Some(filter);
-        while let Some(text) = remaining {
-            let (level, after) = split_level(text);
-            match level {
-                "#" => return (node, true),
-                "+" => {
-                    node = match self.nodes[node as usize].plus {
-                        NONE => {
-                            let plus = self.add_node(Node::new("", node));
-                            self.nodes[node as usize].plus = plus;
-                            plus
-                        }
-                        plus => plus,
-                    };
-                    remaining = after;
-                }
-                _ => match self.child(node, level) {
-                    Some(child) => {
-                        let label = &self.nodes[child as usize].label;
-                        let common = common_levels(label, text);
-                        node = if common < label.len() { self.split(child, common) } else { child };
-                        remaining = text.get(common + 1..);
-                    }
-                    None => {
-                        let (run, after) = literal_run(text);
-                        let child = self.add_node(Node::new(run.unwrap_or_default(), node));
-                        self.link(child);
-                        node = child;
-                        remaining = after;
-                    }
-                },
-            }
+    fn new_place(&mut self) -> ValueId {
+        if self.filters.len() == self.filters.capacity() {
+            let mut larger = Vec::with_capacity(2 * self.filters.len().max(1));
+            prefer_huge_pages(&larger);
+            larger.append(&mut self.filters);
+            self.filters = larger;
         }
-        (node, false)
+        self.filters.push(None);
+        (self.filters.len() - 1) as ValueId
     }
 
-    /// Cuts the label of `child` after `at` bytes; returns the new node for the first part, which takes its place.
-    fn split(&mut self, child: u32, at: usize) -> u32 {
-        let Node { label, parent, .. } = &self.nodes[child as usize];
-        let (first, second): (Box<str>, Box<str>) = (label[..at].into(), label[at + 1..].into());
-        let parent = *parent;
-        self.unlink(child);
-        let upper = self.add_node(Node::new(&first, parent));
-        self.link(upper);
-        let lower = &mut self.nodes[child as usize];
-        lower.label = second;
-        lower.parent = upper;
-        self.link(child);
-        upper
-    }
-
-    /// Removes nodes that nothing needs any more, from `node` upwards, and joins a run that no longer branches.
-    fn prune(&mut self, mut node: u32) {
-        while node != ROOT && node != DOLLAR_ROOT {
-            let entry = &self.nodes[node as usize];
-            if !entry.is_bare() {
-                return;
+    /// Removes what led to a filter that is no longer there, where nothing else needs it.
+    fn forget(&mut self, text: &str, path: &Path) {
+        let mut gone = self.remove_unused(path[path.len() - 1]);
+        if !has_wildcard(text) {
+            return;
+        }
+        let mut flags: SmallVec<[u32; 16]> = SmallVec::new();
+        for_each_level(text, |level| flags.push(flag(level)));
+        for (key, flag) in path.iter().zip(flags).rev() {
+            if let Some(prefix) = self.prefixes.get_mut(*key) {
+                prefix.take(if gone { flag } else { 0 });
             }
-            let parent = entry.parent;
-            let is_plus = self.nodes[parent as usize].plus == node;
-            match entry.children {
-                0 if is_plus => self.nodes[parent as usize].plus = NONE,
-                0 => self.unlink(node),
-                1 if !is_plus => return self.join(node),
-                _ => return,
-            }
-            self.nodes[node as usize] = Node::new("", NONE);
-            self.free.push(node);
-            node = parent;
+            gone = self.remove_unused(*key);
         }
     }
 
-    /// Replaces `upper` and its only child by one node.
-    fn join(&mut self, upper: u32) {
-        let child = self.nodes[upper as usize].only_child;
-        self.unlink(child);
-        self.unlink(upper);
-        let upper_node = mem::replace(&mut self.nodes[upper as usize], Node::new("", NONE));
-        self.free.push(upper);
-        let lower = &mut self.nodes[child as usize];
-        lower.label = format!("{}/{}", upper_node.label, lower.label).into();
-        lower.parent = upper_node.parent;
-        self.link(child);
-    }
-
-    fn add_node(&mut self, node: Node) -> u32 {
-        match self.free.pop() {
-            Some(number) => {
-                self.nodes[number as usize] = node;
-                number
-            }
-            None => {
-                self.nodes.push(node);
-                (self.nodes.len() - 1) as u32
-            }
+    /// Whether nothing needed it.
+    fn remove_unused(&mut self, key: u64) -> bool {
+        let unused = self.prefixes.get(key).is_none_or(|prefix| prefix.is_unused());
+        if unused {
+            self.prefixes.remove(key);
         }
+        unused
     }
 
-    /// Makes `child`, whose label and parent are set, one of its parent's literal children.
-    fn link(&mut self, child: u32) {
-        let Trie { nodes, children, .. } = self;
-        let hash = node_hash(&nodes[child as usize]);
-        children.insert_unique(hash, child, |other| node_hash(&nodes[*other as usize]));
-        let parent = nodes[child as usize].parent as usize;
-        nodes[parent].children += 1;
-        nodes[parent].only_child ^= child;
+    #[cfg(test)]
+    pub(super) fn prefixes_used(&self) -> usize {
+        self.prefixes.len()
     }
 
-    fn unlink(&mut self, child: u32) {
-        let hash = node_hash(&self.nodes[child as usize]);
-        if let Ok(found) = self.children.find_entry(hash, |other| *other == child) {
-            found.remove();
-        }
-        let parent = self.nodes[child as usize].parent as usize;
-        self.nodes[parent].children -= 1;
-        self.nodes[parent].only_child ^= child;
+    #[cfg(test)]
+    pub(super) fn prefix_places(&self) -> usize {
+        self.prefixes.places()
     }
 
-    /// The literal child of `parent` whose label begins with `level`.
-    fn child(&self, parent: u32, level: &str) -> Option<u32> {
-        self.children
-            .find(child_hash(parent, level), |child| {
-                let child = &self.nodes[*child as usize];
-                child.parent == parent && begins_with_level(&child.label, level)
-            })
-            .copied()
-    }
-
-    /// The filter that ends at `node`, without a `#`.
-    fn path(&self, mut node: u32) -> String {
-        let mut parts: SmallVec<[&str; 8]> = SmallVec::new();
-        while node != ROOT && node != DOLLAR_ROOT {
-            let Node { label, parent, .. } = &self.nodes[node as usize];
-            let is_plus = self.nodes[*parent as usize].plus == node;
-            parts.push(if is_plus { "+" } else { label });
-            node = *parent;
-        }
-        parts.reverse();
-        parts.join("/")
+    /// A trie in which there are only so many keys, so that prefixes share them.
+    #[cfg(test)]
+    pub(super) fn with_few_keys(count: u64) -> Self {
+        Trie { keys: Keys { few: count, ..Keys::new() }, ..Self::default() }
     }
 }
 
-fn root_of(text: &str) -> u32 {
-    if text.as_bytes().first() == Some(&b'$') { DOLLAR_ROOT } else { ROOT }
+fn flag(level: &[u8]) -> u32 {
+    match level {
+        b"+" => PLUS,
+        b"#" => REST,
+        _ => 0,
+    }
 }
 
-fn child_hash(parent: u32, level: &str) -> u64 {
-    let mut hasher = FixedHash.build_hasher();
-    hasher.write_u32(parent);
-    hasher.write(level.as_bytes());
-    hasher.finish()
+fn has_wildcard(filter: &str) -> bool {
+    literal_run(filter).1.is_some()
 }
 
-fn node_hash(node: &Node) -> u64 {
-    child_hash(node.parent, split_level(&node.label).0)
+/// How keys are made.
+#[derive(Clone, Debug)]
+struct Keys {
+    seed: &'static HashSeed,
+    root: u64,
+    dollar_root: u64,
+    /// The hashes of the wildcards' levels.
+    plus: u64,
+    rest: u64,
+    #[cfg(test)]
+    few: u64,
 }
+
+impl Keys {
+    fn new() -> Keys {
+        let seed = HashSeed::get();
+        Keys {
+            seed,
+            root: seed.hash(b"/"),
+            dollar_root: seed.hash(b"/$"),
+            plus: seed.hash(b"+"),
+            rest: seed.hash(b"#"),
+            #[cfg(test)]
+            few: u64::MAX,
+        }
+    }
+
+    /// The key of the prefix that has no level yet.
+    fn root(&self, text: &str) -> u64 {
+        if text.as_bytes().first() == Some(&b'$') { self.dollar_root } else { self.root }
+    }
+
+    /// The key of the prefix that is longer by a level with this hash.
+    #[inline]
+    fn below(&self, key: u64, level: u64) -> u64 {
+        let product = u128::from(key ^ level) * u128::from(MIX);
+        let key = product as u64 ^ (product >> 64) as u64;
+        #[cfg(test)]
+        let key = key % self.few;
+        key.max(1)
+    }
+
+    fn path(&self, text: &str) -> Path {
+        let mut path = Path::new();
+        let mut key = self.root(text);
+        path.push(key);
+        for_each_level(text, |level| {
+            key = self.below(key, self.seed.hash(level));
+            path.push(key);
+        });
+        path
+    }
+}
+
+/// Arbitrary, odd, its bits half ones.
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -7,15 +7,14 @@ use std::sync::Arc;
 use super::command::*;
 use super::evictions::Evictions;
 use super::exchanges::Traffic;
-use super::owed::Owed;
 use super::queue::{Queued, size};
 use super::relay::abandon;
 use super::retained::{Page, Retained};
-use super::session::{Attached, Session};
+use super::session::{Attached, Session, Sessions};
 use super::shares::{Strays, set_member};
 use super::streams::{Expected, Streams};
 use super::wills::Wills;
-use crate::identity::{ClientId, Incarnation, Map, Origin};
+use crate::identity::{ClientId, Incarnation, Origin};
 use crate::limits;
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::router::Trie;
@@ -31,7 +30,7 @@ pub struct Shard {
     pub(super) now_ms: u64,
     pub(super) streams: Streams,
     pub(super) epochs: u64,
-    pub(super) sessions: Map<ClientId, Session>,
+    pub(super) sessions: Sessions,
     pub(super) wills: Wills,
     pub(super) evictions: Evictions,
     pub(super) dropped_queue_full: u64,
@@ -285,21 +284,7 @@ impl Shard {
         }
         self.epochs += 1;
         let was_present = self.sessions.contains_key(&client_id);
-        let session = self.sessions.entry(client_id.clone()).or_insert_with(|| Session {
-            client_id: client_id.clone(),
-            epoch: 0,
-            holder: None,
-            expiry_seconds: 0,
-            expires_at_ms: None,
-            receive_maximum: 0,
-            was_present: false,
-            will: None,
-            subscriptions: BTreeMap::new(),
-            queue: Default::default(),
-            sent_to: 0,
-            exchanges: BTreeMap::new(),
-            owed: Owed::default(),
-        });
+        let session = self.sessions.get_or_create(&client_id);
         if let Some(at) = session.expires_at_ms.take() {
             self.expiries.remove(&(at, client_id.clone()));
         }
@@ -309,7 +294,7 @@ impl Shard {
         session.expiry_seconds = open.session_expiry_seconds;
         session.receive_maximum = open.receive_maximum.max(1);
         session.was_present = was_present;
-        session.will = open.will;
+        session.will = open.will.map(Box::new);
         self.persistent += usize::from(session.expiry_seconds > 0);
         session.tell_members(true, effects);
         if self.evictions.wait(&client_id, (origin, seq)) {
@@ -369,7 +354,7 @@ impl Shard {
         self.evictions.stop_waiting(client_id);
         session.sent_to = session.sent_to.max(sent_to);
         session.tell_members(false, effects);
-        let will = session.will.take().filter(|_| cause == CloseCause::WithWill);
+        let will = session.will.take().map(|will| *will).filter(|_| cause == CloseCause::WithWill);
         if let Some(will) = will {
             let due_ms = self.now_ms.saturating_add(u64::from(will.delay_seconds) * 1000);
             self.wills.put(client_id.clone(), session.epoch, will, due_ms);
@@ -613,11 +598,7 @@ const SUCCESS: u8 = 0x00;
 const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
 const QUOTA_EXCEEDED: u8 = 0x97;
 
-pub(super) fn held<'s>(
-    sessions: &'s mut Map<ClientId, Session>,
-    client_id: &str,
-    epoch: u64,
-) -> Option<&'s mut Session> {
+pub(super) fn held<'s>(sessions: &'s mut Sessions, client_id: &str, epoch: u64) -> Option<&'s mut Session> {
     sessions.get_mut(client_id).filter(|session| session.epoch == epoch && session.holder.is_some())
 }
 

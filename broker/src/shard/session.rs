@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hashbrown::HashTable;
+
 use super::command::{Holder, Will};
 use super::exchanges::Exchange;
 use super::owed::Owed;
 use super::queue::Queue;
-use crate::identity::ClientId;
+use crate::identity::{ClientId, fixed_hash};
 use crate::limits;
 use crate::message::SubscriptionOptions;
 
@@ -25,7 +27,7 @@ pub(super) struct Session {
     pub receive_maximum: u16,
     /// Whether the present holder was told that a session was present.
     pub was_present: bool,
-    pub will: Option<Will>,
+    pub will: Option<Box<Will>>,
     pub subscriptions: BTreeMap<Arc<str>, SubscriptionOptions>,
     pub queue: Queue,
     /// The highest queue number that may have been sent in an earlier connection.
@@ -34,6 +36,55 @@ pub(super) struct Session {
     pub exchanges: BTreeMap<u16, Exchange>,
     /// Retained messages that are still to come into the queue.
     pub owed: Owed,
+}
+
+/// The sessions of a shard, by client id. Each in memory of its own: a table of whole sessions would have room for twice as
+/// many as there are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sessions(HashTable<Box<Session>>);
+
+impl Sessions {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn contains_key(&self, client_id: &str) -> bool {
+        self.get(client_id).is_some()
+    }
+
+    pub(super) fn get(&self, client_id: &str) -> Option<&Session> {
+        self.0.find(hash(client_id), |session| *session.client_id == *client_id).map(|session| &**session)
+    }
+
+    pub(super) fn get_mut(&mut self, client_id: &str) -> Option<&mut Session> {
+        self.0.find_mut(hash(client_id), |session| *session.client_id == *client_id).map(|session| &mut **session)
+    }
+
+    /// The session of a client id; an empty one, without a holder, if there was none.
+    pub(super) fn get_or_create(&mut self, client_id: &ClientId) -> &mut Session {
+        let is_its = |session: &Box<Session>| session.client_id == *client_id;
+        let entry = self.0.entry(hash(client_id), is_its, |session| hash(&session.client_id));
+        entry.or_insert_with(|| Box::new(Session::new(client_id.clone()))).into_mut()
+    }
+
+    /// Puts a session in that wasn't there.
+    pub(super) fn insert(&mut self, session: Session) {
+        self.0.insert_unique(hash(&session.client_id), Box::new(session), |session| hash(&session.client_id));
+    }
+
+    pub(super) fn remove(&mut self, client_id: &str) -> Option<Session> {
+        let found = self.0.find_entry(hash(client_id), |session| *session.client_id == *client_id).ok()?;
+        Some(*found.remove().0)
+    }
+
+    /// In no order: that is not the same on every replica.
+    pub(super) fn values(&self) -> impl Iterator<Item = &Session> {
+        self.0.iter().map(|session| &**session)
+    }
+}
+
+fn hash(client_id: &str) -> u64 {
+    fixed_hash(client_id.as_bytes())
 }
 
 /// A session whose client is connected.
@@ -56,6 +107,24 @@ pub struct Attached {
 }
 
 impl Session {
+    fn new(client_id: ClientId) -> Session {
+        Session {
+            client_id,
+            epoch: 0,
+            holder: None,
+            expiry_seconds: 0,
+            expires_at_ms: None,
+            receive_maximum: 0,
+            was_present: false,
+            will: None,
+            subscriptions: BTreeMap::new(),
+            queue: Queue::default(),
+            sent_to: 0,
+            exchanges: BTreeMap::new(),
+            owed: Owed::default(),
+        }
+    }
+
     pub(super) fn attached(&self) -> Option<Attached> {
         Some(Attached {
             client_id: self.client_id.clone(),

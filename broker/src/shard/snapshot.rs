@@ -146,7 +146,7 @@ impl StateMachine for Shard {
         shard.strays = state.strays;
         for record in state.sessions {
             let session = session(record, &messages).ok_or_else(|| invalid("a message is missing".into()))?;
-            shard.sessions.insert(session.client_id.clone(), session);
+            shard.sessions.insert(session);
         }
         let missing = || invalid("a message is missing".into());
         let leaving = |record: LeavingRecord| {
@@ -197,7 +197,7 @@ fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
         expires_at_ms: session.expires_at_ms,
         receive_maximum: session.receive_maximum,
         was_present: session.was_present,
-        will: session.will.clone(),
+        will: session.will.as_deref().cloned(),
         subscriptions: session.subscriptions.clone(),
         first: session.queue.first(),
         queue: session.queue.items().iter().map(|item| item.as_ref().map(&mut queued)).collect(),
@@ -229,7 +229,7 @@ fn session(record: SessionRecord, messages: &[Rc<Message>]) -> Option<Session> {
         expires_at_ms: record.expires_at_ms,
         receive_maximum: record.receive_maximum,
         was_present: record.was_present,
-        will: record.will,
+        will: record.will.map(Box::new),
         subscriptions: record.subscriptions,
         queue: Queue::restored(record.first, items.collect::<Option<_>>()?),
         sent_to: record.sent_to,

@@ -1,0 +1,250 @@
+//! One flat table of what is known of prefixes, found by their keys.
+//!
+//! Sixteen bytes a prefix, four to a line of the processor's cache. A prefix lies in the line that its key names, or, when
+//! that is full, in one of the next: nearly always one line is read, and a caller that knows a key early asks for its line
+//! early ([`Prefixes::fetch`]), so that many keys cost the time of one. Deliberately absent: what a key is made of.
+
+use super::ValueId;
+use super::hints::{fetch, prefer_huge_pages};
+
+/// What is known of all prefixes with one key.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Prefix {
+    /// Never 0, which stands for an empty place.
+    key: u64,
+    /// The first of the filters that end here, or [`NONE`].
+    filter: ValueId,
+    /// How many filters with wildcards go on from here, times [`ONE`]; and [`PLUS`], [`REST`].
+    below: u32,
+}
+
+/// No filter.
+const NONE: ValueId = ValueId::MAX;
+
+/// A filter goes on with `+`.
+pub(super) const PLUS: u32 = 1;
+/// A filter goes on with `#`.
+pub(super) const REST: u32 = 2;
+/// One filter that goes on.
+const ONE: u32 = 4;
+
+impl Prefix {
+    /// The first of the filters that end here.
+    pub(super) fn filter(&self) -> Option<ValueId> {
+        (self.filter != NONE).then_some(self.filter)
+    }
+
+    pub(super) fn set_filter(&mut self, first: Option<ValueId>) {
+        self.filter = first.unwrap_or(NONE);
+    }
+
+    /// Whether any filter with wildcards goes on from here.
+    pub(super) fn goes_on(&self) -> bool {
+        self.below != 0
+    }
+
+    /// Whether one goes on with the wildcard `flag`.
+    pub(super) fn has(&self, flag: u32) -> bool {
+        self.below & flag != 0
+    }
+
+    /// One more filter goes on from here, with the wildcard `flag` (0: with a literal level).
+    pub(super) fn add(&mut self, flag: u32) {
+        self.below = (self.below + ONE) | flag;
+    }
+
+    /// One filter less goes on from here; `gone` is the wildcard with which none goes on any more (0: none).
+    pub(super) fn take(&mut self, gone: u32) {
+        let below = (self.below - ONE) & !gone;
+        self.below = if below < ONE { 0 } else { below };
+    }
+
+    /// Whether nothing needs this prefix.
+    pub(super) fn is_unused(&self) -> bool {
+        self.below == 0 && self.filter == NONE
+    }
+}
+
+const PREFIXES_PER_LINE: usize = 4;
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Line([Prefix; PREFIXES_PER_LINE]);
+
+impl Line {
+    /// The place of `key` in this line. Without branches, which could not be foretold.
+    fn place(&self, key: u64) -> Option<usize> {
+        let found =
+            self.0.iter().enumerate().fold(0_u32, |found, (at, prefix)| found | u32::from(prefix.key == key) << at);
+        (found != 0).then(|| found.trailing_zeros() as usize)
+    }
+}
+
+/// Keys and what is known of their prefixes.
+#[derive(Clone, Debug)]
+pub(super) struct Prefixes {
+    /// A power of two of them. No line before the one that a prefix lies in, from that which its key names on, has an
+    /// empty place.
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Default for Prefixes {
+    fn default() -> Self {
+        Prefixes { lines: empty_lines(1), len: 0 }
+    }
+}
+
+impl Prefixes {
+    /// Has the processor fetch the line of `key`, without waiting for it.
+    pub(super) fn fetch(&self, key: u64) {
+        fetch(&self.lines[self.home(key)]);
+    }
+
+    pub(super) fn get(&self, key: u64) -> Option<&Prefix> {
+        let (line, place) = self.find(key)?;
+        Some(&self.lines[line].0[place])
+    }
+
+    pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Prefix> {
+        let (line, place) = self.find(key)?;
+        Some(&mut self.lines[line].0[place])
+    }
+
+    /// What is known of `key`; a new one has no filter, and none goes on from it.
+    pub(super) fn entry(&mut self, key: u64) -> &mut Prefix {
+        let (line, place) = match self.find(key) {
+            Some(found) => found,
+            None => {
+                // Three quarters full at most: else one line hardly ever suffices.
+                if (self.len + 1) * 4 > self.lines.len() * PREFIXES_PER_LINE * 3 {
+                    self.resize(self.lines.len() * 2);
+                }
+                self.len += 1;
+                self.put(Prefix { key, filter: NONE, below: 0 })
+            }
+        };
+        &mut self.lines[line].0[place]
+    }
+
+    pub(super) fn remove(&mut self, key: u64) {
+        let Some(hole) = self.find(key) else { return };
+        self.close(hole);
+        self.len -= 1;
+        if self.lines.len() > 1 && self.len * 8 < self.lines.len() * PREFIXES_PER_LINE {
+            self.resize(self.lines.len() / 4);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.lines.len() * PREFIXES_PER_LINE
+    }
+
+    fn home(&self, key: u64) -> usize {
+        key as usize & (self.lines.len() - 1)
+    }
+
+    fn next(&self, line: usize) -> usize {
+        (line + 1) & (self.lines.len() - 1)
+    }
+
+    fn find(&self, key: u64) -> Option<(usize, usize)> {
+        let mut line = self.home(key);
+        loop {
+            if let Some(place) = self.lines[line].place(key) {
+                return Some((line, place));
+            }
+            // Places are filled from the first, and the last is emptied first.
+            if self.lines[line].0[PREFIXES_PER_LINE - 1].key == 0 {
+                return None;
+            }
+            line = self.next(line);
+        }
+    }
+
+    /// Puts a prefix whose key is not there into the first empty place.
+    fn put(&mut self, prefix: Prefix) -> (usize, usize) {
+        let mut line = self.home(prefix.key);
+        loop {
+            if let Some(place) = self.lines[line].place(0) {
+                self.lines[line].0[place] = prefix;
+                return (line, place);
+            }
+            line = self.next(line);
+        }
+    }
+
+    /// Empties a place, with what had to go to a later line for want of it.
+    fn close(&mut self, (mut hole, mut place): (usize, usize)) {
+        let last = PREFIXES_PER_LINE - 1;
+        let mut line = hole;
+        while self.lines[line].0[last].key != 0 {
+            line = self.next(line);
+            let distance = |from: usize| line.wrapping_sub(from) & (self.lines.len() - 1);
+            let displaced = |prefix: &Prefix| prefix.key != 0 && distance(self.home(prefix.key)) >= distance(hole);
+            if let Some(found) = self.lines[line].0.iter().rposition(displaced) {
+                self.lines[hole].0[place] = self.lines[line].0[found];
+                (hole, place) = (line, found);
+            }
+        }
+        let line = &mut self.lines[hole].0;
+        let end = line.iter().position(|prefix| prefix.key == 0).unwrap_or(PREFIXES_PER_LINE);
+        line[place] = line[end - 1];
+        line[end - 1] = Prefix::default();
+    }
+
+    fn resize(&mut self, lines: usize) {
+        let old = std::mem::replace(&mut self.lines, empty_lines(lines.max(1)));
+        for prefix in old.iter().flat_map(|line| &line.0).filter(|prefix| prefix.key != 0) {
+            self.put(*prefix);
+        }
+    }
+}
+
+fn empty_lines(count: usize) -> Vec<Line> {
+    let mut lines = Vec::with_capacity(count);
+    prefer_huge_pages(&lines);
+    lines.resize(count, Line::default());
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Keys that name few lines, so that most prefixes lie in others.
+        #[test]
+        fn a_table_holds_what_was_put_into_it(
+            steps in prop::collection::vec((1_u64..120, 0_u64..8, any::<bool>()), 1..300),
+        ) {
+            let mut table = Prefixes::default();
+            let mut model = BTreeMap::new();
+            for (number, (high, low, put)) in steps.into_iter().enumerate() {
+                let key = high << 32 | low;
+                if put {
+                    table.entry(key).set_filter(Some(number as ValueId));
+                    model.insert(key, number as ValueId);
+                } else {
+                    table.remove(key);
+                    model.remove(&key);
+                }
+                prop_assert_eq!(table.len(), model.len());
+                for (key, filter) in &model {
+                    prop_assert_eq!(table.get(*key).and_then(Prefix::filter), Some(*filter));
+                }
+                prop_assert!(table.get(key).is_some() == put);
+            }
+        }
+    }
+}
