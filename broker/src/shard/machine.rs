@@ -1,7 +1,6 @@
 //! The state of a shard, and what each command does to it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::command::*;
@@ -13,9 +12,11 @@ use super::relay::abandon;
 use super::retained::{Page, Retained};
 use super::session::{Attached, Session};
 use super::shares::{Strays, set_member};
+use super::stored::Stored;
 use super::streams::{Expected, Streams};
 use super::wills::Wills;
 use crate::identity::{ClientId, Incarnation, Map, Origin};
+use crate::kept::Shelf;
 use crate::limits;
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::router::Trie;
@@ -49,6 +50,8 @@ pub struct Shard {
     pub(super) queued_items: usize,
     pub(super) queued_bytes: usize,
     persistent: usize,
+    /// Where queued messages are.
+    pub(super) shelf: Shelf,
 }
 
 /// Figures of a shard.
@@ -86,6 +89,11 @@ impl std::ops::AddAssign for Totals {
 }
 
 impl Shard {
+    /// An empty shard that keeps its queued messages on `shelf`.
+    pub fn on(shelf: Shelf) -> Shard {
+        Shard { shelf, ..Shard::default() }
+    }
+
     /// Applies a batch, in order. Never fails: what can't be done is answered.
     pub fn apply_entry(&mut self, entry: Entry, effects: &mut Vec<Effect>) {
         self.now_ms = self.now_ms.max(entry.now_ms);
@@ -178,7 +186,7 @@ impl Shard {
                 for ack in acks {
                     if let Some(queued) = session.queue.acknowledge(ack) {
                         self.queued_items -= 1;
-                        self.queued_bytes -= size(&queued.message);
+                        self.queued_bytes -= queued.message.size();
                     }
                 }
                 // The bound of what may be sent has moved.
@@ -447,7 +455,7 @@ impl Shard {
                 identifiers.extend(options.identifier);
             }
         });
-        let message = Rc::new(message);
+        let mut kept: Option<Stored> = None;
         let (mut stored, mut full) = (0, 0);
         for (client_id, (qos, retain, mut identifiers)) in matched {
             let Some(session) = self.sessions.get_mut(client_id) else { continue };
@@ -455,7 +463,8 @@ impl Shard {
                 session.owed.note(&message.topic);
             }
             identifiers.sort_unstable();
-            let queued = Queued { message: message.clone(), qos, retain, received: false, identifiers };
+            let kept = kept.get_or_insert_with(|| Stored::new(&self.shelf, &message)).clone();
+            let queued = Queued { message: kept, qos, retain, received: false, identifiers: identifiers.into() };
             if !session.queue.push(queued) {
                 full += 1;
                 continue;
