@@ -28,6 +28,11 @@ impl Kept {
         self.bytes.borrow().clone()
     }
 
+    /// The bytes, if they are in a file.
+    pub fn stored_bytes(&self) -> Option<Bytes> {
+        (!self.in_memory.get()).then(|| self.bytes())
+    }
+
     /// How many they are. Never waits.
     pub fn len(&self) -> usize {
         self.bytes.borrow().len()

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::command::*;
 use super::evictions::Evictions;
 use super::exchanges::Traffic;
@@ -549,6 +551,12 @@ impl Shard {
             .get(client_id)
             .map(|session| session.queue.deliveries(from, count, bytes_max, session.sent_to))
             .unwrap_or_default()
+    }
+
+    /// What of `client_id`'s queue from number `from` on has to be read from a disk, looking at about `bytes_max`; and one
+    /// past the last number that was looked at.
+    pub fn ahead(&self, client_id: &str, from: u64, bytes_max: usize) -> (Vec<Bytes>, u64) {
+        self.sessions.get(client_id).map(|session| session.queue.ahead(from, bytes_max)).unwrap_or_default()
     }
 
     /// All filters that this shard wants.

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::command::{Ack, Delivery};
 use super::stored::Stored;
 use crate::limits;
@@ -121,6 +123,23 @@ impl Queue {
     /// Whether a number is not acknowledged.
     pub(super) fn contains(&self, number: u64) -> bool {
         self.get(number).is_some()
+    }
+
+    /// What of the queue from number `from` on is in a file, looking at about `bytes_max`; and one past the last number that
+    /// was looked at.
+    pub(super) fn ahead(&self, from: u64, bytes_max: usize) -> (Vec<Bytes>, u64) {
+        let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let (mut stored, mut bytes, mut next) = (Vec::new(), 0, from.max(self.first));
+        for (place, item) in self.items.iter().enumerate().skip(skip) {
+            if bytes >= bytes_max {
+                break;
+            }
+            next = self.first + place as u64 + 1;
+            let Some(queued) = item else { continue };
+            bytes += queued.message.size();
+            stored.extend(queued.message.kept().stored_bytes());
+        }
+        (stored, next)
     }
 
     /// What is not acknowledged from number `from` on: at most `count`, and at least one if there is any, within

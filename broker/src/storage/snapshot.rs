@@ -98,7 +98,7 @@ pub struct StoredSnapshot {
     /// Its data, in the file itself: it takes no memory, and looking at it may wait for the disk. It stays what it is when
     /// a newer snapshot has replaced this one.
     pub data: Bytes,
-    checksums: Rc<[u32]>,
+    pub(super) checksums: Rc<[u32]>,
 }
 
 impl StoredSnapshot {

@@ -27,10 +27,11 @@ const QUEUE_MEMORY_BYTES: usize = 4 << 20;
 /// Everything that it has in memory, with the last entries of its log. What is queued are 240 MiB.
 const ANONYMOUS_BYTES_MAX: u64 = 120 << 20;
 
+/// One shard has everything, so that snapshots are made of a part of it, and the rest is in the log.
 fn start(folder: tempfile::TempDir) -> (Broker, SocketAddr) {
     let address = free_address();
     let config = format!(
-        "node: {{ queue_memory_bytes: {QUEUE_MEMORY_BYTES} }}\ndata_dir: FOLDER/data\n\
+        "node: {{ queue_memory_bytes: {QUEUE_MEMORY_BYTES} }}\nreplication: {{ shards: 1 }}\ndata_dir: FOLDER/data\n\
          listeners: [{{ url: \"mqtt://{address}\" }}]"
     );
     (Broker::start(folder, &config), address)
