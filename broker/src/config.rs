@@ -15,7 +15,7 @@ pub use file::CertificateFiles;
 pub use listen::{ClientCertificates, Listen, ListenTls, TlsVersion, UserFrom};
 
 use crate::cli::Run;
-use crate::limits::ClientLimits;
+use crate::limits::{self, ClientLimits};
 use crate::share::Strategy;
 
 /// Shards of a cluster whose founder was not told otherwise.
@@ -24,6 +24,8 @@ const SHARDS_DEFAULT: u16 = 16;
 const SHARDS_MAX: u16 = 256;
 /// More workers than this have no use.
 const WORKERS_MAX: u16 = 256;
+/// A terabyte: more than queues may hold.
+const QUEUE_MEMORY_BYTES_MAX: u64 = 1 << 40;
 /// What a name in DNS may have.
 const NODE_NAME_BYTES_MAX: usize = 253;
 /// As in Mosquitto.
@@ -40,6 +42,8 @@ pub struct Config {
     pub node_name: String,
     /// At least one.
     pub workers: u16,
+    /// Bytes of queued messages that stay in memory, where there is a data directory.
+    pub queue_memory_bytes: usize,
     /// `None`: in memory.
     pub data_dir: Option<PathBuf>,
     /// At least one.
@@ -129,6 +133,7 @@ impl Config {
         Ok(Config {
             node_name: node_name(run.node_name.as_deref(), node.name)?,
             workers: workers(run.workers, node.workers)?,
+            queue_memory_bytes: queue_memory_bytes(node.queue_memory_bytes)?,
             data_dir: data_dir(run.data_dir.clone(), file.data_dir)?,
             listeners: listeners(run, file.listeners, password_file.is_some())?,
             password_file,
@@ -192,6 +197,17 @@ fn workers(flag: Option<u16>, file: Option<u64>) -> Result<u16, ConfigError> {
         (None, None) => {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             Ok(cores.min(WORKERS_MAX.into()) as u16)
+        }
+    }
+}
+
+fn queue_memory_bytes(file: Option<u64>) -> Result<usize, ConfigError> {
+    match file {
+        None => Ok(limits::QUEUE_MEMORY_BYTES_MAX),
+        Some(bytes @ 0..=QUEUE_MEMORY_BYTES_MAX) => Ok(bytes as usize),
+        Some(bytes) => {
+            let remedy = format!("choose from 0 to {QUEUE_MEMORY_BYTES_MAX}");
+            Err(ConfigError::value("node.queue_memory_bytes", bytes, &remedy))
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod connection;
 pub mod door;
 mod faults;
 pub mod identity;
+pub mod kept;
 pub mod limits;
 pub mod listener;
 pub mod local;

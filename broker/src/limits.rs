@@ -118,6 +118,9 @@ impl Default for ClientLimits {
 pub const SESSION_QUEUE_ITEMS_MAX: usize = 100_000;
 /// Bytes of topics, properties and payloads in the queue of one persistent session; policy as above.
 pub const SESSION_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of queued messages that a node with a data directory keeps in memory, all its shards together, if it is not told
+/// otherwise (`node.queue_memory_bytes`). Beyond it the oldest are in files, and the kernel reads them in.
+pub const QUEUE_MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Bytes in all queues of one shard. At the bound publishes are refused: 0x97 Quota exceeded.
 pub const SHARD_QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Client ids that one shard keeps. More are refused: 0x97 Quota exceeded.

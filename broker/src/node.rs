@@ -196,7 +196,7 @@ fn spawn_cluster(
     let (end, ended) = oneshot::channel();
     std::thread::Builder::new().name("cluster".into()).spawn(move || {
         let result = LocalSet::new().block_on(&runtime, async move {
-            let log = open_log(data_dir.as_deref(), origin).await?;
+            let log = open_log(data_dir.as_deref(), config.queue_memory_bytes, origin).await?;
             let net: Rc<dyn crate::cluster::net::Net> = match &config.cluster {
                 None => Rc::new(AloneNet),
                 Some(peers) => Rc::new(peer_net(peers)?),
@@ -219,8 +219,9 @@ fn peer_net(peers: &Peers) -> Result<TlsNet> {
     TlsNet::new(files).context("cluster.tls")
 }
 
-async fn open_log(data_dir: Option<&Path>, origin: Origin) -> Result<Log> {
-    let options = Options { identity: origin.node.0, limits: Default::default() };
+async fn open_log(data_dir: Option<&Path>, kept_bytes_max: usize, origin: Origin) -> Result<Log> {
+    let limits = storage::Limits { kept_bytes_max, ..Default::default() };
+    let options = Options { identity: origin.node.0, limits };
     let disk: Rc<dyn storage::Disk> = match data_dir {
         None => Rc::new(MemoryDisk::default()),
         Some(path) => Rc::new(FileDisk::open(path).with_context(|| format!("data directory {}", path.display()))?),

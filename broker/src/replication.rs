@@ -13,6 +13,7 @@ mod raft;
 mod replica;
 mod runtime;
 mod settings;
+mod snapshot;
 mod standing;
 
 #[cfg(test)]
@@ -25,4 +26,5 @@ pub use machine::{EffectSink, Position, StateMachine};
 pub use network::{LocalFuture, Transport, TransportError};
 pub use runtime::seed;
 pub use settings::Settings;
+pub use snapshot::Image;
 pub use standing::{Leadership, Standing};

@@ -16,6 +16,7 @@ mod retained;
 mod session;
 mod shares;
 mod snapshot;
+mod stored;
 mod streams;
 mod wills;
 

@@ -21,6 +21,7 @@ mod queue;
 mod record;
 mod recovery;
 mod segments;
+mod spill;
 mod state;
 mod writer;
 
@@ -30,4 +31,4 @@ mod tests;
 pub use birth::register_start;
 pub use disk::{Crash, Disk, Faults, FileDisk, MemoryDisk, SimulatedDisk};
 pub use log::{Claim, Damage, GroupLog, Health, Limits, Log, Options, Recovered, Torn, Usage};
-pub use snapshot::{SnapshotReader, SnapshotWriter};
+pub use snapshot::{SnapshotReader, SnapshotWriter, StoredSnapshot};

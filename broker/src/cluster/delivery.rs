@@ -6,11 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use crate::identity::{ClientId, Origin};
 use crate::shard::{Ack, Attached, Delivery, Holder, Shard};
 
 /// Bytes of messages handed over at once to one client, about.
 const DELIVER_BYTES: usize = 256 << 10;
+/// Bytes of a queue that are read from the disk ahead, about.
+const AHEAD_BYTES: usize = 1 << 20;
 
 /// Where one connected session stands.
 #[derive(Debug)]
@@ -24,6 +28,10 @@ struct Cursor {
     unacknowledged: BTreeSet<u64>,
     /// Up to this number acknowledgements may have been heard before the connection's node answered what it has sent.
     doubtful_to: u64,
+    /// Below this number the queue was read ahead …
+    ahead_to: u64,
+    /// … and when this one is next, more of it is.
+    ahead_at: u64,
 }
 
 /// All connected sessions of a shard that have something to receive.
@@ -43,6 +51,8 @@ pub(super) enum Say {
     Deliver(Holder, u64, Vec<Delivery>),
     /// These messages have expired: acknowledge them instead.
     Expired(ClientId, u64, Vec<Ack>),
+    /// To nobody: read these in, they are next.
+    ReadAhead(Vec<Bytes>),
 }
 
 impl Deliveries {
@@ -129,8 +139,8 @@ impl Deliveries {
         }
         let mut deliveries = shard.deliveries(client_id, next, room, DELIVER_BYTES);
         deliveries.retain(|delivery| delivery.seq < attached.send_bound);
-        let Some(last) = deliveries.last() else { return Vec::new() };
-        cursor.next = Some(last.seq + 1);
+        let Some(last_seq) = deliveries.last().map(|delivery| delivery.seq) else { return Vec::new() };
+        cursor.next = Some(last_seq + 1);
         let (expired, live): (Vec<Delivery>, Vec<Delivery>) = deliveries.into_iter().partition(|delivery| {
             let expired = delivery.message.expires_at_ms.is_some_and(|at| at <= now_ms);
             // What the client has received is brought to its end.
@@ -145,7 +155,24 @@ impl Deliveries {
             let acks = expired.iter().map(|delivery| Ack::Done(delivery.seq)).collect();
             say.push(Say::Expired(client_id.clone(), cursor.epoch, acks));
         }
+        let ahead = cursor.read_ahead(shard, client_id, last_seq + 1);
+        if !ahead.is_empty() {
+            say.push(Say::ReadAhead(ahead));
+        }
         say
+    }
+}
+
+impl Cursor {
+    /// What the client will be sent from `next` on and is not in memory, each message once.
+    fn read_ahead(&mut self, shard: &Shard, client_id: &ClientId, next: u64) -> Vec<Bytes> {
+        if next < self.ahead_at {
+            return Vec::new();
+        }
+        let from = next.max(self.ahead_to);
+        let (pieces, to) = shard.ahead(client_id, from, AHEAD_BYTES);
+        (self.ahead_to, self.ahead_at) = (to.max(from), from + to.saturating_sub(from) / 2);
+        pieces
     }
 }
 
@@ -157,15 +184,16 @@ fn cursor(attached: &Attached) -> Cursor {
         next: None,
         unacknowledged: BTreeSet::new(),
         doubtful_to: 0,
+        ahead_to: 0,
+        ahead_at: 0,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::identity::{ConnectionId, Incarnation, NodeId};
+    use crate::kept::Shelf;
     use crate::message::{Message, QoS, Subscription, SubscriptionOptions};
     use crate::shard::{Command, Entry, Expected, Numbered, Open};
 
@@ -173,13 +201,16 @@ mod tests {
 
     /// A shard with a connected session `c` that takes two messages at once.
     struct Given {
+        shelf: Shelf,
         shard: Shard,
         client_id: ClientId,
     }
 
     impl Given {
         fn session_with(messages: u32) -> Given {
-            let mut given = Given { shard: Shard::default(), client_id: "c".into() };
+            // As much as there is in memory is too much.
+            let shelf = Shelf::bounded(0);
+            let mut given = Given { shard: Shard::on(shelf.clone()), shelf, client_id: "c".into() };
             given.say(Command::Open(Open {
                 client_id: "c".into(),
                 connection: ConnectionId::default(),
@@ -238,6 +269,30 @@ mod tests {
         assert_eq!(given.sent(&mut deliveries), [3]);
         deliveries.acknowledge(&given.client_id, 0, &[Ack::Done(1)]);
         assert!(given.sent(&mut deliveries).is_empty(), "an earlier epoch has no say");
+    }
+
+    #[test]
+    fn what_is_in_a_file_and_comes_next_is_read_once_before_it_does() {
+        let (mut given, mut deliveries) = (Given::session_with(10), Deliveries::default());
+        for kept in given.shelf.take_oldest(usize::MAX) {
+            kept.move_to(Bytes::from(kept.bytes().to_vec()));
+        }
+        for _ in 0..10 {
+            given.publish(None);
+        }
+        deliveries.opened(&given.attached());
+        let mut read = Vec::new();
+        for seq in 1..=9 {
+            for say in deliveries.next(&given.shard, &given.client_id, 100) {
+                if let Say::ReadAhead(pieces) = say {
+                    read.push((seq, pieces.len()));
+                }
+            }
+            let acks = [Ack::Done(seq)];
+            deliveries.acknowledge(&given.client_id, 1, &acks);
+            given.apply(&acks);
+        }
+        assert_eq!(read, [(1, 8)], "two are sent, and ten are in memory");
     }
 
     #[test]

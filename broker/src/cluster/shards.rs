@@ -434,7 +434,7 @@ impl Shards for ShardRooms {
             let group = Group::start(
                 rooms.around.mesh.me().node,
                 group_id,
-                Shard::default(),
+                Shard::on(rooms.around.log.shelf()),
                 rooms.around.log.group(group_id),
                 rooms.around.transport.clone(),
                 rooms.around.settings,

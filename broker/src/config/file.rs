@@ -53,6 +53,8 @@ pub struct Node {
     pub name: Option<String>,
     /// Worker threads; default: one per core.
     pub workers: Option<u64>,
+    /// Bytes of queued messages that stay in memory; more are in files of the data directory.
+    pub queue_memory_bytes: Option<u64>,
 }
 
 /// One of `listeners`.

@@ -31,7 +31,7 @@ fn nothing_asked_for_is_a_useful_broker_on_loopback() {
 fn everything_that_can_be_said_is_heard() {
     let config = load(
         "
-node: { name: mqtt-0, workers: 2 }
+node: { name: mqtt-0, workers: 2, queue_memory_bytes: 1000000 }
 data_dir: /data
 listeners:
   - url: mqtt://0.0.0.0:1883
@@ -49,6 +49,7 @@ limits: { packet_bytes_max: 1000 }
     )
     .unwrap();
     assert_eq!((config.node_name.as_str(), config.workers, config.shards), ("mqtt-0", 2, 4));
+    assert_eq!(config.queue_memory_bytes, 1_000_000);
     let cluster = config.cluster.unwrap();
     assert_eq!((cluster.advertise.as_str(), cluster.peers.len()), ("mqtt-0.peers:7883", 2));
     assert_eq!(config.limits.packet_bytes_max, 1000);
@@ -124,6 +125,10 @@ fn a_value_of_another_type_is_named_with_its_place() {
 #[test]
 fn a_value_out_of_range_is_named_with_its_place_and_what_to_write() {
     refused("node:\n  workers: 0", &["broker.yaml:2: node.workers: 0: choose from 1 to 256"]);
+    refused(
+        "node: {queue_memory_bytes: 2000000000000}",
+        &["broker.yaml:1: node.queue_memory_bytes: 2000000000000: choose from 0 to"],
+    );
     refused("node: {workers: 70000}", &["broker.yaml:1: node.workers: 70000: choose from 1 to 256"]);
     refused("node: {name: \"\"}", &["broker.yaml:1: node.name: \"\": choose from 1 to 253"]);
     refused("node: {name: a/b}", &["broker.yaml:1: node.name: \"a/b\": choose"]);

@@ -165,6 +165,7 @@ impl Reloader {
         let Config {
             node_name,
             workers,
+            queue_memory_bytes,
             data_dir,
             listeners,
             password_file,
@@ -185,6 +186,7 @@ impl Reloader {
         };
         changed("node.name", node_name == old.node_name);
         changed("node.workers", workers == old.workers);
+        changed("node.queue_memory_bytes", queue_memory_bytes == old.queue_memory_bytes);
         changed("data_dir", data_dir == old.data_dir);
         changed("sys_interval_seconds", sys_interval_seconds == old.sys_interval_seconds);
         changed("cluster", cluster == old.cluster);

@@ -5,21 +5,22 @@ use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::TransferLeaderRequest;
 use openraft::{ChangeMembers, ReadPolicy};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
-use super::machine::{EffectSink, Snapshots, StateMachine};
+use super::machine::{EffectSink, StateMachine};
 use super::network::{Answer, Request, SNAPSHOT_BYTES_MAX, Transport};
 use super::raft::{Command, Snapshot, SnapshotMeta, decode, encode};
 use super::replica::{Parts, Replica, Running};
 use super::settings::Settings;
+use super::snapshot::{Data, Snapshots};
 use super::standing::{Leadership, Standing};
 use crate::identity::{GroupId, NodeId};
-use crate::storage::GroupLog;
+use crate::storage::{GroupLog, SnapshotWriter};
 
 /// How far behind a member's log may be when it becomes a voter.
 const PROMOTION_LAG_ENTRIES_MAX: u64 = 1_000;
@@ -59,14 +60,14 @@ impl<S: StateMachine> Clone for Group<S> {
 
 struct Inner<S: StateMachine> {
     replica: Rc<Replica<S>>,
-    incoming: RefCell<Option<Incoming>>,
+    incoming: Mutex<Option<Incoming>>,
 }
 
-/// A snapshot on its way in.
+/// A snapshot on its way in, as far as it is on disk.
 struct Incoming {
     meta: SnapshotMeta,
     total: u64,
-    bytes: BytesMut,
+    written: SnapshotWriter,
 }
 
 impl<S: StateMachine> Group<S> {
@@ -88,7 +89,7 @@ impl<S: StateMachine> Group<S> {
         let snapshots = Snapshots::new(log.clone());
         let parts = Parts { node, id, state, log, snapshots, transport, settings, sink };
         let replica = Replica::start(parts).await?;
-        Ok(Group { inner: Rc::new(Inner { replica, incoming: RefCell::default() }) })
+        Ok(Group { inner: Rc::new(Inner { replica, incoming: Mutex::default() }) })
     }
 
     fn raft(&self) -> Running<S> {
@@ -231,7 +232,7 @@ impl<S: StateMachine> Group<S> {
                 raft.handle_transfer_leader(rpc).await.map_or_else(|e| failed(&e), Answer::TransferLeader)
             }
             Request::Snapshot { vote, meta, offset, total, chunk } => {
-                match self.take_chunk(meta, offset, total, &chunk) {
+                match self.take_chunk(meta, offset, total, chunk).await {
                     Err(answer) => answer,
                     Ok(snapshot) => {
                         raft.install_full_snapshot(vote, snapshot).await.map_or_else(|e| failed(&e), Answer::Snapshot)
@@ -242,28 +243,31 @@ impl<S: StateMachine> Group<S> {
     }
 
     /// The whole snapshot with its last chunk; before, the answer that asks for the next.
-    fn take_chunk(&self, meta: SnapshotMeta, offset: u64, total: u64, chunk: &[u8]) -> Result<Snapshot, Answer> {
-        let mut incoming = self.inner.incoming.borrow_mut();
+    async fn take_chunk(&self, meta: SnapshotMeta, offset: u64, total: u64, chunk: Bytes) -> Result<Snapshot, Answer> {
+        let failed = |error: io::Error| Answer::Failed(format!("a snapshot cannot be written: {error}"));
+        let mut incoming = self.inner.incoming.lock().await;
         if total > SNAPSHOT_BYTES_MAX {
             return Err(Answer::Failed(format!(
                 "a snapshot of {total} bytes is over the limit of {SNAPSHOT_BYTES_MAX}"
             )));
         }
-        if offset == 0 || incoming.as_ref().is_none_or(|known| known.meta != meta || known.total != total) {
-            *incoming = Some(Incoming { meta, total, bytes: BytesMut::new() });
+        let known = incoming.take().filter(|known| offset > 0 && known.meta == meta && known.total == total);
+        let mut known = match known {
+            Some(known) => known,
+            None => {
+                let written = self.inner.replica.parts.snapshots.begin(&meta).map_err(failed)?;
+                Incoming { meta, total, written }
+            }
+        };
+        if known.written.length() == offset && offset + chunk.len() as u64 <= total {
+            known.written.write(vec![chunk]).await.map_err(failed)?;
         }
-        let Some(known) = incoming.as_mut() else { return Err(Answer::SnapshotChunk { received: 0 }) };
-        if known.bytes.len() as u64 == offset && offset + chunk.len() as u64 <= total {
-            known.bytes.extend_from_slice(chunk);
-        }
-        let received = known.bytes.len() as u64;
+        let received = known.written.length();
         if received < total {
+            *incoming = Some(known);
             return Err(Answer::SnapshotChunk { received });
         }
-        match incoming.take() {
-            Some(whole) => Ok(Snapshot { meta: whole.meta, snapshot: whole.bytes.freeze() }),
-            None => Err(Answer::SnapshotChunk { received: 0 }),
-        }
+        Ok(Snapshot { meta: known.meta, snapshot: Data::Arrived(known.written) })
     }
 
     /// Stops this replica. What it has stays on disk.

@@ -4,17 +4,13 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
-use tokio::sync::Mutex;
 
-use super::raft::{LogId, Membership, Snapshot, SnapshotMeta, Types, decode, encode};
-use crate::storage::GroupLog;
-
-/// Pieces in which a snapshot is written to disk.
-const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+use super::raft::{LogId, Membership, Snapshot, SnapshotMeta, Types};
+use super::snapshot::{Data, Image, Snapshots};
 
 /// What a group replicates. Implementors are pure: the same entries in the same order give the same state and the
 /// same effects on every replica. They must never read a clock, draw a random number or fail.
@@ -25,14 +21,15 @@ pub trait StateMachine: 'static {
     /// Applies one entry. `index` grows, not always by one.
     fn apply(&mut self, index: u64, entry: &[u8], effects: &mut Vec<Self::Effect>);
 
-    /// The whole state.
-    fn snapshot(&self) -> Vec<u8>;
+    /// The whole state. What it keeps on its shelf is not copied, and must be the same on every replica, as the rest.
+    fn snapshot(&self) -> Image;
 
-    /// Replaces the state by one that [`StateMachine::snapshot`] gave, here or on another node.
+    /// Replaces the state by one that [`StateMachine::snapshot`] gave, here or on another node. The bytes are on disk and
+    /// take no memory: slices of them may be kept for long.
     ///
     /// # Errors
     /// When the bytes are not a state of this version; the replica stops and says so.
-    fn restore(&mut self, bytes: &[u8]) -> io::Result<()>;
+    fn restore(&mut self, bytes: &Bytes) -> io::Result<()>;
 }
 
 /// Where an entry stands in a group's log.
@@ -56,11 +53,22 @@ fn position(id: &LogId) -> Position {
 /// What else is written with a snapshot.
 type Meta = SnapshotMeta;
 
-/// When a snapshot is due.
+/// When a snapshot is due: what is written for it must be worth it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SnapshotRule {
     pub entries: u64,
     pub log_bytes: u64,
+}
+
+/// So many times the entries of the rule are kept at most, for the sake of a large state: each takes a place in memory.
+const ENTRIES_FACTOR: u64 = 16;
+
+impl SnapshotRule {
+    /// Whether one is due after so many entries, of so many bytes, since the last one, which had `snapshot_bytes`.
+    fn is_due(self, entries: u64, log_bytes: u64, snapshot_bytes: u64) -> bool {
+        let enough = entries >= self.entries || log_bytes >= self.log_bytes;
+        enough && (log_bytes >= snapshot_bytes || entries >= self.entries.saturating_mul(ENTRIES_FACTOR))
+    }
 }
 
 pub(super) struct Machine<S: StateMachine> {
@@ -93,13 +101,13 @@ impl<S: StateMachine> Machine<S> {
             entries: 0,
             log_bytes: 0,
         };
-        if let Some((meta, bytes)) = machine.snapshots.read().await? {
-            machine.replace(&meta, &bytes)?;
+        if let Some((meta, stored)) = machine.snapshots.recover().await? {
+            machine.replace(&meta, &stored.data)?;
         }
         Ok(machine)
     }
 
-    fn replace(&mut self, meta: &Meta, bytes: &[u8]) -> io::Result<()> {
+    fn replace(&mut self, meta: &Meta, bytes: &Bytes) -> io::Result<()> {
         self.state.borrow_mut().restore(bytes)?;
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -109,7 +117,7 @@ impl<S: StateMachine> Machine<S> {
 }
 
 impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
-    type SnapshotData = Bytes;
+    type SnapshotData = Data;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, Membership)> {
@@ -144,8 +152,7 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        let due = self.entries >= self.rule.entries || self.log_bytes >= self.rule.log_bytes;
-        if !force && !due {
+        if !force && !self.rule.is_due(self.entries, self.log_bytes, self.snapshots.bytes()) {
             return None;
         }
         (self.entries, self.log_bytes) = (0, 0);
@@ -156,18 +163,18 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
         SnapshotBuilder {
             snapshots: self.snapshots.clone(),
             meta: Meta { last_log_id: self.last_applied, last_membership: self.membership.clone() },
-            bytes: Bytes::from(self.state.borrow().snapshot()),
+            image: self.state.borrow().snapshot(),
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Bytes) -> io::Result<()> {
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Data) -> io::Result<()> {
         // On disk first: what was installed must not be forgotten when the log before it is purged.
-        self.snapshots.write(meta, &snapshot).await?;
-        self.replace(meta, &snapshot)
+        let stored = self.snapshots.install(meta, snapshot).await?;
+        self.replace(meta, &stored.data)
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.snapshots.read().await?.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+        Ok(self.snapshots.newest().map(|(meta, stored)| Snapshot { meta, snapshot: Data::Stored(stored) }))
     }
 }
 
@@ -175,56 +182,28 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
 pub(super) struct SnapshotBuilder {
     snapshots: Snapshots,
     meta: Meta,
-    bytes: Bytes,
+    image: Image,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
-    type SnapshotData = Bytes;
+    type SnapshotData = Data;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        self.snapshots.write(&self.meta, &self.bytes).await?;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: self.bytes.clone() })
+        let stored = self.snapshots.write(&self.meta, std::mem::take(&mut self.image)).await?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: Data::Stored(stored) })
     }
 }
 
-/// The group's snapshot on disk.
-///
-/// One may be built while another arrives from the leader, and one begun before a [restart](super::replica) may end
-/// after it. The log is purged up to the newest, so an older one must never take its place: writers take turns, and a
-/// late one leaves things as they are.
-#[derive(Clone)]
-pub(super) struct Snapshots {
-    log: GroupLog,
-    newest: Rc<Mutex<Option<LogId>>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Snapshots {
-    pub(super) fn new(log: GroupLog) -> Snapshots {
-        Snapshots { log, newest: Rc::default() }
-    }
-
-    async fn read(&self) -> io::Result<Option<(Meta, Bytes)>> {
-        let mut newest = self.newest.lock().await;
-        let Some(mut reader) = self.log.read_snapshot().await? else { return Ok(None) };
-        let meta: Meta = decode("snapshot meta", reader.meta())?;
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = reader.next().await? {
-            bytes.extend_from_slice(&chunk);
-        }
-        *newest = meta.last_log_id;
-        Ok(Some((meta, bytes.freeze())))
-    }
-
-    async fn write(&self, meta: &Meta, bytes: &Bytes) -> io::Result<()> {
-        let mut newest = self.newest.lock().await;
-        if meta.last_log_id < *newest {
-            return Ok(());
-        }
-        let chunks = (0..bytes.len())
-            .step_by(SNAPSHOT_CHUNK_BYTES)
-            .map(|at| bytes.slice(at..bytes.len().min(at + SNAPSHOT_CHUNK_BYTES)));
-        self.log.write_snapshot(encode(meta)?, chunks).await?;
-        *newest = meta.last_log_id;
-        Ok(())
+    #[test]
+    fn a_large_state_is_written_again_when_the_log_has_as_much() {
+        let rule = SnapshotRule { entries: 100, log_bytes: 1_000 };
+        assert!(!rule.is_due(99, 999, 0));
+        assert!(rule.is_due(100, 0, 0) && rule.is_due(1, 1_000, 0));
+        assert!(!rule.is_due(100, 4_999, 5_000) && rule.is_due(100, 5_000, 5_000));
+        assert!(!rule.is_due(1_599, 0, 5_000) && rule.is_due(1_600, 0, 5_000), "entries take places in memory");
     }
 }

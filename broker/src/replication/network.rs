@@ -18,12 +18,11 @@ use openraft::raft::{
 use serde::{Deserialize, Serialize};
 
 use super::raft::{Snapshot, SnapshotMeta, Types, Vote, decode, encode};
+use super::snapshot::Data;
 use crate::identity::{GroupId, NodeId};
 
 /// Appends under way to one follower.
 const PIPELINE_MAX: usize = 16;
-/// A snapshot goes to a follower in pieces of this size, one at a time, so that it never delays a heartbeat for long.
-const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// A node refuses a snapshot larger than this.
 pub(super) const SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
 
@@ -142,7 +141,7 @@ fn unexpected() -> RPCError<Types> {
 }
 
 impl RaftNetworkV2<Types> for Peer {
-    type SnapshotData = Bytes;
+    type SnapshotData = Data;
 
     async fn append_entries(
         &mut self,
@@ -223,13 +222,17 @@ impl RaftNetworkV2<Types> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let (meta, bytes) = (snapshot.meta, snapshot.snapshot);
-        let total = bytes.len() as u64;
+        let meta = snapshot.meta;
+        let Data::Stored(stored) = snapshot.snapshot else { return Err(streaming_error(unexpected())) };
+        let total = stored.data.len() as u64;
         let mut cancel = Box::pin(cancel);
         let mut offset = 0;
         loop {
-            let end = bytes.len().min(offset + SNAPSHOT_CHUNK_BYTES);
-            let chunk = bytes.slice(offset..end);
+            // A block of it at a time, so that it never delays a heartbeat for long. What the disk has spoilt goes nowhere.
+            let chunk = stored.block_from(offset).map_err(|error| {
+                tracing::error!(group = %self.network.group, %error, "a snapshot cannot be sent");
+                streaming_error(RPCError::Unreachable(Unreachable::new(&error)))
+            })?;
             let request = Request::Snapshot { vote, meta: meta.clone(), offset: offset as u64, total, chunk };
             let answer = tokio::select! {
                 biased;
@@ -238,7 +241,7 @@ impl RaftNetworkV2<Types> for Peer {
             };
             match answer.map_err(streaming_error)? {
                 Answer::Snapshot(answer) => return Ok(answer),
-                Answer::SnapshotChunk { received } if received <= total => offset = received as usize,
+                Answer::SnapshotChunk { received } if received < total => offset = received as usize,
                 _ => return Err(streaming_error(unexpected())),
             }
         }

@@ -35,7 +35,7 @@ pub(super) type LogId = openraft::type_config::alias::LogIdOf<Types>;
 pub(super) type Vote = openraft::type_config::alias::VoteOf<Types>;
 pub(super) type Membership = openraft::type_config::alias::StoredMembershipOf<Types>;
 pub(super) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Types>;
-pub(super) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, Bytes>;
+pub(super) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, super::snapshot::Data>;
 
 /// The first byte of whatever this room writes to a log or sends to a node.
 const FORMAT: u8 = 1;

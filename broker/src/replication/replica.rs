@@ -16,10 +16,11 @@ use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::{Mutex, watch};
 
 use super::log::RaftLog;
-use super::machine::{EffectSink, Machine, Snapshots, StateMachine};
+use super::machine::{EffectSink, Machine, StateMachine};
 use super::network::{Network, Transport};
 use super::raft::Types;
 use super::settings::Settings;
+use super::snapshot::Snapshots;
 use super::standing::Leadership;
 use crate::identity::{GroupId, NodeId};
 use crate::storage::{Claim, GroupLog};
@@ -75,7 +76,7 @@ impl<S: StateMachine> Replica<S> {
     /// Opens the replica and watches it until its last handle is gone or it is [stopped](Replica::stop).
     pub(super) async fn start(parts: Parts<S>) -> io::Result<Rc<Replica<S>>> {
         let claim = RefCell::new(Some(parts.log.claim()?));
-        let fresh = Bytes::from(parts.state.borrow().snapshot());
+        let fresh = parts.state.borrow().snapshot().to_bytes();
         let raft = parts.open().await?;
         let (leadership, _) = watch::channel(Leadership::read(&raft.metrics().borrow_watched()));
         let replica = Rc::new(Replica {

@@ -4,13 +4,15 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use tokio::task::LocalSet;
 
 use super::log::RaftLog;
-use super::machine::{Machine, SnapshotRule, Snapshots, StateMachine};
+use super::machine::{Machine, SnapshotRule, StateMachine};
 use super::raft::Types;
+use super::snapshot::{Image, Snapshots};
 use crate::identity::GroupId;
 use crate::storage::{Faults, Limits, Log, Options, SimulatedDisk};
 
@@ -25,12 +27,12 @@ impl StateMachine for Counter {
         self.0 += 1;
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        self.0.to_le_bytes().to_vec()
+    fn snapshot(&self) -> Image {
+        self.0.to_le_bytes().to_vec().into()
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0 = u64::from_le_bytes(bytes.try_into().map_err(io::Error::other)?);
+    fn restore(&mut self, bytes: &Bytes) -> io::Result<()> {
+        self.0 = u64::from_le_bytes(bytes[..].try_into().map_err(io::Error::other)?);
         Ok(())
     }
 }

@@ -11,28 +11,37 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::identity::{GroupId, NodeId};
-use crate::storage::{Crash, Faults, Log, Options, SimulatedDisk};
+use crate::kept::{Kept, Shelf};
+use crate::storage::{Crash, Faults, Limits, Log, Options, SimulatedDisk};
 
 const GROUP: GroupId = GroupId(3);
+/// What stays in memory of what the states keep: little, so that the rest is in files.
+const KEPT_BYTES_MAX: usize = 300;
 
-/// Remembers every entry.
-#[derive(Default)]
-struct History(Vec<Vec<u8>>);
+/// Remembers every entry, on the node's shelf.
+struct History {
+    shelf: Shelf,
+    entries: Vec<Rc<Kept>>,
+}
 
 impl StateMachine for History {
     type Effect = Vec<u8>;
 
     fn apply(&mut self, _index: u64, entry: &[u8], effects: &mut Vec<Vec<u8>>) {
-        self.0.push(entry.to_vec());
+        self.entries.push(self.shelf.keep(&Bytes::copy_from_slice(entry)));
         effects.push(entry.to_vec());
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        postcard::to_stdvec(&self.0).unwrap()
+    fn snapshot(&self) -> Image {
+        let lengths: Vec<usize> = self.entries.iter().map(|entry| entry.len()).collect();
+        Image { head: postcard::to_stdvec(&lengths).unwrap().into(), kept: self.entries.clone() }
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0 = postcard::from_bytes(bytes).map_err(io::Error::other)?;
+    fn restore(&mut self, bytes: &Bytes) -> io::Result<()> {
+        let (lengths, rest) = postcard::take_from_bytes::<Vec<usize>>(bytes).map_err(io::Error::other)?;
+        let mut rest = bytes.slice_ref(rest);
+        self.entries = lengths.iter().map(|length| self.shelf.keep_stored(rest.split_to(*length))).collect();
+        assert!(rest.is_empty());
         Ok(())
     }
 }
@@ -91,7 +100,8 @@ impl Nodes {
         let node = NodeId(node);
         let disk = || SimulatedDisk::new(node.0, Faults { delay_max: Duration::from_millis(2), ..Faults::default() });
         let disk = self.disks.borrow_mut().entry(node).or_insert_with(disk).clone();
-        let options = Options { identity: node.0, limits: Default::default() };
+        let limits = Limits { kept_bytes_max: KEPT_BYTES_MAX, ..Limits::default() };
+        let options = Options { identity: node.0, limits };
         let (log, _) = Log::open(Rc::new(disk), options).await.unwrap();
         let effects = self.effects.clone();
         let settings =
@@ -99,7 +109,7 @@ impl Nodes {
         let group = Group::start(
             node,
             GROUP,
-            History::default(),
+            History { shelf: log.shelf(), entries: Vec::new() },
             log.group(GROUP),
             Rc::new(Wire { from: node, nodes: self.clone() }),
             settings,
@@ -161,7 +171,11 @@ async fn within<T>(seconds: u64, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 fn history(group: &Group<History>) -> Vec<String> {
-    group.with(|state| state.0.iter().map(|entry| String::from_utf8(entry.clone()).unwrap()).collect())
+    let text = |kept: &Rc<Kept>| {
+        let entry: Bytes = postcard::from_bytes(&kept.bytes()).unwrap();
+        String::from_utf8(entry.to_vec()).unwrap()
+    };
+    group.with(|state| state.entries.iter().map(text).collect())
 }
 
 fn simulate<F: Future<Output = T>, T>(seed_value: u64, run: impl FnOnce(Nodes) -> F) -> T {
@@ -391,6 +405,34 @@ fn large_entries_are_snapshotted_and_purged_by_their_bytes() {
         let files = nodes.disks.borrow()[&NodeId(1)].files();
         assert!(files.iter().any(|(file, _)| matches!(file, crate::storage::disk::FileName::Snapshot(..))));
         assert_eq!(history(&group).len(), 200);
+    });
+}
+
+#[test]
+fn a_large_state_reaches_a_new_member_and_is_on_disk_there_and_here() {
+    simulate(12, async |nodes| {
+        let group = nodes.start(1).await;
+        group.initialize(&set([1])).await.unwrap();
+        nodes.leader().await;
+        for number in 0..120_u32 {
+            group.propose(Bytes::from(format!("{number:010000}"))).await.unwrap();
+        }
+        let second = nodes.start(2).await;
+        group.add_learner(NodeId(2)).await.unwrap();
+        within(60, || (history(&second).len() == 120).then_some(())).await;
+        assert_eq!(history(&second), history(&group));
+        for group in [&group, &second] {
+            within(60, || group.with(|state| state.shelf.in_memory_bytes() <= KEPT_BYTES_MAX).then_some(())).await;
+        }
+        // Several blocks.
+        let files = nodes.disks.borrow()[&NodeId(2)].files();
+        let snapshot = files.iter().find(|(file, _)| matches!(file, crate::storage::disk::FileName::Snapshot(..)));
+        assert!(snapshot.unwrap().1.len() > crate::storage::snapshot::BLOCK_BYTES);
+        // Another start goes on from it.
+        let before = history(&second);
+        nodes.kill(2).await;
+        let second = nodes.start(2).await;
+        within(60, || (history(&second) == before).then_some(())).await;
     });
 }
 

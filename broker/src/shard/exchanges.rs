@@ -6,12 +6,11 @@
 //! comes again, over whatever connection, finds its packet id here and goes nowhere.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
 use super::command::{Destination, Outcome, Refusal};
-use super::queue::size;
+use super::stored::Stored;
 use super::streams::Stream;
 use crate::identity::{ClientId, Origin, ShardId};
 use crate::message::Message;
@@ -51,7 +50,7 @@ impl Pending {
 /// A message on its way, and the exchange that waits for it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Leaving {
-    pub message: Rc<Message>,
+    pub message: Stored,
     pub client_id: ClientId,
     pub packet_id: u16,
     pub exchange: u64,
@@ -89,7 +88,7 @@ impl Traffic {
         outboxes: BTreeMap<Destination, Outbox>,
         taken: BTreeMap<Source, Stream>,
     ) -> Traffic {
-        let bytes = outboxes.values().flat_map(|outbox| &outbox.leaving).map(|leaving| size(&leaving.message)).sum();
+        let bytes = outboxes.values().flat_map(|outbox| &outbox.leaving).map(|leaving| leaving.message.size()).sum();
         Traffic { exchanges, outboxes, taken, bytes }
     }
 
@@ -103,7 +102,7 @@ impl Traffic {
     }
 
     pub(super) fn put(&mut self, to: Destination, leaving: Leaving) {
-        self.bytes += size(&leaving.message);
+        self.bytes += leaving.message.size();
         self.outboxes.entry(to).or_default().leaving.push_back(leaving);
     }
 
@@ -113,7 +112,7 @@ impl Traffic {
         let mut taken = Vec::new();
         while outbox.first <= number {
             let Some(leaving) = outbox.leaving.pop_front() else { break };
-            self.bytes -= size(&leaving.message);
+            self.bytes -= leaving.message.size();
             taken.push((outbox.first, leaving));
             outbox.first += 1;
         }
@@ -128,7 +127,7 @@ impl Traffic {
         for to in over {
             lost.extend(self.outboxes.remove(&to).into_iter().flat_map(|outbox| outbox.leaving));
         }
-        self.bytes -= lost.iter().map(|leaving| size(&leaving.message)).sum::<usize>();
+        self.bytes -= lost.iter().map(|leaving| leaving.message.size()).sum::<usize>();
         lost
     }
 
@@ -140,9 +139,9 @@ impl Traffic {
         let numbered = outbox.leaving.iter().enumerate().skip(skip);
         let fitting = numbered.take_while(|(_, leaving)| {
             let before = bytes;
-            bytes += size(&leaving.message);
+            bytes += leaving.message.size();
             before < bytes_max
         });
-        fitting.map(|(place, leaving)| (outbox.first + place as u64, Message::clone(&leaving.message))).collect()
+        fitting.map(|(place, leaving)| (outbox.first + place as u64, leaving.message.message())).collect()
     }
 }

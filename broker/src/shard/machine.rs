@@ -1,8 +1,9 @@
 //! The state of a shard, and what each command does to it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::command::*;
 use super::evictions::Evictions;
@@ -12,9 +13,11 @@ use super::relay::abandon;
 use super::retained::{Page, Retained};
 use super::session::{Attached, Session, Sessions};
 use super::shares::{Strays, set_member};
+use super::stored::Stored;
 use super::streams::{Expected, Streams};
 use super::wills::Wills;
 use crate::identity::{ClientId, Incarnation, Origin};
+use crate::kept::Shelf;
 use crate::limits;
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::router::Trie;
@@ -48,6 +51,8 @@ pub struct Shard {
     pub(super) queued_items: usize,
     pub(super) queued_bytes: usize,
     persistent: usize,
+    /// Where queued messages are.
+    pub(super) shelf: Shelf,
 }
 
 /// Figures of a shard.
@@ -85,6 +90,11 @@ impl std::ops::AddAssign for Totals {
 }
 
 impl Shard {
+    /// An empty shard that keeps its queued messages on `shelf`.
+    pub fn on(shelf: Shelf) -> Shard {
+        Shard { shelf, ..Shard::default() }
+    }
+
     /// Applies a batch, in order. Never fails: what can't be done is answered.
     pub fn apply_entry(&mut self, entry: Entry, effects: &mut Vec<Effect>) {
         self.now_ms = self.now_ms.max(entry.now_ms);
@@ -177,7 +187,7 @@ impl Shard {
                 for ack in acks {
                     if let Some(queued) = session.queue.acknowledge(ack) {
                         self.queued_items -= 1;
-                        self.queued_bytes -= size(&queued.message);
+                        self.queued_bytes -= queued.message.size();
                     }
                 }
                 // The bound of what may be sent has moved.
@@ -432,7 +442,7 @@ impl Shard {
                 identifiers.extend(options.identifier);
             }
         });
-        let message = Rc::new(message);
+        let mut kept: Option<Stored> = None;
         let (mut stored, mut full) = (0, 0);
         for (client_id, (qos, retain, mut identifiers)) in matched {
             let Some(session) = self.sessions.get_mut(client_id) else { continue };
@@ -440,7 +450,8 @@ impl Shard {
                 session.owed.note(&message.topic);
             }
             identifiers.sort_unstable();
-            let queued = Queued { message: message.clone(), qos, retain, received: false, identifiers };
+            let kept = kept.get_or_insert_with(|| Stored::new(&self.shelf, &message)).clone();
+            let queued = Queued { message: kept, qos, retain, received: false, identifiers: identifiers.into() };
             if !session.queue.push(queued) {
                 full += 1;
                 continue;
@@ -525,6 +536,12 @@ impl Shard {
             .get(client_id)
             .map(|session| session.queue.deliveries(from, count, bytes_max, session.sent_to))
             .unwrap_or_default()
+    }
+
+    /// What of `client_id`'s queue from number `from` on has to be read from a disk, looking at about `bytes_max`; and one
+    /// past the last number that was looked at.
+    pub fn ahead(&self, client_id: &str, from: u64, bytes_max: usize) -> (Vec<Bytes>, u64) {
+        self.sessions.get(client_id).map(|session| session.queue.ahead(from, bytes_max)).unwrap_or_default()
     }
 
     /// All filters that this shard wants.

@@ -4,7 +4,6 @@
 //! meanwhile reaches the session as it is published, and must not be followed by the message of before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{Effect, Outcome, Place};
 use super::machine::{Shard, held};
 use super::queue::{Queued, size};
+use super::stored::Stored;
 use crate::identity::ClientId;
 use crate::limits;
 use crate::message::{Message, QoS};
@@ -99,8 +99,9 @@ impl Shard {
                 continue;
             }
             let bytes = size(&message);
-            let identifiers = Vec::from_iter(options.identifier);
-            let queued = Queued { message: Rc::new(message), qos, retain: true, received: false, identifiers };
+            let identifiers = Vec::from_iter(options.identifier).into();
+            let message = Stored::new(&self.shelf, &message);
+            let queued = Queued { message, qos, retain: true, received: false, identifiers };
             if session.queue.push(queued) {
                 self.queued_items += 1;
                 self.queued_bytes += bytes;

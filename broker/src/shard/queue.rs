@@ -1,21 +1,39 @@
 //! The queue of a persistent session: numbered from 1 without gaps, acknowledged in any order.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
+
+use bytes::Bytes;
 
 use super::command::{Ack, Delivery};
+use super::stored::Stored;
 use crate::limits;
 use crate::message::{Message, QoS};
 
 /// A message in a queue. The message itself is shared by all queues of the shard.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Queued {
-    pub message: Rc<Message>,
+    pub message: Stored,
     pub qos: QoS,
     pub retain: bool,
     /// PUBREC has come.
     pub received: bool,
-    pub identifiers: Vec<u32>,
+    pub identifiers: Identifiers,
+}
+
+/// Subscription identifiers. Most messages have none, and take no room for them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Identifiers(Option<Box<Vec<u32>>>);
+
+impl From<Vec<u32>> for Identifiers {
+    fn from(identifiers: Vec<u32>) -> Identifiers {
+        Identifiers((!identifiers.is_empty()).then(|| Box::new(identifiers)))
+    }
+}
+
+impl Identifiers {
+    pub(super) fn to_vec(&self) -> Vec<u32> {
+        self.0.as_deref().cloned().unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +54,7 @@ impl Default for Queue {
 impl Queue {
     /// A queue as a snapshot has it.
     pub(super) fn restored(first: u64, items: VecDeque<Option<Queued>>) -> Queue {
-        let bytes = items.iter().flatten().map(|item| size(&item.message)).sum();
+        let bytes = items.iter().flatten().map(|item| item.message.size()).sum();
         Queue { first, items, bytes }
     }
 
@@ -60,7 +78,7 @@ impl Queue {
 
     /// False when the queue is full: the message is not taken.
     pub(super) fn push(&mut self, queued: Queued) -> bool {
-        let bytes = size(&queued.message);
+        let bytes = queued.message.size();
         if self.items.len() >= limits::SESSION_QUEUE_ITEMS_MAX || self.bytes + bytes > limits::SESSION_QUEUE_BYTES_MAX {
             return false;
         }
@@ -81,7 +99,7 @@ impl Queue {
             return None;
         }
         let taken = item.take()?;
-        self.bytes -= size(&taken.message);
+        self.bytes -= taken.message.size();
         while let Some(None) = self.items.front() {
             self.items.pop_front();
             self.first += 1;
@@ -107,6 +125,23 @@ impl Queue {
         self.get(number).is_some()
     }
 
+    /// What of the queue from number `from` on is in a file, looking at about `bytes_max`; and one past the last number that
+    /// was looked at.
+    pub(super) fn ahead(&self, from: u64, bytes_max: usize) -> (Vec<Bytes>, u64) {
+        let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let (mut stored, mut bytes, mut next) = (Vec::new(), 0, from.max(self.first));
+        for (place, item) in self.items.iter().enumerate().skip(skip) {
+            if bytes >= bytes_max {
+                break;
+            }
+            next = self.first + place as u64 + 1;
+            let Some(queued) = item else { continue };
+            bytes += queued.message.size();
+            stored.extend(queued.message.kept().stored_bytes());
+        }
+        (stored, next)
+    }
+
     /// What is not acknowledged from number `from` on: at most `count`, and at least one if there is any, within
     /// `bytes_max` of payload. `dup_to` is the highest number that may have been sent before.
     pub(super) fn deliveries(&self, from: u64, count: usize, bytes_max: usize, dup_to: u64) -> Vec<Delivery> {
@@ -115,12 +150,12 @@ impl Queue {
         let mut deliveries = Vec::new();
         for (place, item) in self.items.iter().enumerate().skip(skip) {
             let Some(queued) = item else { continue };
-            bytes += size(&queued.message);
+            bytes += queued.message.size();
             if deliveries.len() >= count || (bytes > bytes_max && !deliveries.is_empty()) {
                 break;
             }
             let seq = self.first + place as u64;
-            let mut message = Message { qos: queued.qos, retain: queued.retain, ..Message::clone(&queued.message) };
+            let mut message = Message { qos: queued.qos, retain: queued.retain, ..queued.message.message() };
             if queued.received {
                 // Only PUBREL is sent.
                 (message.payload, message.properties) = Default::default();
@@ -130,7 +165,7 @@ impl Queue {
                 message,
                 dup: seq <= dup_to,
                 received: queued.received,
-                identifiers: queued.identifiers.clone(),
+                identifiers: queued.identifiers.to_vec(),
             });
         }
         deliveries

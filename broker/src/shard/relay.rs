@@ -1,12 +1,11 @@
 //! What the commands of QoS 2 do to a shard: exchanges begin and are released, messages (and wills) leave and come in, once
 //! each.
 
-use std::rc::Rc;
-
 use super::command::*;
 use super::exchanges::{Asker, Exchange, Leaving, NO_EXCHANGE, Pending, Source};
 use super::machine::{Shard, held};
 use super::queue::size;
+use super::stored::Stored;
 use super::streams::Expected;
 use crate::identity::{ClientId, Origin};
 use crate::limits;
@@ -44,7 +43,7 @@ impl Shard {
             return Some(Outcome::Refused(Refusal::Quota));
         }
         let number = self.traffic.next_exchange();
-        let sent = self.spread(Rc::new(message), spread, (&client_id, packet_id, number), effects);
+        let sent = self.spread(message, spread, (&client_id, packet_id, number), effects);
         let pending = Pending { asker, outstanding: sent.outstanding, stored: sent.stored, refused: sent.refused };
         let settled = (pending.outstanding == 0).then(|| pending.outcome());
         let refused = matches!(settled, Some(Outcome::Refused(_)));
@@ -64,26 +63,29 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         let Some(message) = self.wills.fire(client_id, epoch) else { return Outcome::NotFound };
-        self.spread(Rc::new(message), spread, (&ClientId::default(), 0, NO_EXCHANGE), effects);
+        self.spread(message, spread, (&ClientId::default(), 0, NO_EXCHANGE), effects);
         Outcome::Done
     }
 
     /// Puts a message into the outboxes of everybody that it is for, on behalf of an exchange: whose, packet id, number.
     fn spread(
         &mut self,
-        message: Rc<Message>,
+        message: Message,
         spread: Spread,
         (client_id, packet_id, exchange): (&ClientId, u16, u64),
         effects: &mut Vec<Effect>,
     ) -> Sent {
         let Spread { here, keep, destinations, recipients } = spread;
         let mut members_here = Vec::new();
-        let mut copies: Vec<(Destination, Rc<Message>)> =
-            destinations.into_iter().map(|to| (to, message.clone())).collect();
+        let mut copies: Vec<(Destination, Stored)> = Vec::new();
+        if !destinations.is_empty() {
+            let stored = Stored::new(&self.shelf, &message);
+            copies.extend(destinations.into_iter().map(|to| (to, stored.clone())));
+        }
         for (to, recipient) in recipients {
-            let copy = Message { recipient: Some(recipient), ..Message::clone(&message) };
+            let copy = Message { recipient: Some(recipient), ..message.clone() };
             match to {
-                Some(to) => copies.push((to, Rc::new(copy))),
+                Some(to) => copies.push((to, Stored::new(&self.shelf, &copy))),
                 None => members_here.push(copy),
             }
         }
@@ -91,8 +93,8 @@ impl Shard {
         for (to, message) in copies {
             // Subscribers of a run that is over are no longer connected.
             if matches!(to, Destination::Node(run) if self.streams.expected(run) == Expected::Nothing) {
-                if message.recipient.is_some() {
-                    members_here.push(Message::clone(&message));
+                if message.is_for_one() {
+                    members_here.push(message.message());
                 }
                 continue;
             }
@@ -100,11 +102,11 @@ impl Shard {
             self.traffic.put(to, Leaving { message, client_id: client_id.clone(), packet_id, exchange });
             effects.push(Effect::Relayable(to));
         }
-        members_here.extend(here.then(|| Message::clone(&message)));
+        members_here.extend(here.then(|| message.clone()));
         let mut outcomes: Vec<Outcome> =
             members_here.into_iter().map(|message| self.publish(message, effects)).collect();
         if keep {
-            outcomes.push(self.retain(Message::clone(&message)));
+            outcomes.push(self.retain(message));
         }
         for outcome in outcomes {
             match outcome {
@@ -176,8 +178,8 @@ impl Shard {
     pub(super) fn relayed(&mut self, Relayed { to, number, refused }: Relayed, effects: &mut Vec<Effect>) {
         for (at, leaving) in self.traffic.take(to, number) {
             let refused = refused.filter(|_| at == number);
-            if refused.is_some() && leaving.exchange == NO_EXCHANGE && leaving.message.recipient.is_some() {
-                self.stray(&leaving.message);
+            if refused.is_some() && leaving.exchange == NO_EXCHANGE && leaving.message.is_for_one() {
+                self.stray(leaving.message.message());
             }
             self.arrived(leaving, 1, refused, effects);
         }
@@ -189,9 +191,9 @@ impl Shard {
     /// These runs of a node are over, and with them its subscribers.
     pub(super) fn forget_destinations(&mut self, gone: Origin, effects: &mut Vec<Effect>) {
         for leaving in self.traffic.forget(gone) {
-            let shared = leaving.message.recipient.is_some();
+            let shared = leaving.message.is_for_one();
             if shared {
-                self.stray(&leaving.message);
+                self.stray(leaving.message.message());
                 effects.push(Effect::Unplaced);
             }
             self.arrived(leaving, u32::from(shared), None, effects);

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use super::exchanges::{Leaving, NO_EXCHANGE};
 use super::machine::Shard;
 use super::queue::{Queued, size};
 use super::session::Session;
+use super::stored::Stored;
 use super::streams::Expected;
 use crate::identity::ClientId;
 use crate::limits;
@@ -65,7 +65,7 @@ impl Session {
     /// ([MQTT-4.8.2-4], [MQTT-4.8.2-5]).
     fn may_leave(&self, number: u64, queued: &Queued) -> bool {
         let begun = queued.qos == QoS::ExactlyOnce && (queued.received || number <= self.sent_to);
-        queued.message.recipient.is_some() && !begun
+        queued.message.is_for_one() && !begun
     }
 
     /// Tells that its memberships are other ones now that its client has come, or gone.
@@ -79,7 +79,7 @@ impl Session {
                 effects.push(Effect::RouteRemoved(member(old)));
             }
         }
-        if !connected && self.queue.items().iter().flatten().any(|queued| queued.message.recipient.is_some()) {
+        if !connected && self.queue.items().iter().flatten().any(|queued| queued.message.is_for_one()) {
             effects.push(Effect::Unplaced);
         }
     }
@@ -124,8 +124,9 @@ impl Shard {
         };
         let (qos, bytes) = (options.qos.min(message.qos), size(&message));
         let retain = options.retain_as_published && message.retain;
-        let identifiers = Vec::from_iter(options.identifier);
-        if !session.queue.push(Queued { message: Rc::new(message), qos, retain, received: false, identifiers }) {
+        let identifiers = Vec::from_iter(options.identifier).into();
+        let message = Stored::new(&self.shelf, &message);
+        if !session.queue.push(Queued { message, qos, retain, received: false, identifiers }) {
             self.dropped_queue_full += 1;
             return Outcome::Refused(Refusal::Quota);
         }
@@ -143,7 +144,7 @@ impl Shard {
         let items = session.queue.items().iter().enumerate();
         for (place, queued) in items.filter_map(|(place, queued)| Some((place, queued.as_ref()?))) {
             if session.may_leave(session.queue.first() + place as u64, queued) {
-                self.strays.put(Message::clone(&queued.message));
+                self.strays.put(queued.message.message());
                 effects.push(Effect::Unplaced);
             }
         }
@@ -154,8 +155,8 @@ impl Shard {
     }
 
     /// What was on its way to a member on a run that is over.
-    pub(super) fn stray(&mut self, message: &Message) {
-        self.strays.put(message.clone());
+    pub(super) fn stray(&mut self, message: Message) {
+        self.strays.put(message);
     }
 
     /// Messages go to other members; those that may not, or not now, stay. Answered with how many went.
@@ -182,7 +183,7 @@ impl Shard {
                     }
                 }
                 Onward::To(destination, recipient) => {
-                    let message = Rc::new(Message { recipient: Some(recipient), ..message });
+                    let message = Stored::new(&self.shelf, &Message { recipient: Some(recipient), ..message });
                     let leaving =
                         Leaving { message, client_id: ClientId::default(), packet_id: 0, exchange: NO_EXCHANGE };
                     self.traffic.put(destination, leaving);
@@ -209,8 +210,8 @@ impl Shard {
         }
         let queued = session.queue.acknowledge(Ack::Done(number))?;
         self.queued_items -= 1;
-        self.queued_bytes -= size(&queued.message);
-        Some(Message::clone(&queued.message))
+        self.queued_bytes -= queued.message.size();
+        Some(queued.message.message())
     }
 }
 
@@ -235,7 +236,7 @@ impl Shard {
                     break;
                 }
                 if session.may_leave(number, queued) {
-                    let message = Message::clone(&queued.message);
+                    let message = queued.message.message();
                     unplaced.push(Unplaced { from: Some(client_id.clone()), number, message });
                 }
             }

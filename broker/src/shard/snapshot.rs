@@ -1,10 +1,11 @@
-//! A shard's state as bytes: the same state gives the same bytes on every replica.
+//! A shard's state as bytes: the same state gives the same bytes on every replica. In front is everything but the queued
+//! messages, which follow one after the other and are not looked at.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::command::{Destination, Effect, Entry, Holder, Will};
@@ -16,14 +17,16 @@ use super::queue::{Queue, Queued};
 use super::retained::Retained;
 use super::session::Session;
 use super::shares::Strays;
+use super::stored::{Stored, StoredRecord};
 use super::streams::{Stream, Streams};
 use super::wills::Wills;
 use crate::identity::ClientId;
+use crate::kept::{Places, Shelf};
 use crate::message::{Message, QoS, SubscriptionOptions};
-use crate::replication::StateMachine;
+use crate::replication::{Image, StateMachine};
 
 /// In front of a snapshot.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -33,8 +36,8 @@ struct State {
     dropped_queue_full: u64,
     wills: Wills,
     evictions: Evictions,
-    /// Each message once, however many queues it stands in.
-    messages: Vec<Message>,
+    /// Each message once, however many queues it stands in. Their bytes follow in this order.
+    messages: Vec<StoredRecord>,
     sessions: Vec<SessionRecord>,
     exchanges: u64,
     outboxes: Vec<(Destination, u64, Vec<LeavingRecord>)>,
@@ -89,7 +92,7 @@ impl StateMachine for Shard {
         }
     }
 
-    fn snapshot(&self) -> Vec<u8> {
+    fn snapshot(&self) -> Image {
         let mut sessions: Vec<&Session> = self.sessions.values().collect();
         sessions.sort_by(|a, b| a.client_id.cmp(&b.client_id));
         let mut messages = Messages::default();
@@ -111,7 +114,7 @@ impl StateMachine for Shard {
             dropped_queue_full: self.dropped_queue_full,
             wills: self.wills.clone(),
             evictions: self.evictions.clone(),
-            messages: messages.all,
+            messages: messages.records,
             sessions,
             exchanges: self.traffic.exchanges,
             outboxes,
@@ -122,20 +125,21 @@ impl StateMachine for Shard {
         let mut bytes = vec![VERSION];
         // Serialising plain data to memory has no way to fail.
         bytes.extend(postcard::to_stdvec(&state).unwrap_or_default());
-        bytes
+        Image { head: Bytes::from(bytes), kept: messages.places.all }
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn restore(&mut self, bytes: &Bytes) -> io::Result<()> {
         let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("shard snapshot: {why}"));
-        let state = match bytes.split_first() {
+        let (state, rest) = match bytes.split_first() {
             Some((&VERSION, rest)) => {
-                postcard::from_bytes::<State>(rest).map_err(|error| invalid(error.to_string()))?
+                postcard::take_from_bytes::<State>(rest).map_err(|error| invalid(error.to_string()))?
             }
             Some((version, _)) => return Err(invalid(format!("version {version} is not known"))),
             None => return Err(invalid("it is empty".into())),
         };
-        let messages: Vec<Rc<Message>> = state.messages.into_iter().map(Rc::new).collect();
-        let mut shard = Shard::default();
+        let messages = stored(&self.shelf, &state.messages, bytes.slice_ref(rest))
+            .ok_or_else(|| invalid("it is longer or shorter than it says".into()))?;
+        let mut shard = Shard::on(self.shelf.clone());
         shard.now_ms = state.now_ms;
         shard.streams = state.streams;
         shard.epochs = state.epochs;
@@ -168,17 +172,31 @@ impl StateMachine for Shard {
 
 #[derive(Default)]
 struct Messages {
-    all: Vec<Message>,
-    places: BTreeMap<*const Message, usize>,
+    places: Places,
+    records: Vec<StoredRecord>,
 }
 
 impl Messages {
-    fn place(&mut self, message: &Rc<Message>) -> usize {
-        *self.places.entry(Rc::as_ptr(message)).or_insert_with(|| {
-            self.all.push(Message::clone(message));
-            self.all.len() - 1
-        })
+    fn place(&mut self, message: &Stored) -> usize {
+        let (place, new) = self.places.place(message.kept());
+        if new {
+            self.records.push(message.record());
+        }
+        place
     }
+}
+
+/// The messages that `bytes` consist of; `None` if they don't.
+fn stored(shelf: &Shelf, records: &[StoredRecord], mut bytes: Bytes) -> Option<Vec<Stored>> {
+    let mut messages = Vec::with_capacity(records.len());
+    for record in records {
+        let length = record.length as usize;
+        if length > bytes.len() {
+            return None;
+        }
+        messages.push(Stored::restored(shelf, record, bytes.split_to(length)));
+    }
+    bytes.is_empty().then_some(messages)
 }
 
 fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
@@ -187,7 +205,7 @@ fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
         qos: item.qos,
         retain: item.retain,
         received: item.received,
-        identifiers: item.identifiers.clone(),
+        identifiers: item.identifiers.to_vec(),
     };
     SessionRecord {
         client_id: session.client_id.clone(),
@@ -207,14 +225,14 @@ fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
     }
 }
 
-fn session(record: SessionRecord, messages: &[Rc<Message>]) -> Option<Session> {
+fn session(record: SessionRecord, messages: &[Stored]) -> Option<Session> {
     let queued = |item: QueuedRecord| {
         Some(Queued {
             message: messages.get(item.message)?.clone(),
             qos: item.qos,
             retain: item.retain,
             received: item.received,
-            identifiers: item.identifiers,
+            identifiers: item.identifiers.into(),
         })
     };
     let items = record.queue.into_iter().map(|item| match item {

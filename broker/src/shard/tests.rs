@@ -14,6 +14,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::identity::{ClientId, ConnectionId, Incarnation, NodeId, Origin, ShardId};
+use crate::kept::Shelf;
 use crate::limits;
 use crate::message::{Message, QoS, Subscription, SubscriptionOptions};
 use crate::replication::StateMachine as _;
@@ -409,7 +410,7 @@ fn a_newer_connection_waits_until_the_older_has_let_go() {
     assert_eq!(given.answered(NODE_B), None, "another epoch has no say");
     let bytes = given.shard.snapshot();
     given.shard = Shard::default();
-    given.shard.restore(&bytes).unwrap();
+    given.shard.restore(&bytes.to_bytes()).unwrap();
     given.say(NODE_A, Command::Released { client_id: "c".into(), epoch: old });
     let answer = given.answered(NODE_B);
     assert!(matches!(answer, Some(Outcome::Opened { epoch, session_present: true, .. }) if epoch > old));
@@ -502,8 +503,8 @@ fn a_full_shard_refuses_a_publish() {
 #[test]
 fn a_snapshot_of_another_version_is_refused() {
     let mut shard = Shard::default();
-    assert!(shard.restore(&[]).is_err());
-    assert!(shard.restore(&[99, 0]).unwrap_err().to_string().contains("version 99"));
+    assert!(shard.restore(&Bytes::new()).is_err());
+    assert!(shard.restore(&Bytes::from_static(&[99, 0])).unwrap_err().to_string().contains("version 99"));
 }
 
 #[test]
@@ -557,7 +558,9 @@ proptest! {
     fn replicas_stay_equal_and_a_snapshot_is_as_good_as_the_log(
         commands in prop::collection::vec(any_command(), 1..60), cut in 0..60_usize,
     ) {
-        let (mut whole, mut resumed) = (Shard::default(), Shard::default());
+        // One has everything in memory, the other nothing.
+        let (shelf, mut whole) = (Shelf::bounded(0), Shard::default());
+        let mut resumed = Shard::on(shelf.clone());
         let mut seqs = [0_u64; 3];
         for (place, (node, command)) in commands.into_iter().enumerate() {
             seqs[usize::from(node)] += 1;
@@ -568,13 +571,17 @@ proptest! {
             whole.apply(1, &entry, &mut effects);
             resumed.apply(1, &entry, &mut resumed_effects);
             prop_assert_eq!(effects, resumed_effects);
+            for kept in shelf.take_oldest(usize::MAX) {
+                kept.move_to(Bytes::from(kept.bytes().to_vec()));
+            }
+            prop_assert_eq!(shelf.in_memory_bytes(), 0);
             if place == cut {
                 let snapshot = resumed.snapshot();
-                resumed = Shard::default();
-                resumed.restore(&snapshot).unwrap();
+                resumed = Shard::on(shelf.clone());
+                resumed.restore(&snapshot.to_bytes()).unwrap();
             }
         }
-        prop_assert_eq!(whole.snapshot(), resumed.snapshot());
+        prop_assert_eq!(whole.snapshot().to_bytes(), resumed.snapshot().to_bytes());
         prop_assert_eq!(whole.totals(), resumed.totals());
         prop_assert_eq!(whole.routes(), resumed.routes());
         // What is counted is what is there.

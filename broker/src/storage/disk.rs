@@ -68,6 +68,20 @@ pub trait Disk {
     /// Reads several extents.
     fn read(&self, extents: Vec<Extent>) -> Pending<Vec<Bytes>>;
 
+    /// The first `length` bytes of a file that is changed no more, without a copy in memory where that can be: looking at
+    /// them may wait for the disk. They stay what they are when the file is removed.
+    fn map(&self, file: FileName, length: u64) -> Pending<Bytes>;
+
+    /// Puts bytes where they take no memory, and gives them back from there in the same order. They are not durable and
+    /// belong to no [`FileName`]; their room is free when the last that was put there with them is dropped.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] when there is no such place, and never will be; others when it cannot be written to now.
+    fn spill(&self, pieces: Vec<Bytes>) -> Pending<Vec<Bytes>>;
+
+    /// Reads in what [`Disk::map`] and [`Disk::spill`] gave, so that looking at it soon after does not wait.
+    fn touch(&self, pieces: Vec<Bytes>) -> Pending<()>;
+
     /// Writes `buffers` one after the other at `offset`, making the file when it does not exist. A failed write may
     /// have changed any of the bytes from `offset` on, and the file's length; a failed sync leaves it unknown what of all
     /// earlier writes to this file is durable ([`WriteError`] tells them apart).

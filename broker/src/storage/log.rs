@@ -10,14 +10,17 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use tokio::task::AbortHandle;
 
 use super::disk::{Disk, Durability, FileName};
 use super::record::Seal;
 use super::recovery::{Foreign, Replay};
-use super::snapshot::{SnapshotReader, SnapshotWriter, Snapshots};
+use super::snapshot::{SnapshotReader, SnapshotWriter, Snapshots, StoredSnapshot};
+use super::spill;
 use super::state::{Piece, State, damaged};
 use super::writer::{self, Shared};
 use crate::identity::GroupId;
+use crate::kept::Shelf;
 
 /// The bounds of a log.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +37,8 @@ pub struct Limits {
     pub entry_bytes_max: usize,
     /// The largest value of [`GroupLog::save`].
     pub value_bytes_max: usize,
+    /// Bytes on the [shelf](Log::shelf) that stay in memory; more is moved into files, where the disk is one that can.
+    pub kept_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -45,6 +50,7 @@ impl Default for Limits {
             cache_bytes_max: 64 << 20,
             entry_bytes_max: 64 << 20,
             value_bytes_max: 4 << 10,
+            kept_bytes_max: crate::limits::QUEUE_MEMORY_BYTES_MAX,
         }
     }
 }
@@ -136,10 +142,13 @@ pub struct Log {
 pub(super) struct Hold {
     pub shared: Rc<Shared>,
     claims: RefCell<BTreeSet<GroupId>>,
+    shelf: Shelf,
+    spilling: AbortHandle,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        self.spilling.abort();
         self.shared.abandon();
     }
 }
@@ -166,13 +175,25 @@ impl Log {
             return Err(error);
         }
         tokio::task::spawn_local(writer::run(shared.clone()));
-        let hold = Rc::new(Hold { shared, claims: RefCell::default() });
+        let shelf = Shelf::bounded(limits.kept_bytes_max);
+        let spilling = tokio::task::spawn_local(spill::run(shared.disk.clone(), shelf.clone())).abort_handle();
+        let hold = Rc::new(Hold { shared, claims: RefCell::default(), shelf, spilling });
         Ok((Log { hold }, recovered))
     }
 
     /// The part of the log that belongs to `group`.
     pub fn group(&self, group: GroupId) -> GroupLog {
         GroupLog { id: group, hold: self.hold.clone() }
+    }
+
+    /// Where to keep what must be found again without reading the log, and need not be in memory.
+    pub fn shelf(&self) -> Shelf {
+        self.hold.shelf.clone()
+    }
+
+    /// Has what the [shelf](Log::shelf) keeps in files read in, by a thread of the disk: it is looked at soon. Does not wait.
+    pub fn read_ahead(&self, pieces: Vec<Bytes>) {
+        drop(self.hold.shared.disk.touch(pieces));
     }
 
     /// Whether appends are accepted.
@@ -404,15 +425,19 @@ impl GroupLog {
     }
 
     /// Begins a snapshot that replaces the group's present one when it is finished. `meta` is any small description.
-    pub async fn begin_snapshot(&self, meta: Bytes) -> io::Result<SnapshotWriter> {
-        SnapshotWriter::begin(self.shared().snapshots.clone(), self.id, meta).await
+    pub fn begin_snapshot(&self, meta: Bytes) -> io::Result<SnapshotWriter> {
+        SnapshotWriter::begin(self.shared().snapshots.clone(), self.id, meta)
     }
 
-    /// Writes a whole snapshot, pulling one chunk at a time.
-    pub async fn write_snapshot(&self, meta: Bytes, chunks: impl IntoIterator<Item = Bytes>) -> io::Result<()> {
-        let mut snapshot = self.begin_snapshot(meta).await?;
-        for chunk in chunks {
-            snapshot.write(chunk).await?;
+    /// Writes a whole snapshot, pulling one piece at a time, and gives it back as [`SnapshotWriter::finish`] does.
+    pub async fn write_snapshot(
+        &self,
+        meta: Bytes,
+        pieces: impl IntoIterator<Item = Bytes>,
+    ) -> io::Result<StoredSnapshot> {
+        let mut snapshot = self.begin_snapshot(meta)?;
+        for piece in pieces {
+            snapshot.write(vec![piece]).await?;
         }
         snapshot.finish().await
     }

@@ -1,8 +1,8 @@
 //! Snapshots: one file each, complete or absent.
 //!
-//! A file is written under a name that means nothing, synced, and renamed. It is a series of frames, each a length, a
-//! CRC-32C over the frame's number, that length and the bytes, and the bytes; the first is the description, a frame of
-//! length `u32::MAX` that carries the number of frames ends it.
+//! A file is written under a name that means nothing, synced, and renamed. The data comes first and in one piece, so that it
+//! can be [mapped](SnapshotReader::map); behind it the description, a CRC-32C of each [`BLOCK_BYTES`] of data, and a footer
+//! of fixed length that says how long all of this is and has the checksum of everything behind the data.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,11 +14,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::disk::{Disk, Durability, Extent, FileName, WriteError};
 use crate::identity::GroupId;
 
-/// The largest chunk of a snapshot, and the largest description.
-pub const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// The largest piece that a snapshot is written in, the largest description, and what is read and checked at once.
+pub const BLOCK_BYTES: usize = 256 << 10;
 
-const FRAME_HEADER_BYTES: usize = 8;
-const END: u32 = u32::MAX;
+/// What a footer begins with; another number is another format.
+const MAGIC: u64 = 0x6d71_7474_736e_6132;
+const FOOTER_BYTES: usize = 32;
 
 /// Which snapshots there are.
 pub(super) struct Snapshots {
@@ -69,6 +70,12 @@ impl Snapshots {
         Ok(())
     }
 
+    fn next_number(&self) -> u64 {
+        let mut known = self.known.borrow_mut();
+        known.last += 1;
+        known.last
+    }
+
     /// Removes a file that no longer counts, now or when its last reader is gone.
     async fn retire(&self, file: FileName) -> io::Result<()> {
         if self.known.borrow().readers.contains_key(&file) {
@@ -85,47 +92,102 @@ impl Snapshots {
     }
 }
 
+/// A finished snapshot, where it is.
+#[derive(Clone)]
+pub struct StoredSnapshot {
+    /// Its data, in the file itself: it takes no memory, and looking at it may wait for the disk. It stays what it is when
+    /// a newer snapshot has replaced this one.
+    pub data: Bytes,
+    pub(super) checksums: Rc<[u32]>,
+}
+
+impl StoredSnapshot {
+    /// The data from `offset` to the end of its block of [`BLOCK_BYTES`], after that block was checked.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] when the disk no longer gives what was written.
+    pub fn block_from(&self, offset: usize) -> io::Result<Bytes> {
+        let number = offset / BLOCK_BYTES;
+        let block = self.data.slice(number * BLOCK_BYTES..self.data.len().min((number + 1) * BLOCK_BYTES));
+        let written = self.checksums.get(number).is_some_and(|checksum| crc32c::crc32c(&block) == *checksum);
+        if written || block.is_empty() {
+            return Ok(block.slice(offset - number * BLOCK_BYTES..));
+        }
+        let message = format!("a snapshot is damaged in its block at byte {}", number * BLOCK_BYTES);
+        Err(io::Error::new(io::ErrorKind::InvalidData, message))
+    }
+}
+
 /// A snapshot being written. Dropped before [`SnapshotWriter::finish`], it never existed.
 pub struct SnapshotWriter {
     snapshots: Rc<Snapshots>,
     group: GroupId,
     number: u64,
-    offset: u64,
-    frames: u32,
+    meta: Bytes,
+    /// Bytes of data.
+    length: u64,
+    /// Of each whole block, then of what there is of the next.
+    checksums: Vec<u32>,
 }
 
 impl SnapshotWriter {
-    pub(super) async fn begin(snapshots: Rc<Snapshots>, group: GroupId, meta: Bytes) -> io::Result<SnapshotWriter> {
-        let number = {
-            let mut known = snapshots.known.borrow_mut();
-            known.last += 1;
-            known.last
-        };
-        let mut writer = SnapshotWriter { snapshots, group, number, offset: 0, frames: 0 };
-        writer.write(meta).await?;
-        Ok(writer)
+    pub(super) fn begin(snapshots: Rc<Snapshots>, group: GroupId, meta: Bytes) -> io::Result<SnapshotWriter> {
+        if meta.len() > BLOCK_BYTES {
+            return Err(too_large("a description", meta.len()));
+        }
+        let number = snapshots.next_number();
+        Ok(SnapshotWriter { snapshots, group, number, meta, length: 0, checksums: Vec::new() })
     }
 
-    /// Adds a chunk, of at most [`CHUNK_BYTES_MAX`] bytes.
-    pub async fn write(&mut self, chunk: Bytes) -> io::Result<()> {
-        if chunk.len() > CHUNK_BYTES_MAX {
-            let message = format!("a chunk of {} bytes, {CHUNK_BYTES_MAX} are allowed", chunk.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    /// Bytes of data so far.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Adds data, at most [`BLOCK_BYTES`] at once. It may be in a file itself: it is read in before it is looked at here.
+    pub async fn write(&mut self, pieces: Vec<Bytes>) -> io::Result<()> {
+        let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        if bytes > BLOCK_BYTES {
+            return Err(too_large("a piece", bytes));
         }
-        let header = frame_header(self.frames, chunk.len() as u32, &chunk);
-        self.put(vec![header, chunk], Durability::None).await?;
-        self.frames += 1;
+        self.snapshots.disk.touch(pieces.clone()).await?;
+        let mut length = self.length;
+        for piece in &pieces {
+            let mut rest = &piece[..];
+            while !rest.is_empty() {
+                let filled = length as usize % BLOCK_BYTES;
+                let (part, more) = rest.split_at(rest.len().min(BLOCK_BYTES - filled));
+                match self.checksums.last_mut().filter(|_| filled > 0) {
+                    Some(checksum) => *checksum = crc32c::crc32c_append(*checksum, part),
+                    None => self.checksums.push(crc32c::crc32c(part)),
+                }
+                length += part.len() as u64;
+                rest = more;
+            }
+        }
+        self.put(self.length, pieces, Durability::None).await?;
+        self.length = length;
         Ok(())
     }
 
-    /// Makes it durable and the group's snapshot; the older one is removed. Where two are written at once, the one that was
-    /// begun later stays.
-    pub async fn finish(mut self) -> io::Result<()> {
-        let frames = Bytes::copy_from_slice(&self.frames.to_le_bytes());
-        let end = frame_header(self.frames, END, &frames);
-        self.put(vec![end, frames], Durability::Data).await?;
-        let (group, number) = (self.group, self.number);
-        let snapshots = self.snapshots.clone();
+    /// Makes it durable and the group's snapshot, and gives it back from there; the older one is removed. Where two are
+    /// written at once, the one that is finished later stays.
+    pub async fn finish(self) -> io::Result<StoredSnapshot> {
+        let mut tail = BytesMut::with_capacity(self.meta.len() + 4 * self.checksums.len() + FOOTER_BYTES);
+        tail.put_slice(&self.meta);
+        for checksum in &self.checksums {
+            tail.put_u32_le(*checksum);
+        }
+        tail.put_u64_le(MAGIC);
+        tail.put_u64_le(self.length);
+        tail.put_u32_le(self.meta.len() as u32);
+        tail.put_u32_le(self.checksums.len() as u32);
+        tail.put_u32_le(0); // room
+        let checksum = crc32c::crc32c(&tail);
+        tail.put_u32_le(checksum);
+        self.put(self.length, vec![tail.freeze()], Durability::Data).await?;
+        let (snapshots, group) = (self.snapshots.clone(), self.group);
+        let number = snapshots.next_number();
         let finished = FileName::Snapshot(group, number);
         snapshots.disk.rename(self.file(), finished).await?;
         let superseded = {
@@ -135,21 +197,18 @@ impl SnapshotWriter {
                 _ => known.current.insert(group, number),
             }
         };
+        let data = snapshots.disk.map(finished, self.length).await;
         if let Some(number) = superseded {
             snapshots.retire(FileName::Snapshot(group, number)).await?;
         }
-        Ok(())
+        Ok(StoredSnapshot { data: data?, checksums: self.checksums.as_slice().into() })
     }
 
-    async fn put(&mut self, buffers: Vec<Bytes>, durability: Durability) -> io::Result<()> {
-        let bytes: usize = buffers.iter().map(Bytes::len).sum();
-        let disk = &self.snapshots.disk;
-        let written = disk.write(self.file(), self.offset, buffers, durability).await;
+    async fn put(&self, offset: u64, buffers: Vec<Bytes>, durability: Durability) -> io::Result<()> {
+        let written = self.snapshots.disk.write(self.file(), offset, buffers, durability).await;
         written.map_err(|error| match error {
             WriteError::Write(error) | WriteError::Sync(error) => error,
-        })?;
-        self.offset += bytes as u64;
-        Ok(())
+        })
     }
 
     fn file(&self) -> FileName {
@@ -164,14 +223,22 @@ impl Drop for SnapshotWriter {
     }
 }
 
+fn too_large(what: &str, bytes: usize) -> io::Error {
+    let message = format!("{what} of {bytes} bytes, {BLOCK_BYTES} are allowed");
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
 /// A finished snapshot.
 pub struct SnapshotReader {
     snapshots: Rc<Snapshots>,
     file: FileName,
     meta: Bytes,
+    /// Bytes of data.
     length: u64,
-    offset: u64,
-    frames: u32,
+    /// Of its blocks.
+    checksums: Vec<u32>,
+    /// The block that is read next.
+    next: usize,
 }
 
 impl SnapshotReader {
@@ -185,12 +252,41 @@ impl SnapshotReader {
             *known.readers.entry(file).or_insert(0) += 1;
             file
         };
-        let mut reader = SnapshotReader { snapshots, file, meta: Bytes::new(), length: 0, offset: 0, frames: 0 };
+        let mut reader =
+            SnapshotReader { snapshots, file, meta: Bytes::new(), length: 0, checksums: Vec::new(), next: 0 };
         let files = reader.snapshots.disk.list().await?;
         let found = files.iter().find(|(name, _)| *name == file);
-        reader.length = found.ok_or_else(|| reader.damaged())?.1;
-        reader.meta = reader.next().await?.ok_or_else(|| reader.damaged())?;
+        let file_bytes = found.ok_or_else(|| reader.damaged(0))?.1;
+        reader.read_tail(file_bytes).await?;
         Ok(Some(reader))
+    }
+
+    /// Reads what is behind the data.
+    async fn read_tail(&mut self, file_bytes: u64) -> io::Result<()> {
+        let before_footer = file_bytes.checked_sub(FOOTER_BYTES as u64).ok_or_else(|| self.damaged(file_bytes))?;
+        let mut footer = self.take(before_footer, FOOTER_BYTES).await?;
+        let damaged = self.damaged(before_footer);
+        if footer.get_u64_le() != MAGIC {
+            return Err(damaged);
+        }
+        let length = footer.get_u64_le();
+        let (meta_bytes, blocks) = (footer.get_u32_le() as usize, footer.get_u32_le() as usize);
+        let tail_bytes = meta_bytes + 4 * blocks + FOOTER_BYTES;
+        let fits = length.checked_add(tail_bytes as u64) == Some(file_bytes)
+            && blocks as u64 == length.div_ceil(BLOCK_BYTES as u64);
+        if !fits {
+            return Err(damaged);
+        }
+        let mut tail = self.take(length, tail_bytes).await?;
+        let checked = tail.slice(..tail_bytes - 4);
+        let checksum = tail.slice(tail_bytes - 4..).get_u32_le();
+        if crc32c::crc32c(&checked) != checksum {
+            return Err(damaged);
+        }
+        self.meta = tail.split_to(meta_bytes);
+        self.checksums = (0..blocks).map(|_| tail.get_u32_le()).collect();
+        self.length = length;
+        Ok(())
     }
 
     /// What was given when it was begun.
@@ -198,43 +294,43 @@ impl SnapshotReader {
         &self.meta
     }
 
-    /// The next chunk as it was written; `None` at the verified end. Damage is [`io::ErrorKind::InvalidData`], and
-    /// then nothing that was read from it may be used.
+    /// The next block of data; `None` at the verified end. Damage is [`io::ErrorKind::InvalidData`], and then nothing that
+    /// was read from it may be used.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let mut header = self.take(FRAME_HEADER_BYTES).await?;
-        let length = header.get_u32_le();
-        let checksum = header.get_u32_le();
-        if length == END {
-            let frames = self.take(4).await?;
-            let whole = frame_checksum(self.frames, END, &frames) == checksum
-                && frames[..] == self.frames.to_le_bytes()
-                && self.offset == self.length;
-            return if whole { Ok(None) } else { Err(self.damaged()) };
+        let Some(checksum) = self.checksums.get(self.next).copied() else { return Ok(None) };
+        let offset = (self.next * BLOCK_BYTES) as u64;
+        let length = (self.length - offset).min(BLOCK_BYTES as u64) as usize;
+        let block = self.take(offset, length).await?;
+        if crc32c::crc32c(&block) != checksum {
+            return Err(self.damaged(offset));
         }
-        if length as usize > CHUNK_BYTES_MAX {
-            return Err(self.damaged());
-        }
-        let chunk = self.take(length as usize).await?;
-        if frame_checksum(self.frames, length, &chunk) != checksum {
-            return Err(self.damaged());
-        }
-        self.frames += 1;
-        Ok(Some(chunk))
+        self.next += 1;
+        Ok(Some(block))
     }
 
-    async fn take(&mut self, length: usize) -> io::Result<Bytes> {
-        if self.offset + length as u64 > self.length {
-            return Err(self.damaged());
-        }
-        let extent = Extent { file: self.file, offset: self.offset, length };
-        let read = self.snapshots.disk.read(vec![extent]).await?;
-        self.offset += length as u64;
-        read.into_iter().next().ok_or_else(|| self.damaged())
+    /// The whole of it, once it was verified to its end.
+    ///
+    /// # Errors
+    /// Damage, as [`SnapshotReader::next`].
+    pub async fn map(mut self) -> io::Result<StoredSnapshot> {
+        while self.next().await?.is_some() {}
+        let data = self.snapshots.disk.map(self.file, self.length).await?;
+        Ok(StoredSnapshot { data, checksums: self.checksums.as_slice().into() })
     }
 
-    fn damaged(&self) -> io::Error {
+    async fn take(&self, offset: u64, length: usize) -> io::Result<Bytes> {
+        let extent = Extent { file: self.file, offset, length };
+        let read = self.snapshots.disk.read(vec![extent]).await;
+        match read {
+            Ok(read) => read.into_iter().next().ok_or_else(|| self.damaged(offset)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.damaged(offset)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn damaged(&self, offset: u64) -> io::Error {
         let name = self.file.to_file_name();
-        let message = format!("{name} is damaged at byte {}", self.offset);
+        let message = format!("{name} is damaged, or of another version, at byte {offset}");
         io::Error::new(io::ErrorKind::InvalidData, message)
     }
 }
@@ -255,17 +351,4 @@ impl Drop for SnapshotReader {
             drop(self.snapshots.disk.remove(self.file));
         }
     }
-}
-
-fn frame_header(number: u32, length: u32, bytes: &[u8]) -> Bytes {
-    let mut header = BytesMut::with_capacity(FRAME_HEADER_BYTES);
-    header.put_u32_le(length);
-    header.put_u32_le(frame_checksum(number, length, bytes));
-    header.freeze()
-}
-
-fn frame_checksum(number: u32, length: u32, bytes: &[u8]) -> u32 {
-    let checksum = crc32c::crc32c(&number.to_le_bytes());
-    let checksum = crc32c::crc32c_append(checksum, &length.to_le_bytes());
-    crc32c::crc32c_append(checksum, bytes)
 }

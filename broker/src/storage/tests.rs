@@ -6,6 +6,7 @@ mod faults;
 mod files;
 mod model;
 mod snapshots;
+mod spill;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -68,6 +68,13 @@ impl Broker {
         answer
     }
 
+    /// Kills it (SIGKILL), and gives its folder for the next.
+    pub fn kill(mut self) -> tempfile::TempDir {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+    }
+
     pub fn hang_up(&self) {
         assert!(Command::new("kill").args(["-HUP", &self.process.id().to_string()]).status().unwrap().success());
     }

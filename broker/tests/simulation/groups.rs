@@ -11,7 +11,7 @@ use mqtt_broker::cluster::frames::{Frame, Hello, PROTOCOL, Peer};
 use mqtt_broker::cluster::links::{CallError, LinkEvents, Links};
 use mqtt_broker::cluster::tasks::Tasks;
 use mqtt_broker::identity::{GroupId, Incarnation, NodeId, Origin};
-use mqtt_broker::replication::{Group, LocalFuture, Settings, StateMachine, Transport, TransportError};
+use mqtt_broker::replication::{Group, Image, LocalFuture, Settings, StateMachine, Transport, TransportError};
 use mqtt_broker::storage::{Limits, Log, Options};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -40,11 +40,11 @@ impl StateMachine for Ledger {
         self.0.extend(postcard::from_bytes::<Entry>(entry));
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        postcard::to_stdvec(&self.0).expect("numbers encode")
+    fn snapshot(&self) -> Image {
+        postcard::to_stdvec(&self.0).expect("numbers encode").into()
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn restore(&mut self, bytes: &Bytes) -> io::Result<()> {
         self.0 = postcard::from_bytes(bytes).map_err(io::Error::other)?;
         Ok(())
     }

@@ -29,6 +29,18 @@ impl Disk for Lying {
         self.0.read(extents)
     }
 
+    fn map(&self, file: FileName, length: u64) -> Pending<Bytes> {
+        self.0.map(file, length)
+    }
+
+    fn spill(&self, pieces: Vec<Bytes>) -> Pending<Vec<Bytes>> {
+        self.0.spill(pieces)
+    }
+
+    fn touch(&self, pieces: Vec<Bytes>) -> Pending<()> {
+        self.0.touch(pieces)
+    }
+
     fn write(
         &self,
         file: FileName,

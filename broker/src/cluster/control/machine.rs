@@ -2,11 +2,12 @@
 
 use std::io;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Control, ControlAnswer, ControlCommand};
 use crate::identity::Origin;
-use crate::replication::StateMachine;
+use crate::replication::{Image, StateMachine};
 
 /// A command on its way through the log, with the proposer's mark, so that the proposer finds its answer.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,12 +45,12 @@ impl StateMachine for Control {
         effects.push(Answered { origin: proposal.origin, number: proposal.number, answer });
     }
 
-    fn snapshot(&self) -> Vec<u8> {
+    fn snapshot(&self) -> Image {
         // Maps of known length and plain values: postcard has no reason to fail.
-        postcard::to_stdvec(self).unwrap_or_default()
+        postcard::to_stdvec(self).unwrap_or_default().into()
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn restore(&mut self, bytes: &Bytes) -> io::Result<()> {
         *self = postcard::from_bytes(bytes).map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidData, format!("control snapshot cannot be read: {error}"))
         })?;

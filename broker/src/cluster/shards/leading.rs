@@ -223,6 +223,7 @@ impl ShardRooms {
                 let frame = ShardFrame::Deliver { connection: holder.connection, epoch, deliveries };
                 self.send_to_run(holder.origin, frame);
             }
+            Say::ReadAhead(pieces) => self.around.log.read_ahead(pieces),
             Say::Expired(client_id, epoch, acks) => {
                 self.push(shard, Command::Acknowledge { client_id, epoch, acks }, Waiter::Nobody);
             }

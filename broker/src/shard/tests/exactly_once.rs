@@ -57,7 +57,7 @@ fn a_packet_id_is_remembered_until_it_is_released_whatever_connection_sends_it()
     assert_eq!(given.say(NODE_A, once(epoch, 7, "x", true, &[])), Outcome::Stored(1), "DUP");
     given.say(NODE_A, close("p", epoch, CloseCause::WithWill));
     let snapshot = given.shard.snapshot();
-    given.shard.restore(&snapshot).unwrap();
+    given.shard.restore(&snapshot.to_bytes()).unwrap();
     let (epoch, _) = given.open(NODE_B, durable("p", 3));
     assert_eq!(given.say(NODE_B, once(epoch, 7, "x", true, &[])), Outcome::Stored(1), "on another node");
     assert_eq!(given.queue("c"), [(1, "x".to_owned())]);
@@ -172,7 +172,7 @@ fn a_message_that_the_client_has_received_is_not_sent_again() {
     }
     given.say(NODE_A, ack("c", epoch, vec![Ack::Received(1)]));
     let snapshot = given.shard.snapshot();
-    given.shard.restore(&snapshot).unwrap();
+    given.shard.restore(&snapshot.to_bytes()).unwrap();
     let deliveries = given.shard.deliveries("c", 1, 9, 99);
     let seen: Vec<_> = deliveries.iter().map(|d| (d.seq, d.received, d.message.payload.len())).collect();
     assert_eq!(seen, [(1, true, 0), (2, false, 1)]);
@@ -263,7 +263,7 @@ proptest! {
                 Step::Snapshot => {
                     for given in [&mut own, &mut other] {
                         let snapshot = given.shard.snapshot();
-                        given.shard.restore(&snapshot).unwrap();
+                        given.shard.restore(&snapshot.to_bytes()).unwrap();
                         prop_assert_eq!(given.shard.snapshot(), snapshot);
                     }
                 }

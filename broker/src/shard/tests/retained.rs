@@ -170,7 +170,7 @@ fn a_snapshot_has_what_is_retained_and_what_is_owed() {
     given.retain("b/c", "2");
     given.say(NODE_B, Command::Publish(retained("d", "newer")));
     let mut other = Shard::default();
-    other.restore(&given.shard.snapshot()).unwrap();
+    other.restore(&given.shard.snapshot().to_bytes()).unwrap();
     assert_eq!(other.totals(), given.shard.totals());
     assert_eq!(other.next_due_ms(), Some(99));
     assert_eq!(other.snapshot(), given.shard.snapshot());

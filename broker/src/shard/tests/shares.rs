@@ -70,7 +70,7 @@ fn members_are_announced_as_they_come_and_go() {
     given.subscribe("c", epoch, GROUP, QoS::ExactlyOnce);
     let bytes = given.shard.snapshot();
     given.shard = Shard::default();
-    given.shard.restore(&bytes).unwrap();
+    given.shard.restore(&bytes.to_bytes()).unwrap();
     assert!(given.is_announced(Kind::Connected, "c"));
     given.say(NODE_B, Command::Unsubscribe { client_id: "c".into(), epoch, filters: vec![GROUP.into()] });
     assert!(given.shard.routes().is_empty());
@@ -126,7 +126,7 @@ fn a_message_without_a_member_is_a_stray_until_one_is_found() {
     assert!(given.has(|effect| *effect == Effect::Unplaced));
     let bytes = given.shard.snapshot();
     given.shard = Shard::default();
-    given.shard.restore(&bytes).unwrap();
+    given.shard.restore(&bytes.to_bytes()).unwrap();
     assert_eq!(given.unplaced(), [(None, 1, "x".into()), (None, 2, "y".into())]);
     given.say(NODE_A, hand_over(None, 2, Onward::Nowhere));
     assert_eq!(given.shard.totals().dropped_without_member, 1);

@@ -31,7 +31,7 @@ fn a_will_leaves_once_however_often_it_is_fired_and_whoever_leads() {
     assert_eq!(given.say(NODE_A, fire(epoch, everywhere())), Outcome::Done);
     let bytes = given.shard.snapshot();
     given.shard = Shard::default();
-    given.shard.restore(&bytes).unwrap();
+    given.shard.restore(&bytes.to_bytes()).unwrap();
     assert!(given.shard.due_wills().is_empty());
     assert_eq!(given.say(NODE_B, fire(epoch, everywhere())), Outcome::NotFound);
     for to in [TO_SHARD, TO_NODE, TO_KEEPER] {

@@ -1,9 +1,14 @@
 //! Real files. Every blocking call is made on a thread of its own, so that the runtime's thread never waits for a disk.
 //!
-//! Three threads: one for the log, which is never kept waiting by the others, one for snapshots and removals, one for reads.
+//! Four threads: one for the log, which is never kept waiting by the others, one for snapshots and removals, one for
+//! reads, and one that makes room in memory.
+//!
+//! What is mapped is read only, and written with ordinary writes before: a full disk is an error there, and not the end of
+//! the process. A page that the disk cannot give back any more does end it (SIGBUS).
 
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
+use std::hint::black_box;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,18 +17,29 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use bytes::{Bytes, BytesMut};
+use memmap2::{Advice, Mmap, MmapOptions};
 use tokio::sync::oneshot;
 
 use super::{Disk, Durability, Extent, FileName, Pending, WriteError};
 
 /// Held while the directory is in use, so that two processes never write one log.
 const LOCK_FILE: &str = "lock";
+/// Where what is moved out of memory begins its life. It loses its name at once, so that the system frees its room by
+/// itself, also when the process is killed.
+const SPILL_FILE: &str = "spill";
+/// Bytes of one such file: its room is free when nothing of it is kept any more.
+const SPILL_FILE_BYTES: usize = 16 << 20;
+/// Smaller buffers are written together.
+const GATHER_BYTES_MAX: usize = 16 << 10;
+/// What the kernel reads in at least.
+const PAGE_BYTES: usize = 4 << 10;
 
 /// Real files in one directory.
 pub struct FileDisk {
     log: Lane,
     bulk: Lane,
     read: Lane,
+    spill: Lane,
 }
 
 impl FileDisk {
@@ -46,10 +62,13 @@ impl FileDisk {
             named(path, "is in use by another process", &error)
         })?;
         let lock = Arc::new(lock);
+        // Left by a process that was killed before it could take the name away.
+        let _ = fs::remove_file(path.join(SPILL_FILE));
         Ok(FileDisk {
             log: Lane::start("log", path, lock.clone())?,
             bulk: Lane::start("log-bulk", path, lock.clone())?,
-            read: Lane::start("log-read", path, lock)?,
+            read: Lane::start("log-read", path, lock.clone())?,
+            spill: Lane::start("log-spill", path, lock)?,
         })
     }
 
@@ -77,7 +96,8 @@ struct Lane {
 impl Lane {
     fn start(name: &str, path: &Path, lock: Arc<File>) -> io::Result<Lane> {
         let (sender, jobs) = mpsc::channel::<Job>();
-        let mut files = Files { directory: File::open(path)?, path: path.to_owned(), open: None, _lock: lock };
+        let mut files =
+            Files { directory: File::open(path)?, path: path.to_owned(), open: None, spilling: None, _lock: lock };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             for job in jobs {
                 job(&mut files);
@@ -125,7 +145,46 @@ struct Files {
     directory: File,
     /// The file used last.
     open: Option<(FileName, File)>,
+    spilling: Option<Spilling>,
     _lock: Arc<File>,
+}
+
+/// A file that has lost its name, being filled.
+struct Spilling {
+    file: File,
+    map: Bytes,
+    filled: usize,
+}
+
+impl Spilling {
+    fn begin(path: &Path, length: usize) -> io::Result<Spilling> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        fs::remove_file(path)?;
+        file.set_len(length as u64)?;
+        let map = map(&file, length)?;
+        Ok(Spilling { file, map, filled: 0 })
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.map.len() - self.filled >= bytes
+    }
+}
+
+/// The first `length` bytes of a file, which must have them and must not be cut.
+fn map(file: &File, length: usize) -> io::Result<Bytes> {
+    if length == 0 {
+        return Ok(Bytes::new());
+    }
+    if file.metadata()?.len() < length as u64 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // SAFETY: the file is in a directory that this process has locked. A snapshot is not changed once it has its name; of a
+    // file that is being filled, only what was written before is ever looked at, and that is not written again.
+    let map: Mmap = unsafe { MmapOptions::new().len(length).map(file)? };
+    // Queues are read in the order in which they were written. Where the kernel does not take the advice, it is slower.
+    let _ = map.advise(Advice::Sequential);
+    Ok(Bytes::from_owner(map))
 }
 
 impl Files {
@@ -184,9 +243,18 @@ impl Files {
         durability: Durability,
     ) -> Result<(), WriteError> {
         let opened = self.open_to_write(file).map_err(WriteError::Write)?;
-        for buffer in buffers {
-            opened.write_all_at(buffer, offset).map_err(WriteError::Write)?;
-            offset += buffer.len() as u64;
+        let mut rest = buffers;
+        while let Some(first) = rest.first() {
+            let small = rest.iter().take_while(|buffer| buffer.len() < GATHER_BYTES_MAX).count();
+            let written = if small > 1 {
+                let gathered = rest[..small].concat();
+                opened.write_all_at(&gathered, offset).map(|()| (small, gathered.len()))
+            } else {
+                opened.write_all_at(first, offset).map(|()| (1, first.len()))
+            };
+            let (count, bytes) = written.map_err(WriteError::Write)?;
+            rest = &rest[count..];
+            offset += bytes as u64;
         }
         if durability != Durability::None {
             opened.sync_data().map_err(WriteError::Sync)?;
@@ -195,6 +263,29 @@ impl Files {
             self.directory.sync_all().map_err(WriteError::Sync)?;
         }
         Ok(())
+    }
+
+    fn map(&self, file: FileName, length: u64) -> io::Result<Bytes> {
+        map(&File::open(self.path(file))?, length as usize)
+    }
+
+    fn spill(&mut self, pieces: &[Bytes]) -> io::Result<Vec<Bytes>> {
+        let gathered = pieces.concat();
+        if self.spilling.as_ref().is_none_or(|spilling| !spilling.has_room(gathered.len())) {
+            self.spilling = None;
+            let length = gathered.len().max(SPILL_FILE_BYTES);
+            self.spilling = Some(Spilling::begin(&self.path.join(SPILL_FILE), length)?);
+        }
+        let Some(spilling) = &mut self.spilling else { return Err(stopped()) };
+        let mut at = spilling.filled;
+        spilling.file.write_all_at(&gathered, at as u64)?;
+        spilling.filled += gathered.len();
+        let spilt = pieces.iter().map(|piece| {
+            let from = at;
+            at += piece.len();
+            spilling.map.slice(from..at)
+        });
+        Ok(spilt.collect())
     }
 
     fn truncate(&mut self, file: FileName, length: u64) -> io::Result<()> {
@@ -226,6 +317,26 @@ impl Disk for FileDisk {
 
     fn read(&self, extents: Vec<Extent>) -> Pending<Vec<Bytes>> {
         self.read.pending(move |files| files.read(&extents))
+    }
+
+    fn map(&self, file: FileName, length: u64) -> Pending<Bytes> {
+        self.read.pending(move |files| files.map(file, length))
+    }
+
+    fn spill(&self, pieces: Vec<Bytes>) -> Pending<Vec<Bytes>> {
+        self.spill.pending(move |files| files.spill(&pieces))
+    }
+
+    fn touch(&self, pieces: Vec<Bytes>) -> Pending<()> {
+        self.read.pending(move |_| {
+            for piece in pieces {
+                for page in piece.chunks(PAGE_BYTES) {
+                    black_box(page[0]);
+                }
+                black_box(piece.last());
+            }
+            Ok(())
+        })
     }
 
     fn write(

@@ -13,13 +13,49 @@ use super::{Disk, Durability, Extent, FileName, Pending, WriteError};
 /// Files in memory. What was written is lost with the process.
 #[derive(Default)]
 pub struct MemoryDisk {
-    files: RefCell<BTreeMap<FileName, Vec<u8>>>,
+    files: RefCell<BTreeMap<FileName, Content>>,
+}
+
+enum Content {
+    Written(Vec<u8>),
+    /// Shared with those who look at it.
+    Mapped(Bytes),
+}
+
+impl Content {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Content::Written(bytes) => bytes,
+            Content::Mapped(bytes) => bytes,
+        }
+    }
+
+    /// To be changed. What is mapped is not touched by that.
+    fn written(&mut self) -> &mut Vec<u8> {
+        if let Content::Mapped(bytes) = self {
+            *self = Content::Written(bytes.to_vec());
+        }
+        match self {
+            Content::Written(bytes) => bytes,
+            Content::Mapped(_) => unreachable!("it was made a copy above"),
+        }
+    }
+
+    fn mapped(&mut self) -> Bytes {
+        if let Content::Written(bytes) = self {
+            *self = Content::Mapped(Bytes::from(std::mem::take(bytes)));
+        }
+        match self {
+            Content::Written(_) => unreachable!("it was made shared above"),
+            Content::Mapped(bytes) => bytes.clone(),
+        }
+    }
 }
 
 impl Disk for MemoryDisk {
     fn list(&self) -> Pending<Vec<(FileName, u64)>> {
         let files = self.files.borrow();
-        let list = files.iter().map(|(file, bytes)| (*file, bytes.len() as u64)).collect();
+        let list = files.iter().map(|(file, bytes)| (*file, bytes.bytes().len() as u64)).collect();
         Box::pin(ready(Ok(list)))
     }
 
@@ -27,9 +63,27 @@ impl Disk for MemoryDisk {
         let files = self.files.borrow();
         let read = extents.into_iter().map(|extent| {
             let file = files.get(&extent.file).ok_or(io::ErrorKind::NotFound)?;
-            slice(file, extent)
+            slice(file.bytes(), extent)
         });
         Box::pin(ready(read.collect()))
+    }
+
+    fn map(&self, file: FileName, length: u64) -> Pending<Bytes> {
+        let mut files = self.files.borrow_mut();
+        let mapped = files.get_mut(&file).ok_or(io::ErrorKind::NotFound.into()).and_then(|content| {
+            let whole = content.mapped();
+            let length = usize::try_from(length).ok().filter(|length| *length <= whole.len());
+            length.map(|length| whole.slice(..length)).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        });
+        Box::pin(ready(mapped))
+    }
+
+    fn spill(&self, _pieces: Vec<Bytes>) -> Pending<Vec<Bytes>> {
+        Box::pin(ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+
+    fn touch(&self, _pieces: Vec<Bytes>) -> Pending<()> {
+        Box::pin(ready(Ok(())))
     }
 
     fn write(
@@ -39,13 +93,15 @@ impl Disk for MemoryDisk {
         buffers: Vec<Bytes>,
         _durability: Durability,
     ) -> Pin<Box<dyn Future<Output = Result<(), WriteError>>>> {
-        overwrite(self.files.borrow_mut().entry(file).or_default(), offset as usize, &buffers);
+        let mut files = self.files.borrow_mut();
+        let content = files.entry(file).or_insert_with(|| Content::Written(Vec::new()));
+        overwrite(content.written(), offset as usize, &buffers);
         Box::pin(ready(Ok(())))
     }
 
     fn truncate(&self, file: FileName, length: u64) -> Pending<()> {
         if let Some(bytes) = self.files.borrow_mut().get_mut(&file) {
-            bytes.truncate(length as usize);
+            bytes.written().truncate(length as usize);
         }
         Box::pin(ready(Ok(())))
     }

@@ -327,6 +327,41 @@ impl Disk for SimulatedDisk {
         )
     }
 
+    fn map(&self, file: FileName, length: u64) -> Pending<Bytes> {
+        self.operation(
+            |_| (),
+            move |platter, ()| {
+                let inode = *platter.names.get(&file).ok_or(io::ErrorKind::NotFound)?;
+                slice(&platter.inodes[inode].data, Extent { file, offset: 0, length: length as usize })
+            },
+        )
+    }
+
+    fn spill(&self, pieces: Vec<Bytes>) -> Pending<Vec<Bytes>> {
+        self.operation(
+            |_| (),
+            move |platter, ()| {
+                // What was spilt is not counted: it goes with the process.
+                let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+                if platter.used_bytes().saturating_add(bytes) > platter.faults.capacity_bytes {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                let file = Bytes::from(pieces.concat());
+                let mut at = 0;
+                let spilt = pieces.iter().map(|piece| {
+                    let from = at;
+                    at += piece.len();
+                    file.slice(from..at)
+                });
+                Ok(spilt.collect())
+            },
+        )
+    }
+
+    fn touch(&self, _pieces: Vec<Bytes>) -> Pending<()> {
+        self.operation(|_| (), |_, ()| Ok(()))
+    }
+
     fn write(
         &self,
         file: FileName,

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::{open, simulate};
 use crate::identity::GroupId;
 use crate::storage::disk::FileName;
-use crate::storage::{Crash, Faults, GroupLog, SimulatedDisk};
+use crate::storage::snapshot::BLOCK_BYTES;
+use crate::storage::{Crash, Faults, GroupLog, SimulatedDisk, StoredSnapshot};
 
 const GROUP: GroupId = GroupId(3);
 
@@ -15,20 +16,27 @@ fn chunks(content: u8) -> Vec<Bytes> {
     (1..=4).map(|chunk| Bytes::from(vec![content; chunk * 700])).collect()
 }
 
-async fn write(group: &GroupLog, content: u8) -> std::io::Result<()> {
+/// The data of all chunks.
+fn data(content: u8) -> Vec<u8> {
+    chunks(content).concat()
+}
+
+async fn write(group: &GroupLog, content: u8) -> std::io::Result<StoredSnapshot> {
     group.write_snapshot(Bytes::from(vec![content]), chunks(content)).await
 }
 
-/// The whole snapshot: its description and its chunks.
-async fn read(group: &GroupLog) -> std::io::Result<Option<(u8, Vec<Bytes>)>> {
+/// The whole snapshot: its description and its data, as it is read and as it is mapped.
+async fn read(group: &GroupLog) -> std::io::Result<Option<(u8, Vec<u8>)>> {
     let Some(mut reader) = group.read_snapshot().await? else {
         return Ok(None);
     };
-    let mut chunks = Vec::new();
-    while let Some(chunk) = reader.next().await? {
-        chunks.push(chunk);
+    let mut data = Vec::new();
+    while let Some(block) = reader.next().await? {
+        data.extend_from_slice(&block);
     }
-    Ok(Some((reader.meta()[0], chunks)))
+    let content = reader.meta()[0];
+    assert_eq!(reader.map().await?.data, data);
+    Ok(Some((content, data)))
 }
 
 #[test]
@@ -48,7 +56,7 @@ fn a_crash_at_any_step_leaves_the_old_snapshot_or_the_new_one() {
                 let disk = disk.crash(crash);
                 let (log, _) = open(&disk).await;
                 let (content, found) = read(&log.group(GROUP)).await.unwrap().unwrap();
-                assert_eq!(found, chunks(content), "seed {seed} step {step}");
+                assert_eq!(found, data(content), "seed {seed} step {step}");
                 match content {
                     1 => old += 1,
                     2 => new += 1,
@@ -98,12 +106,9 @@ fn a_snapshot_stays_readable_while_a_newer_one_replaces_it() {
         write(&group, 1).await.unwrap();
         let mut reader = group.read_snapshot().await.unwrap().unwrap();
         write(&group, 2).await.unwrap();
-        let mut found = Vec::new();
-        while let Some(chunk) = reader.next().await.unwrap() {
-            found.push(chunk);
-        }
-        assert_eq!(found, chunks(1));
-        drop(reader);
+        assert_eq!(reader.next().await.unwrap().unwrap(), data(1));
+        let mapped = reader.map().await.unwrap();
+        assert_eq!(mapped.data, data(1));
         assert_eq!(read(&group).await.unwrap().unwrap().0, 2);
         assert_eq!(disk.files().len(), 2, "a segment and the newer snapshot");
     });
@@ -115,13 +120,47 @@ fn a_snapshot_that_is_given_up_never_existed() {
         let disk = SimulatedDisk::new(1, Faults::default());
         let (log, _) = open(&disk).await;
         let group = log.group(GROUP);
-        let mut writer = group.begin_snapshot(Bytes::from_static(b"meta")).await.unwrap();
-        writer.write(Bytes::from_static(b"chunk")).await.unwrap();
+        let mut writer = group.begin_snapshot(Bytes::from_static(b"meta")).unwrap();
+        writer.write(vec![Bytes::from_static(b"chunk")]).await.unwrap();
         drop(writer);
         assert!(group.read_snapshot().await.unwrap().is_none());
         assert_eq!(disk.files().len(), 1);
-        let too_large = Bytes::from(vec![0; crate::storage::snapshot::CHUNK_BYTES_MAX + 1]);
+        let too_large = Bytes::from(vec![0; BLOCK_BYTES + 1]);
         assert!(group.write_snapshot(Bytes::new(), [too_large]).await.is_err());
         assert_eq!(disk.files().len(), 1);
+    });
+}
+
+#[test]
+fn a_large_snapshot_in_odd_pieces_is_read_block_by_block_and_each_block_is_checked() {
+    simulate(async {
+        let disk = SimulatedDisk::new(1, Faults::default());
+        let (log, _) = open(&disk).await;
+        let group = log.group(GROUP);
+        let pieces: Vec<Bytes> =
+            (0..30_u8).map(|piece| Bytes::from(vec![piece; 50_000 + usize::from(piece)])).collect();
+        let whole = pieces.concat();
+        assert!(whole.len() > 5 * BLOCK_BYTES);
+        let mut writer = group.begin_snapshot(Bytes::from_static(b"meta")).unwrap();
+        for pair in pieces.chunks(2) {
+            writer.write(pair.to_vec()).await.unwrap();
+        }
+        let stored = writer.finish().await.unwrap();
+        assert_eq!(stored.data, whole);
+        let mut reader = group.read_snapshot().await.unwrap().unwrap();
+        assert_eq!(reader.next().await.unwrap().unwrap(), whole[..BLOCK_BYTES]);
+        for offset in [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, whole.len() - 1] {
+            let end = whole.len().min((offset / BLOCK_BYTES + 1) * BLOCK_BYTES);
+            assert_eq!(stored.block_from(offset).unwrap(), whole[offset..end], "from {offset}");
+        }
+        // What the disk gives back differently goes nowhere.
+        let (file, _) = disk.files().into_iter().next_back().unwrap();
+        disk.flip(file, 2 * BLOCK_BYTES, 1);
+        let error = group.read_snapshot().await.unwrap().unwrap().map().await.err().unwrap();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        let mut spoilt = stored.data.to_vec();
+        spoilt[2 * BLOCK_BYTES] ^= 1;
+        let spoilt = StoredSnapshot { data: spoilt.into(), ..stored };
+        assert!(spoilt.block_from(2 * BLOCK_BYTES + 1).is_err() && spoilt.block_from(0).is_ok());
     });
 }
