@@ -32,7 +32,9 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     } else if status.cluster == 0 {
         unavailable("not ready: has not joined a cluster yet")
     } else {
-        "ready\n".into_response()
+        // Clients are served by the others' replicas.
+        let lines = std::iter::once("ready".to_string()).chain(status.describe_damaged());
+        lines.map(|line| line + "\n").collect::<String>().into_response()
     }
 }
 

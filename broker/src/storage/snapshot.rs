@@ -34,6 +34,8 @@ struct Known {
     last: u64,
     /// How many readers hold each file.
     readers: BTreeMap<FileName, usize>,
+    /// Groups whose snapshot was found damaged, with the place.
+    damaged: BTreeMap<GroupId, String>,
 }
 
 impl Snapshots {
@@ -67,6 +69,18 @@ impl Snapshots {
             self.retire(FileName::Snapshot(group, number)).await?;
         }
         Ok(())
+    }
+
+    pub fn damage(&self, group: GroupId) -> Option<String> {
+        self.known.borrow().damaged.get(&group).cloned()
+    }
+
+    pub fn damaged(&self) -> Vec<GroupId> {
+        self.known.borrow().damaged.keys().copied().collect()
+    }
+
+    pub fn forget_damage(&self, group: GroupId) {
+        self.known.borrow_mut().damaged.remove(&group);
     }
 
     /// Removes a file that no longer counts, now or when its last reader is gone.
@@ -132,7 +146,10 @@ impl SnapshotWriter {
             let mut known = snapshots.known.borrow_mut();
             match known.current.get(&group).copied() {
                 Some(newer) if newer > number => Some(number),
-                _ => known.current.insert(group, number),
+                _ => {
+                    known.damaged.remove(&group);
+                    known.current.insert(group, number)
+                }
             }
         };
         if let Some(number) = superseded {
@@ -171,6 +188,8 @@ pub struct SnapshotReader {
     meta: Bytes,
     length: u64,
     offset: u64,
+    /// Where the frame begins that is being read.
+    frame: u64,
     frames: u32,
 }
 
@@ -185,7 +204,8 @@ impl SnapshotReader {
             *known.readers.entry(file).or_insert(0) += 1;
             file
         };
-        let mut reader = SnapshotReader { snapshots, file, meta: Bytes::new(), length: 0, offset: 0, frames: 0 };
+        let mut reader =
+            SnapshotReader { snapshots, file, meta: Bytes::new(), length: 0, offset: 0, frame: 0, frames: 0 };
         let files = reader.snapshots.disk.list().await?;
         let found = files.iter().find(|(name, _)| *name == file);
         reader.length = found.ok_or_else(|| reader.damaged())?.1;
@@ -201,6 +221,7 @@ impl SnapshotReader {
     /// The next chunk as it was written; `None` at the verified end. Damage is [`io::ErrorKind::InvalidData`], and
     /// then nothing that was read from it may be used.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        self.frame = self.offset;
         let mut header = self.take(FRAME_HEADER_BYTES).await?;
         let length = header.get_u32_le();
         let checksum = header.get_u32_le();
@@ -232,9 +253,14 @@ impl SnapshotReader {
         read.into_iter().next().ok_or_else(|| self.damaged())
     }
 
+    /// The error that tells so; remembered, unless a newer snapshot has replaced this one.
     fn damaged(&self) -> io::Error {
-        let name = self.file.to_file_name();
-        let message = format!("{name} is damaged at byte {}", self.offset);
+        let message = format!("{} is damaged at byte {}", self.file.to_file_name(), self.frame);
+        if let FileName::Snapshot(group, _) = self.file
+            && self.snapshots.is_current(self.file)
+        {
+            self.snapshots.known.borrow_mut().damaged.entry(group).or_insert_with(|| message.clone());
+        }
         io::Error::new(io::ErrorKind::InvalidData, message)
     }
 }

@@ -11,7 +11,7 @@ use super::membership::LEASE;
 use crate::cluster::asks::{Ask, Reply};
 use crate::cluster::control::{ControlAnswer, ControlCommand};
 use crate::cluster::placement;
-use crate::cluster::status::{Overview, Status};
+use crate::cluster::status::{Overview, Stage, Status};
 use crate::identity::{GroupId, NodeId, Origin};
 
 /// A member that has not renewed for this long is declared unreachable. Longer than its lease, so that it has stopped
@@ -19,8 +19,11 @@ use crate::identity::{GroupId, NodeId, Origin};
 const UNREACHABLE: Duration = Duration::from_millis(1_300);
 
 impl Room {
-    /// Answers a question, if this node leads the control group.
+    /// Answers a question, if this node leads the group that it is for.
     pub(super) async fn reply(self: &Rc<Self>, ask: Ask) -> Reply {
+        if let Ask::TakeOut { group, origin } = ask {
+            return self.take_out(group, origin.node).await;
+        }
         let control = self.control.borrow().clone();
         let Some(control) = control else { return Reply::NotLeader(None) };
         let leadership = control.leadership().borrow().clone();
@@ -59,6 +62,7 @@ impl Room {
             Ask::Join(joiner) => ControlCommand::Join(joiner),
             Ask::Goodbye(origin) => ControlCommand::Unreachable(origin),
             Ask::Leave { name, leaving } => ControlCommand::Leave { name, leaving },
+            Ask::TakeOut { .. } => return Reply::NotLeader(None),
         };
         match self.propose(command).await {
             Some(answer) => Reply::Control(answer),
@@ -173,6 +177,8 @@ impl Room {
         status.linked = self.links.peers().len();
         status.forwards_dropped = self.forwards.borrow().dropped();
         status.unsettled = self.routes.borrow().unsettled();
+        status.damaged = self.damaged();
+        status.rebuilt = self.rebuilt.get();
         status.totals = self.shards().map(|shards| shards.totals()).unwrap_or_default();
         status.not_ready = self.why_not_ready(&status);
         self.status.send_if_modified(|known| {
@@ -188,12 +194,17 @@ impl Room {
             "has left the cluster".into()
         } else if self.draining.get() {
             "drains".into()
+        } else if let Some(replica) = status.damaged.get(&GroupId::CONTROL) {
+            replica.describe(GroupId::CONTROL)
         } else if status.cluster == 0 || self.joined.get().is_none() {
             "has not joined a cluster yet".into()
         } else if !leased {
             "has no contact with a majority of the cluster".into()
         } else if !self.serving.get() {
             "does not know all routes yet".into()
+        } else if let Some((group, replica)) = status.damaged.iter().find(|(_, replica)| replica.stage == Stage::Stuck)
+        {
+            replica.describe(*group)
         } else if status.without_leader > 0 {
             format!("{} of {} shards have no leader", status.without_leader, status.shards)
         } else {
