@@ -236,7 +236,7 @@ fn tell_recovery(recovered: &Recovered) {
         tracing::warn!(segment = torn.segment, bytes = torn.bytes, "a torn end of the log was cut off");
     }
     for damage in &recovered.damaged {
-        tracing::error!(group = %damage.group, reason = damage.reason, "damaged: rebuilt from the other replicas");
+        tracing::error!(group = %damage.group, reason = damage.reason, "a replica is damaged and does not start");
     }
     tracing::info!(groups = recovered.groups.len(), bytes = recovered.bytes, "recovered the log");
 }

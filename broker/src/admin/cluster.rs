@@ -21,6 +21,8 @@ pub(super) struct Cluster {
     shards: Shards,
     connections: u64,
     sessions: u64,
+    /// Replicas of the node that answers.
+    damaged: Vec<Damaged>,
 }
 
 #[derive(Serialize)]
@@ -33,6 +35,13 @@ struct Member {
     replicas: usize,
     connections: u32,
     version: String,
+}
+
+#[derive(Serialize)]
+struct Damaged {
+    group: String,
+    stage: &'static str,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -59,6 +68,11 @@ impl Cluster {
             connections: member.connections,
             version: member.version.clone(),
         });
+        let damaged = status.damaged.iter().map(|(group, replica)| Damaged {
+            group: group.to_string(),
+            stage: replica.stage.name(),
+            reason: replica.reason.clone(),
+        });
         Cluster {
             cluster_id: format!("{:016x}", status.cluster),
             initialised: status.cluster != 0,
@@ -74,6 +88,7 @@ impl Cluster {
             },
             connections: status.members.iter().map(|member| u64::from(member.connections)).sum(),
             sessions: status.members.iter().map(|member| member.sessions).sum(),
+            damaged: damaged.collect(),
         }
     }
 }

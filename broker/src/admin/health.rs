@@ -24,7 +24,12 @@ pub(super) async fn alive(State(shared): State<Arc<Shared>>) -> Response {
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     match why_not_ready(&shared) {
         Some(why) => unavailable(&format!("not ready: {why}")),
-        None => "ready\n".into_response(),
+        // Clients are served by the others' replicas.
+        None => {
+            let status = shared.node.cluster.status.borrow();
+            let lines = std::iter::once("ready".to_string()).chain(status.describe_damaged());
+            lines.map(|line| line + "\n").collect::<String>().into_response()
+        }
     }
 }
 

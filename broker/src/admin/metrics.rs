@@ -36,6 +36,7 @@ pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
 struct Snapshot {
     workers: BTreeMap<&'static str, (&'static str, u64)>,
     forwards_dropped: u64,
+    rebuilt: u64,
     totals: Totals,
     gauges: Vec<(&'static str, &'static str, i64)>,
     listeners: Vec<Listener>,
@@ -71,6 +72,11 @@ impl Snapshot {
             ("shards", "Shards of the cluster", i64::from(status.shards)),
             ("shards_under_replicated", "Shards that lack a replica in sync", status.under_replicated as i64),
             ("shards_without_leader", "Shards that nobody leads", status.without_leader as i64),
+            (
+                "replicas_damaged",
+                "Replicas here that the disk has damaged and that are not rebuilt yet",
+                status.damaged.len() as i64,
+            ),
             ("replication_factor", "Voters of each shard", status.factor as i64),
             (
                 "storage_refuses",
@@ -105,8 +111,8 @@ impl Snapshot {
             refused_full: read(&entrance.refused_full),
             handshakes_failed: read(&entrance.handshakes_failed),
         });
-        let (forwards_dropped, totals) = (status.forwards_dropped, status.totals);
-        Snapshot { workers, forwards_dropped, totals, gauges, listeners: listeners.collect() }
+        let (forwards_dropped, rebuilt, totals) = (status.forwards_dropped, status.rebuilt, status.totals);
+        Snapshot { workers, forwards_dropped, rebuilt, totals, gauges, listeners: listeners.collect() }
     }
 }
 
@@ -128,6 +134,9 @@ impl Collector for Snapshot {
                 counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
             }
         }
+        let counter = ConstCounter::new(self.rebuilt);
+        let help = "Replicas here that were damaged and are rebuilt";
+        counter.encode(encoder.encode_descriptor("replicas_rebuilt", help, None, counter.metric_type())?)?;
         let counter = ConstCounter::new(0_u64);
         let mut dropped = encoder.encode_descriptor(
             "messages_dropped",

@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::cluster::control::MemberState;
 use crate::cluster::handle;
-use crate::cluster::status::{MemberStatus, Status};
+use crate::cluster::status::{DamagedReplica, MemberStatus, Stage, Status};
+use crate::identity::GroupId;
 use crate::message::{Message, QoS};
 use crate::node::Report;
 use crate::shard::{Page, StoredSession, Totals};
@@ -252,7 +253,7 @@ async fn the_cluster_is_described_as_the_operator_reads_it() {
             "shards_led": 16, "replicas": 16, "connections": 4, "version": "0.1.0",
         }],
         "shards": {"total": 16, "under_replicated": 0, "without_leader": 0},
-        "connections": 4, "sessions": 2,
+        "connections": 4, "sessions": 2, "damaged": [],
     });
     assert_eq!(json, expected);
 }
@@ -280,6 +281,26 @@ async fn a_node_says_of_itself_whether_it_can_store() {
     let (_, body) = ask(address, "GET /api/v1/node", "").await;
     assert!(body.contains(r#""storage":{"state":"healthy","reason":""}"#), "{body}");
     assert!(ask(address, "GET /metrics", "").await.1.contains("\nmqtt_broker_storage_refuses 0\n"));
+}
+
+#[tokio::test]
+async fn a_damaged_replica_is_told_everywhere() {
+    let replica = DamagedReplica { reason: "log-0000000000000001 at byte 7".into(), stage: Stage::Rebuilding };
+    let damaged = [(GroupId(4), replica)].into();
+    let address = start(Status { damaged, rebuilt: 2, ..healthy() }, None).await;
+    let (code, body) = ask(address, "GET /readyz", "").await;
+    assert_eq!(code, 200, "others serve the shard");
+    assert!(body.contains("shard 3 was damaged here (log-0000000000000001 at byte 7): it is being rebuilt"), "{body}");
+    let (_, body) = ask(address, "GET /metrics", "").await;
+    for line in ["mqtt_broker_replicas_damaged 1", "mqtt_broker_replicas_rebuilt_total 2"] {
+        assert!(body.contains(line), "{line}: {body}");
+    }
+    let (_, body) = ask(address, "GET /api/v1/cluster", "").await;
+    let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let told = serde_json::json!([{
+        "group": "shard 3", "stage": "rebuilding", "reason": "log-0000000000000001 at byte 7",
+    }]);
+    assert_eq!(json["damaged"], told);
 }
 
 #[tokio::test]

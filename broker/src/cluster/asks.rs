@@ -1,12 +1,12 @@
-//! What nodes ask of the control group's leader.
+//! What nodes ask of the leader of a group: of the control group's, mostly.
 
 use serde::{Deserialize, Serialize};
 
 use super::control::{ControlAnswer, Joiner};
 use super::status::{Overview, Report};
-use crate::identity::{NodeId, Origin};
+use crate::identity::{GroupId, NodeId, Origin};
 
-/// A question to the control leader.
+/// A question to the control leader, but for the last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
     /// To become a member, or begin a new run as one.
@@ -22,9 +22,16 @@ pub enum Ask {
         /// Leave or stay.
         leaving: bool,
     },
+    /// To the leader of a group: the asker's replica is damaged. It shall be taken out; is it?
+    TakeOut {
+        /// The group.
+        group: GroupId,
+        /// Whose replica.
+        origin: Origin,
+    },
 }
 
-/// The control leader's answer.
+/// The leader's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// Somebody else leads, if it is known who; ask again.
@@ -33,4 +40,7 @@ pub enum Reply {
     Control(ControlAnswer),
     /// The lease is held for a while from when it was asked for.
     Renewed(Overview),
+    /// Whether the asker is certainly no member of the group any more: what it has of it must be forgotten before it can
+    /// become one again.
+    TakenOut(bool),
 }

@@ -361,6 +361,11 @@ impl Control {
         self.placement.get(usize::from(shard.0)).map_or(&[], Vec::as_slice)
     }
 
+    /// The shards that shall have a replica on `node`.
+    pub fn placed_on(&self, node: NodeId) -> impl Iterator<Item = ShardId> {
+        (0..self.shards).map(ShardId).filter(move |shard| self.voters(*shard).contains(&node))
+    }
+
     /// Members that may accept publishes, as far as this replica knows: routes must reach them.
     pub fn reachable(&self) -> impl Iterator<Item = &Member> {
         self.members.values().filter(|member| !member.unreachable)

@@ -22,6 +22,24 @@ pub struct Wish {
     pub leader: Option<NodeId>,
 }
 
+impl Wish {
+    /// The same without those whose replica is damaged: they have forgotten what they promised, and may be members again
+    /// only when they have forgotten all of it, as others that are new. A majority of those that vote must be sound, or
+    /// the group could not let them go, and nothing is wished but what was.
+    pub fn without(self, damaged: &BTreeSet<NodeId>, standing: &Standing) -> Wish {
+        let sound: BTreeSet<NodeId> = standing.voters.difference(damaged).copied().collect();
+        if damaged.is_empty() || 2 * sound.len() <= standing.voters.len() {
+            return self;
+        }
+        let voters: BTreeSet<NodeId> = self.voters.difference(damaged).copied().collect();
+        Wish {
+            voters: if voters.is_empty() { sound } else { voters },
+            learners: self.learners.difference(damaged).copied().collect(),
+            leader: self.leader.filter(|leader| !damaged.contains(leader)),
+        }
+    }
+}
+
 /// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -151,6 +169,38 @@ mod tests {
         let reach = |node| node == NodeId(1);
         let now = standing(&[1, 2, 3, 4, 5], &[], &[(2, 1_000), (3, 1_000)]);
         assert_eq!(step(NodeId(1), &now, &wish(&[1, 2, 3]), reach), Step::Rest);
+    }
+
+    #[test]
+    fn a_damaged_replica_is_taken_out_and_comes_back_as_one_that_is_new() {
+        let whole = standing(&[1, 2, 3], &[], &[(2, 1_000), (3, 1_000)]);
+        let without = wish(&[1, 2, 3]).without(&set(&[3]), &whole);
+        assert_eq!(next(&whole, &without), Step::ChangeVoters(set(&[1, 2])));
+        let out = standing(&[1, 2], &[], &[(2, 1_000)]);
+        assert_eq!(next(&out, &without), Step::Rest, "it stays out until it is empty");
+        let early = standing(&[1, 2], &[3], &[(2, 1_000), (3, 0)]);
+        assert_eq!(next(&early, &without), Step::RemoveLearner(NodeId(3)));
+        let empty = wish(&[1, 2, 3]).without(&set(&[]), &out);
+        assert_eq!(next(&out, &empty), Step::AddLearner(NodeId(3)));
+    }
+
+    #[test]
+    fn a_damaged_replica_goes_even_where_it_was_to_be_the_only_one() {
+        let shrinking = standing(&[1, 2, 3], &[], &[(2, 1_000), (3, 1_000)]);
+        assert_eq!(wish(&[3]).without(&set(&[3]), &shrinking).voters, set(&[1, 2]));
+    }
+
+    #[test]
+    fn nobody_is_taken_out_without_a_majority_that_is_sound() {
+        let whole = standing(&[1, 2, 3], &[], &[(2, 1_000), (3, 1_000)]);
+        assert_eq!(wish(&[1, 2, 3]).without(&set(&[2, 3]), &whole), wish(&[1, 2, 3]));
+        let two = standing(&[1, 2], &[], &[(2, 1_000)]);
+        assert_eq!(wish(&[1, 2]).without(&set(&[2]), &two), wish(&[1, 2]));
+        let alone = standing(&[1], &[], &[]);
+        assert_eq!(wish(&[1]).without(&set(&[1]), &alone), wish(&[1]), "a sole copy");
+        let five = standing(&[1, 2, 3, 4, 5], &[], &[(2, 1_000), (3, 1_000), (4, 1_000), (5, 1_000)]);
+        let without = wish(&[1, 2, 3, 4, 5]).without(&set(&[4, 5]), &five);
+        assert_eq!(next(&five, &without), Step::ChangeVoters(set(&[1, 2, 3])));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::convergence::Step;
 use super::mesh::LocalFuture;
 use crate::identity::NodeId;
-use crate::replication::{ChangeError, Group, Leadership, Standing, StateMachine};
+use crate::replication::{ChangeError, Group, Leadership, ProposeError, Standing, StateMachine};
 
 /// A running replica. See [`Group`] for what each door does.
 pub trait Replica {
@@ -25,6 +25,8 @@ pub trait Replica {
     fn is_initialized(&self) -> LocalFuture<bool>;
     /// Makes a group of it alone.
     fn initialize(&self, me: NodeId) -> LocalFuture<Result<(), ChangeError>>;
+    /// Whether a node is certainly no member any more. Only a leader can tell.
+    fn has_removed(&self, node: NodeId) -> LocalFuture<Result<bool, ProposeError>>;
     /// Takes a step towards the members it shall have.
     fn take(&self, step: Step) -> LocalFuture<Result<(), ChangeError>>;
     /// Stops it; what it has stays on disk.
@@ -63,6 +65,11 @@ impl<S: StateMachine> Replica for Group<S> {
     fn initialize(&self, me: NodeId) -> LocalFuture<Result<(), ChangeError>> {
         let group = self.clone();
         Box::pin(async move { Group::initialize(&group, &BTreeSet::from([me])).await })
+    }
+
+    fn has_removed(&self, node: NodeId) -> LocalFuture<Result<bool, ProposeError>> {
+        let group = self.clone();
+        Box::pin(async move { Group::has_removed(&group, node).await })
     }
 
     fn take(&self, step: Step) -> LocalFuture<Result<(), ChangeError>> {

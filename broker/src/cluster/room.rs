@@ -7,6 +7,7 @@ mod doors;
 mod duties;
 mod hosting;
 mod membership;
+mod rebuilding;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use rand::rngs::SmallRng;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use self::rebuilding::Damaged;
 use super::asks::Ask;
 use super::control::{Control, ControlAnswer, ControlCommand};
 use super::forwards::Forwards;
@@ -30,7 +32,7 @@ use super::mesh::{BuildShards, Shards, Surroundings};
 use super::net::Net;
 use super::replica::Replica;
 use super::routes::{RouteOut, Routes};
-use super::status::{Overview, Report, Status};
+use super::status::{DamagedReplica, Overview, Report, Stage, Status};
 use super::tasks::Tasks;
 use super::wanting::Workers;
 use crate::door::{ToCluster, ToWorker};
@@ -66,6 +68,12 @@ pub(super) struct Room {
     busy: RefCell<BTreeSet<GroupId>>,
     /// Replicas that have moved away, and since when.
     moved_since: RefCell<BTreeMap<GroupId, Instant>>,
+    /// Replicas that the disk has damaged, until they are rebuilt.
+    damaged: RefCell<BTreeMap<GroupId, Damaged>>,
+    /// How many were, in this process.
+    rebuilt: Cell<u64>,
+    /// As the leader of groups: nodes whose replica is damaged, and when they last said so.
+    kept_out: RefCell<BTreeMap<(GroupId, NodeId), Instant>>,
     routes: RefCell<Routes<Wait>>,
     forwards: RefCell<Forwards>,
     /// Which workers want which filters, for messages that come from other nodes; kept only if there are several.
@@ -82,6 +90,8 @@ pub(super) struct Room {
     next_proposal: Cell<u64>,
     /// Ended runs that were told to the shards already.
     ended_told: RefCell<BTreeSet<Origin>>,
+    /// The latest version of the control state that this run has acted on: it goes back when the replica starts anew.
+    counted: Cell<u64>,
     /// This run has joined at this version of the control state.
     joined: Cell<Option<u64>>,
     /// Peers whose routes this run knows.
@@ -144,6 +154,9 @@ impl Room {
                 replicas: RefCell::default(),
                 busy: RefCell::default(),
                 moved_since: RefCell::default(),
+                damaged: RefCell::default(),
+                rebuilt: Cell::new(0),
+                kept_out: RefCell::default(),
                 routes: RefCell::new(Routes::new(workers.len() as u16)),
                 forwards: RefCell::default(),
                 interest: RefCell::default(),
@@ -155,6 +168,7 @@ impl Room {
                 proposals: RefCell::default(),
                 next_proposal: Cell::new(1),
                 ended_told: RefCell::default(),
+                counted: Cell::new(0),
                 joined: Cell::new(None),
                 synced: RefCell::default(),
                 knows_routes: Cell::new(false),
@@ -195,7 +209,16 @@ impl Room {
             anyhow::bail!("a node starts once");
         }
         if self.log.group(GroupId::CONTROL).next_index() > 0 || self.log.group(GroupId::CONTROL).load(1).is_some() {
-            self.start_control().await?;
+            let started = self.start_control().await;
+            match self.log.group(GroupId::CONTROL).damage() {
+                None => started?,
+                // Those that have it can be asked.
+                Some(_) if self.config.listen.is_some() => {}
+                Some(damage) => {
+                    let replica = DamagedReplica { reason: damage.reason, stage: Stage::Stuck };
+                    anyhow::bail!(replica.describe(GroupId::CONTROL));
+                }
+            }
         }
         if let Some(listen) = &self.config.listen {
             self.links.start(listen).await?;
@@ -203,6 +226,7 @@ impl Room {
         self.every(Duration::from_millis(20), Room::membership_turn);
         self.every(Duration::from_millis(100), Room::hosting_turn);
         self.every(Duration::from_millis(100), Room::duties_turn);
+        self.every(rebuilding::REBUILDING_TURN, Room::rebuilding_turn);
         self.every(Duration::from_millis(100), Room::publish_status);
         let renewals = self.clone();
         self.tasks.spawn(async move { renewals.renew_for_ever().await });
@@ -488,6 +512,9 @@ impl Room {
     }
 
     fn may_found(&self) -> bool {
+        if self.has_belonged() {
+            return false;
+        }
         match &self.config.founding {
             Founding::Never => false,
             Founding::Alone | Founding::Allowed => true,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{Control, MemberState};
 use super::placement;
-use crate::identity::{NodeId, Origin, ShardId};
+use crate::identity::{GroupId, NodeId, Origin, ShardId};
 use crate::shard::Totals;
 use crate::storage::Health;
 
@@ -118,10 +118,59 @@ pub struct Status {
     pub forwards_dropped: u64,
     /// SUBSCRIBEs that wait for other nodes.
     pub unsettled: usize,
+    /// Replicas here that the disk has damaged, and that are not rebuilt yet.
+    pub damaged: BTreeMap<GroupId, DamagedReplica>,
+    /// How many were damaged and are rebuilt, since the process began.
+    pub rebuilt: u64,
     /// Figures of the shards that this node leads.
     pub totals: Totals,
     /// Whether this node's disk takes what is to be stored. Of this node alone: one without space may have nobody to tell.
     pub storage: Health,
+}
+
+/// A replica that its disk has damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedReplica {
+    /// What is damaged, and where: the file, and the byte in it.
+    pub reason: String,
+    /// How far it has been rebuilt.
+    pub stage: Stage,
+}
+
+/// How far a damaged replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It is stopped, and shall be taken out of its group.
+    Stopped,
+    /// It is stopped, and no leader can be asked: nothing was erased, nothing will be until one can.
+    Stuck,
+    /// It was erased, and is built anew from the others.
+    Rebuilding,
+}
+
+impl Stage {
+    /// As the admin API spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Stopped => "stopped",
+            Stage::Stuck => "stuck",
+            Stage::Rebuilding => "rebuilding",
+        }
+    }
+}
+
+impl DamagedReplica {
+    /// In words, with the remedy where it needs a hand.
+    pub fn describe(&self, group: GroupId) -> String {
+        let reason = &self.reason;
+        match self.stage {
+            Stage::Stopped => format!("{group} is damaged here ({reason}): it is stopped, and to be rebuilt"),
+            Stage::Rebuilding => format!("{group} was damaged here ({reason}): it is being rebuilt from the others"),
+            Stage::Stuck => format!(
+                "{group} is damaged here ({reason}), and no majority of its replicas is left to rebuild it from: start the                  nodes that have the others; if this is the only one, put back a copy of the data directory, or empty it                  to begin anew without what it has"
+            ),
+        }
+    }
 }
 
 /// A member as administrators see it.
@@ -173,6 +222,11 @@ impl Status {
         };
         status.not_failover_ready = status.why_not_failover_ready();
         status
+    }
+
+    /// The damaged replicas of this node, in words.
+    pub fn describe_damaged(&self) -> impl Iterator<Item = String> {
+        self.damaged.iter().map(|(group, replica)| replica.describe(*group))
     }
 
     fn why_not_failover_ready(&self) -> String {

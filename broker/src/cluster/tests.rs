@@ -22,6 +22,7 @@ use crate::shard::{Outcome, Refusal};
 use crate::storage::{Disk, Faults, Health, Log, MemoryDisk, Options, SimulatedDisk};
 
 mod membership;
+mod rebuilding;
 mod routing;
 
 const SHARDS: u16 = 4;
@@ -47,6 +48,7 @@ struct Node {
     id: NodeId,
     run: u64,
     disk: Rc<dyn Disk>,
+    log: Log,
     to_cluster: mpsc::UnboundedSender<Vec<ToCluster>>,
     told: Rc<RefCell<Told>>,
     handle: ClusterHandle,
@@ -56,12 +58,14 @@ struct Node {
 struct Cluster {
     net: MemoryNet,
     nodes: BTreeMap<String, Node>,
+    /// In which of its runs `a` may found.
+    founding_runs: u64,
 }
 
 /// Runs a test on one thread, with its clock paused.
 fn simulate(test: impl AsyncFnOnce(Cluster)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-    let cluster = Cluster { net: MemoryNet::new(1), nodes: BTreeMap::new() };
+    let cluster = Cluster { net: MemoryNet::new(1), nodes: BTreeMap::new(), founding_runs: 1 };
     LocalSet::new().block_on(&runtime.expect("a runtime"), test(cluster));
 }
 
@@ -88,7 +92,7 @@ impl Cluster {
             listen: Some(format!("{name}:7")),
             peers: ["a:7", "b:7"].map(str::to_string).to_vec(),
             version: "test".to_string(),
-            founding: if name == "a" && run == 1 { Founding::Allowed } else { Founding::Never },
+            founding: if name == "a" && run <= self.founding_runs { Founding::Allowed } else { Founding::Never },
             founded: Box::new(|| {}),
             shards: SHARDS,
             factor: None,
@@ -97,7 +101,8 @@ impl Cluster {
         };
         let epoch = Instant::now();
         let now_ms = Rc::new(move || epoch.elapsed().as_millis() as u64);
-        let world = ClusterWorld { origin, net: self.net.host(name), log, from_workers, to_workers, now_ms };
+        let net = self.net.host(name);
+        let world = ClusterWorld { origin, net, log: log.clone(), from_workers, to_workers, now_ms };
         let (doors, handle) = handle::doors();
         let process = spawn_local(async move {
             if let Err(error) = handle::run(config, world, doors).await {
@@ -105,7 +110,7 @@ impl Cluster {
             }
         });
         let name = name.to_string();
-        let node = Node { name: name.clone(), id: NodeId(id), run, disk, to_cluster, told, handle, process };
+        let node = Node { name: name.clone(), id: NodeId(id), run, disk, log, to_cluster, told, handle, process };
         self.nodes.insert(name, node);
     }
 

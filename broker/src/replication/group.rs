@@ -150,6 +150,20 @@ impl<S: StateMachine> Group<S> {
         }
     }
 
+    /// Whether `node` is no member of the group, by a configuration that is committed and that no other is to follow. Only
+    /// a replica that still leads when it is asked can tell: it hears from a majority first, so that what it tells is no
+    /// older than the question. From then on no majority of an earlier configuration needs the node: whatever it
+    /// promised, it may forget.
+    pub async fn has_removed(&self, node: NodeId) -> Result<bool, ProposeError> {
+        self.linearizable().await?;
+        let raft = self.raft();
+        let removed = raft.with_raft_state(move |state| {
+            let (committed, effective) = (state.membership_state.committed(), state.membership_state.effective());
+            committed.log_id() == effective.log_id() && committed.membership().get_node(&node.0).is_none()
+        });
+        removed.await.map_err(|fatal| ProposeError::Unavailable(fatal.to_string()))
+    }
+
     /// How far everybody is.
     pub fn standing(&self) -> Standing {
         Standing::read(&self.raft().metrics().borrow_watched())

@@ -33,7 +33,8 @@ impl RaftLog {
         RaftLog { log }
     }
 
-    fn purged(&self) -> io::Result<Option<LogId>> {
+    /// Up to where entries were purged, because a snapshot has them.
+    pub(super) fn purged(&self) -> io::Result<Option<LogId>> {
         self.log.load(PURGED).map(|bytes| decode("purged log id", &bytes)).transpose()
     }
 

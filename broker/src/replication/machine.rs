@@ -107,6 +107,11 @@ impl<S: StateMachine> Machine<S> {
         Ok(machine)
     }
 
+    /// The last entry that is in the state.
+    pub(super) fn last_applied(&self) -> Option<LogId> {
+        self.last_applied
+    }
+
     fn replace(&mut self, meta: &Meta, bytes: &Bytes) -> io::Result<()> {
         self.state.borrow_mut().restore(bytes)?;
         self.last_applied = meta.last_log_id;

@@ -55,6 +55,11 @@ impl<S: StateMachine> Parts<S> {
         let machine = Machine::recover(self.state.clone(), self.snapshots.clone(), self.sink.clone(), rule).await?;
         let network = Network { group: self.id, transport: self.transport.clone() };
         let log = RaftLog::new(self.log.clone());
+        if let Some(purged) = log.purged()?.filter(|purged| machine.last_applied() < Some(*purged)) {
+            let reason = format!("the snapshot that has the entries up to {} is missing", purged.index());
+            self.log.condemn(reason.clone());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
         Raft::new(self.node.0, config, network, log, machine).await.map_err(io::Error::other)
     }
 }

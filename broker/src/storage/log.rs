@@ -207,6 +207,13 @@ impl Log {
         self.hold.shared.state.borrow().writes_without_space
     }
 
+    /// The groups that are known and [damaged](GroupLog::damage).
+    pub fn damaged(&self) -> BTreeSet<GroupId> {
+        let state = self.hold.shared.state.borrow();
+        let damaged = state.groups.iter().filter(|(_, group)| group.damage.is_some()).map(|(id, _)| *id);
+        damaged.chain(self.hold.shared.snapshots.damaged()).collect()
+    }
+
     /// What it takes up now.
     pub fn usage(&self) -> Usage {
         self.hold.shared.state.borrow().usage()
@@ -336,7 +343,7 @@ impl GroupLog {
         loop {
             let pieces = {
                 let mut state = shared.state.borrow_mut();
-                if let Some(damage) = &state.group(self.id).damage {
+                if let Some(damage) = state.damage(self.id) {
                     return Err(damaged(self.id, damage));
                 }
                 state.pieces(self.id, range.clone(), bytes_max)
@@ -391,11 +398,19 @@ impl GroupLog {
         self.shared().accept(|state| state.purge_below(self.id, index + 1), |_| {});
     }
 
-    /// Forgets all entries, values and snapshots, and any damage: the group starts again at index 0.
-    pub async fn erase(&self) -> io::Result<()> {
+    /// Forgets all entries, values and snapshots, and any damage: the group starts again at index 0. What is in `keep`, a
+    /// value under its key, is there when the rest is gone, whenever a crash may come. An empty value is not kept.
+    ///
+    /// # Errors
+    /// When the disk does not take it; then the group is as damaged as before, or without its snapshot.
+    pub async fn erase(&self, keep: Option<(u8, Bytes)>) -> io::Result<()> {
+        let keep = keep.filter(|(_, value)| !value.is_empty());
+        let snapshots = &self.shared().snapshots;
         // In this order: a crash in between leaves a damaged group damaged.
-        self.shared().snapshots.remove_all(self.id).await?;
-        self.shared().change(|state| state.erase(self.id)).await
+        snapshots.remove_all(self.id).await?;
+        self.shared().change(|state| state.erase(self.id, keep)).await?;
+        snapshots.forget_damage(self.id);
+        Ok(())
     }
 
     /// The first entry that is there, or [`GroupLog::next_index`] if none is.
@@ -408,10 +423,17 @@ impl GroupLog {
         self.shared().state.borrow_mut().group(self.id).next()
     }
 
-    /// Why this group refuses everything but [`GroupLog::erase`].
+    /// What this group lost of its log, so that it refuses everything but [`GroupLog::erase`], or of its snapshot, as far as it
+    /// was read: then the group must not be used any more either.
     pub fn damage(&self) -> Option<Damage> {
-        let reason = self.shared().state.borrow_mut().group(self.id).damage.clone()?;
+        let damage = self.shared().state.borrow().damage(self.id).cloned();
+        let reason = damage.or_else(|| self.shared().snapshots.damage(self.id))?;
         Some(Damage { group: self.id, reason })
+    }
+
+    /// Whoever knows what the bytes mean has found, in words, that some of them are missing.
+    pub fn condemn(&self, reason: String) {
+        self.shared().state.borrow_mut().group(self.id).damage.get_or_insert(reason);
     }
 
     /// Stores a small value under `key`; durable when this returns. Takes its place among the appends when it is called.

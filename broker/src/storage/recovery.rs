@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::disk::FileName;
 use super::index::{Group, Place, Slot};
 use super::log::Torn;
 use super::record::{GroupHeader, Header, Kind, RECORD_HEADER_BYTES, Seal, Spoilt};
@@ -56,7 +57,7 @@ impl Replay {
         if let Some((previous, _)) = previous
             && previous + 1 != number
         {
-            self.doubt(format!("segments {} to {} are missing", previous + 1, number - 1));
+            self.doubt(format!("{} to {} are missing", name(previous + 1), name(number - 1)));
         }
         let mut offset = match self.seal.decode_segment(bytes, number) {
             Ok((header, length)) => {
@@ -70,7 +71,7 @@ impl Replay {
                 return Ok(());
             }
             Err(_) => {
-                self.doubt(format!("the header of segment {number} is unreadable"));
+                self.doubt(format!("the header of {} is unreadable", name(number)));
                 match self.resynchronise(number, bytes, 0) {
                     Some(offset) => offset,
                     None => bytes.len() as u32,
@@ -91,7 +92,7 @@ impl Replay {
                 self.segments.push((number, offset));
                 return Ok(());
             }
-            let place = format!("segment {number} at byte {offset}");
+            let place = format!("{} at byte {offset}", name(number));
             match header {
                 // Its length is sound when it stays inside the file: the header was checked.
                 Some(header) if rest.len() >= RECORD_HEADER_BYTES + header.length as usize => {
@@ -137,7 +138,7 @@ impl Replay {
             let agrees =
                 state.sequence == header.sequence && state.first == header.first && state.next() == header.next;
             if !oldest && !agrees {
-                let reason = format!("records are missing before segment {number}");
+                let reason = format!("records are missing before {}", name(number));
                 let reason = self.doubt.as_ref().map_or(reason, |doubt| doubt.reason.clone());
                 spoil(state, &reason);
             }
@@ -164,7 +165,7 @@ impl Replay {
         if header.sequence != state.sequence + 1 {
             let reason = match &self.doubt {
                 Some(doubt) => doubt.reason.clone(),
-                None => format!("records are missing before segment {segment} byte {offset}"),
+                None => format!("records are missing before {} byte {offset}", name(segment)),
             };
             spoil(state, &reason);
         }
@@ -228,6 +229,10 @@ fn payload<'a>(record: &'a [u8], header: &Header) -> Option<&'a [u8]> {
     (crc32c::crc32c(payload) == header.payload_checksum).then_some(payload)
 }
 
+fn name(segment: u64) -> String {
+    FileName::Segment(segment).to_file_name()
+}
+
 fn spoil(state: &mut Group, reason: &str) {
     state.damage.get_or_insert_with(|| reason.to_owned());
 }
@@ -257,6 +262,9 @@ fn apply(state: &mut Group, header: &Header, place: Place, payload: &[u8]) {
         }
         Kind::Erase => {
             *state = Group { sequence: state.sequence, ..Group::default() };
+            if !payload.is_empty() {
+                state.values.insert(header.key, Bytes::copy_from_slice(payload));
+            }
         }
         Kind::Mark => {}
     }

@@ -35,6 +35,8 @@ struct Known {
     last: u64,
     /// How many readers hold each file.
     readers: BTreeMap<FileName, usize>,
+    /// Groups whose snapshot was found damaged, with the place.
+    damaged: BTreeMap<GroupId, String>,
 }
 
 impl Snapshots {
@@ -74,6 +76,18 @@ impl Snapshots {
         let mut known = self.known.borrow_mut();
         known.last += 1;
         known.last
+    }
+
+    pub fn damage(&self, group: GroupId) -> Option<String> {
+        self.known.borrow().damaged.get(&group).cloned()
+    }
+
+    pub fn damaged(&self) -> Vec<GroupId> {
+        self.known.borrow().damaged.keys().copied().collect()
+    }
+
+    pub fn forget_damage(&self, group: GroupId) {
+        self.known.borrow_mut().damaged.remove(&group);
     }
 
     /// Removes a file that no longer counts, now or when its last reader is gone.
@@ -194,7 +208,10 @@ impl SnapshotWriter {
             let mut known = snapshots.known.borrow_mut();
             match known.current.get(&group).copied() {
                 Some(newer) if newer > number => Some(number),
-                _ => known.current.insert(group, number),
+                _ => {
+                    known.damaged.remove(&group);
+                    known.current.insert(group, number)
+                }
             }
         };
         let data = snapshots.disk.map(finished, self.length).await;
@@ -328,9 +345,14 @@ impl SnapshotReader {
         }
     }
 
+    /// The error that tells so; remembered, unless a newer snapshot has replaced this one.
     fn damaged(&self, offset: u64) -> io::Error {
-        let name = self.file.to_file_name();
-        let message = format!("{name} is damaged, or of another version, at byte {offset}");
+        let message = format!("{} is damaged, or of another version, at byte {offset}", self.file.to_file_name());
+        if let FileName::Snapshot(group, _) = self.file
+            && self.snapshots.is_current(self.file)
+        {
+            self.snapshots.known.borrow_mut().damaged.entry(group).or_insert_with(|| message.clone());
+        }
         io::Error::new(io::ErrorKind::InvalidData, message)
     }
 }

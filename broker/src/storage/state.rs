@@ -70,9 +70,14 @@ impl State {
         self.groups.entry(id).or_insert_with(|| Group { damage: stray.clone(), ..Group::default() })
     }
 
+    /// What a group lost, in words. One that is not known may be lost with what is lost of the log.
+    pub fn damage(&self, id: GroupId) -> Option<&String> {
+        self.groups.get(&id).map_or(self.stray.as_ref(), |group| group.damage.as_ref())
+    }
+
     /// Why `group` may not be changed or read now.
-    pub fn refusal(&mut self, id: GroupId) -> Option<io::Error> {
-        if let Some(damage) = &self.group(id).damage {
+    pub fn refusal(&self, id: GroupId) -> Option<io::Error> {
+        if let Some(damage) = self.damage(id) {
             return Some(damaged(id, damage));
         }
         self.write_refusal()
@@ -161,17 +166,19 @@ impl State {
         Ok(())
     }
 
-    pub fn erase(&mut self, id: GroupId) -> io::Result<()> {
+    /// Forgets the group; in the same record, so that no crash comes between, keeps one value of it.
+    pub fn erase(&mut self, id: GroupId, keep: Option<(u8, Bytes)>) -> io::Result<()> {
         if let Some(refusal) = self.write_refusal() {
             return Err(refusal);
         }
-        let place = self.reserve(0);
+        let (key, value) = keep.clone().unwrap_or_default();
+        let place = self.reserve(value.len());
         let sequence = self.group(id).sequence;
-        let fresh = Group { sequence, ..Group::default() };
+        let fresh = Group { sequence, values: keep.into_iter().collect(), ..Group::default() };
         let mut before = std::mem::replace(self.group(id), fresh);
         let slots = std::mem::take(&mut before.slots);
         before.slots = self.let_go(slots);
-        self.push(id, Kind::Erase, 0, 0, place, Bytes::new(), Undo::Erase(Box::new(before)));
+        self.push(id, Kind::Erase, key, 0, place, value, Undo::Erase(Box::new(before)));
         Ok(())
     }
 

@@ -140,7 +140,7 @@ fn a_group_that_was_erased_starts_again() {
         append(&group, "old").await.unwrap();
         group.save(1, Bytes::from_static(b"old")).await.unwrap();
         group.write_snapshot(Bytes::from_static(b"old"), []).await.unwrap();
-        group.erase().await.unwrap();
+        group.erase(None).await.unwrap();
         append(&group, "new").await.unwrap();
 
         let (log, _) = open(&disk.crash(super::Crash::PowerCut)).await;

@@ -229,6 +229,14 @@ impl Node {
         })
     }
 
+    /// A figure of `/metrics` that has no labels.
+    pub async fn metric(&self, name: &str) -> Result<u64> {
+        let (status, body) = self.get("/metrics").await?;
+        ensure!(status == 200, "status {status}: {body}");
+        let value = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("no {name} in {body}"))?.parse()?)
+    }
+
     /// A plain HTTP request: the status and the body.
     async fn get(&self, path: &str) -> Result<(u16, String)> {
         let answer = timeout(HTTP_TIMEOUT, async {

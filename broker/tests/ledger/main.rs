@@ -5,6 +5,7 @@
 
 mod client;
 mod cluster;
+mod damage;
 mod disk;
 mod history;
 mod load;
@@ -291,6 +292,18 @@ fn a_full_disk_refuses_acknowledgements_and_recovers_by_itself() {
 #[test]
 fn one_full_disk_of_three_loses_nothing() {
     run(disk::one_full_disk_of_three_loses_nothing());
+}
+
+#[test]
+fn k10_a_byte_that_flips_in_the_middle_of_a_log_is_made_good_by_the_other_nodes() {
+    let history = run(damage::a_flipped_byte_is_made_good(seed(), damage::Damaged::Log));
+    assert_kept(&history);
+}
+
+#[test]
+fn k10_a_byte_that_flips_in_a_snapshot_is_made_good_by_the_other_nodes() {
+    let history = run(damage::a_flipped_byte_is_made_good(seed(), damage::Damaged::Snapshot));
+    assert_kept(&history);
 }
 
 /// Kills all nodes at once under load, starts them again, and gives the ledger.

@@ -19,6 +19,7 @@ use brokers::Brokers;
 use history::{History, Violation};
 use load::{Load, Shape};
 use mqtt_broker::storage::Crash;
+use mqtt_broker::storage::disk::FileName;
 use tokio::time::sleep;
 use world::simulate;
 
@@ -106,8 +107,80 @@ fn faults_on_brokers(seed: u64) -> (History, Vec<String>) {
         brokers.until_whole().await;
         let ledger = load.finish(SETTLE_TIMEOUT).await.expect("every message is acknowledged in the end");
         world.note(format_args!("{ledger:?}"));
+        assert_eq!(brokers.damaged.get(), 0, "an honest disk loses nothing");
         ledger
     })
+}
+
+/// Which file of a damaged disk has a byte flipped.
+#[derive(Clone, Copy, Debug)]
+enum Spoilt {
+    Log,
+    Snapshot,
+}
+
+/// Under load, a byte in the middle of what a broker has is flipped while it is down: it is rebuilt. Then another dies, and
+/// everything is still there. Gives the clients' ledger.
+fn damage_to_a_broker(seed: u64, what: Spoilt) -> History {
+    let (ledger, _) = simulate(seed, async |world| {
+        let brokers = Brokers::start(&world, spoilt::honest);
+        brokers.until_whole().await;
+        let load = Load::start(brokers::HOSTS.map(|host| brokers.dial(host)).to_vec(), SHAPE, seed);
+        load.until_subscribed(SHAPE.persistent + SHAPE.passing, SETTLE_TIMEOUT).await.expect("subscribers");
+        let victim = world.draw(0..3) as usize;
+        let [host, other] = [0, 1].map(|step| brokers::HOSTS[(victim + step) % 3]);
+        for _ in 0..3 {
+            let wanted = |file: &FileName| match what {
+                Spoilt::Log => matches!(file, FileName::Segment(_)),
+                Spoilt::Snapshot => matches!(file, FileName::Snapshot(..)),
+            };
+            let before = load.acknowledged();
+            while load.acknowledged() < before + 200 {
+                sleep(Duration::from_millis(100)).await;
+            }
+            brokers.kill(host, Crash::Kill);
+            let disk = world.disk(host).expect("a host of the world");
+            let files = disk.files();
+            let found = files.iter().filter(|(file, _)| wanted(file)).max_by_key(|(_, data)| data.len());
+            let (file, data) = found.expect("a file of this kind");
+            disk.flip(*file, data.len() / 2, 1);
+            world.note(format_args!("{host} is damaged in {}", file.to_file_name()));
+            world.wait_ms(0..3_000).await;
+            brokers.boot(host);
+            let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
+            while brokers.rebuilt(host) == 0 {
+                assert!(tokio::time::Instant::now() < deadline, "the damaged replica is not rebuilt");
+                sleep(Duration::from_millis(100)).await;
+            }
+            brokers.until_whole().await;
+            // What was rebuilt is needed for a majority from now on.
+            brokers.kill(other, Crash::PowerCut);
+            let before = load.acknowledged();
+            while load.acknowledged() < before + 100 {
+                sleep(Duration::from_millis(100)).await;
+            }
+            brokers.boot(other);
+            brokers.until_whole().await;
+        }
+        load.finish(SETTLE_TIMEOUT).await.expect("every message is acknowledged in the end")
+    });
+    ledger
+}
+
+#[test]
+fn k10_a_broker_with_a_damaged_log_is_rebuilt_and_nothing_acknowledged_is_lost() {
+    for seed in seeds(2) {
+        println!("SIMULATION_SEED={seed}");
+        assert_kept(&damage_to_a_broker(seed, Spoilt::Log));
+    }
+}
+
+#[test]
+fn k10_a_broker_with_a_damaged_snapshot_is_rebuilt_and_nothing_acknowledged_is_lost() {
+    for seed in seeds(2) {
+        println!("SIMULATION_SEED={seed}");
+        assert_kept(&damage_to_a_broker(seed, Spoilt::Snapshot));
+    }
 }
 
 fn assert_kept(ledger: &History) {
@@ -136,7 +209,7 @@ fn the_same_seed_gives_brokers_the_same_history_twice() {
 #[test]
 fn disks_that_lie_about_their_syncs_are_found_out() {
     let lost = |seed| {
-        let ((ledger, refused), _) = simulate(seed, async |world| {
+        let ((ledger, damaged), _) = simulate(seed, async |world| {
             let brokers = Brokers::start(&world, spoilt::lying);
             brokers.until_whole().await;
             let load = Load::start(brokers::HOSTS.map(|host| brokers.dial(host)).to_vec(), SHAPE, seed);
@@ -144,10 +217,10 @@ fn disks_that_lie_about_their_syncs_are_found_out() {
             world.wait_ms(1_000..3_000).await;
             brokers::HOSTS.iter().for_each(|host| brokers.kill(host, Crash::PowerCut));
             brokers::HOSTS.iter().for_each(|host| brokers.boot(host));
-            (load.finish(SETTLE_TIMEOUT).await, brokers.refused.get())
+            (load.finish(SETTLE_TIMEOUT).await, brokers.damaged.get())
         });
         // A log that knows that it lost something, and a cluster that has lost too much to go on, are found out, too.
-        refused > 0
+        damaged > 0
             || ledger.map_or(true, |ledger| {
                 let violations = ledger.violations();
                 violations.iter().any(|found| matches!(found, Violation::Lost { .. } | Violation::SessionLost { .. }))

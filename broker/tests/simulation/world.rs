@@ -138,6 +138,11 @@ impl World {
         self.note(format_args!("{host} ends: {crash:?}"));
     }
 
+    /// What a host has kept.
+    pub fn disk(&self, host: &str) -> Option<SimulatedDisk> {
+        self.hosts.borrow().get(host).map(|found| found.disk.clone())
+    }
+
     /// Cuts a host off from all others, or undoes it.
     pub fn isolate(&self, host: &str, cut: bool) {
         let others: Vec<String> = self.hosts.borrow().keys().filter(|other| *other != host).cloned().collect();

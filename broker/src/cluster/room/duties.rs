@@ -11,7 +11,7 @@ use super::membership::LEASE;
 use crate::cluster::asks::{Ask, Reply};
 use crate::cluster::control::{ControlAnswer, ControlCommand};
 use crate::cluster::placement;
-use crate::cluster::status::{Overview, Status};
+use crate::cluster::status::{Overview, Stage, Status};
 use crate::identity::{GroupId, NodeId, Origin};
 use crate::storage::Health;
 
@@ -24,8 +24,11 @@ const UNREACHABLE: Duration = Duration::from_millis(1_300);
 const FULL_FOR: Duration = Duration::from_secs(10);
 
 impl Room {
-    /// Answers a question, if this node leads the control group.
+    /// Answers a question, if this node leads the group that it is for.
     pub(super) async fn reply(self: &Rc<Self>, ask: Ask) -> Reply {
+        if let Ask::TakeOut { group, origin } = ask {
+            return self.take_out(group, origin.node).await;
+        }
         let control = self.control.borrow().clone();
         let Some(control) = control else { return Reply::NotLeader(None) };
         let leadership = control.leadership().borrow().clone();
@@ -64,6 +67,7 @@ impl Room {
             Ask::Join(joiner) => ControlCommand::Join(joiner),
             Ask::Goodbye(origin) => ControlCommand::Unreachable(origin),
             Ask::Leave { name, leaving } => ControlCommand::Leave { name, leaving },
+            Ask::TakeOut { .. } => return Reply::NotLeader(None),
         };
         match self.propose(command).await {
             Some(answer) => Reply::Control(answer),
@@ -178,6 +182,8 @@ impl Room {
         status.linked = self.links.peers().len();
         status.forwards_dropped = self.forwards.borrow().dropped();
         status.unsettled = self.routes.borrow().unsettled();
+        status.damaged = self.damaged();
+        status.rebuilt = self.rebuilt.get();
         status.totals = self.shards().map(|shards| shards.totals()).unwrap_or_default();
         status.storage = self.storage_health();
         status.not_ready = self.why_not_ready(&status);
@@ -207,12 +213,17 @@ impl Room {
             "has left the cluster".into()
         } else if self.draining.get() {
             "drains".into()
+        } else if let Some(replica) = status.damaged.get(&GroupId::CONTROL) {
+            replica.describe(GroupId::CONTROL)
         } else if status.cluster == 0 || self.joined.get().is_none() {
             "has not joined a cluster yet".into()
         } else if !leased {
             "has no contact with a majority of the cluster".into()
         } else if !self.serving.get() {
             "does not know all routes yet".into()
+        } else if let Some((group, replica)) = status.damaged.iter().find(|(_, replica)| replica.stage == Stage::Stuck)
+        {
+            replica.describe(*group)
         } else if status.without_leader > 0 {
             format!("{} of {} shards have no leader", status.without_leader, status.shards)
         } else {

@@ -74,7 +74,9 @@ impl Room {
     }
 
     fn start_replica(&self, group: GroupId) {
-        if self.replicas.borrow().contains_key(&group) || !self.busy.borrow_mut().insert(group) {
+        // One that is damaged does not run until it is rebuilt.
+        let damaged = self.log.group(group).damage().is_some();
+        if damaged || self.replicas.borrow().contains_key(&group) || !self.busy.borrow_mut().insert(group) {
             return;
         }
         let Some(room) = self.me.upgrade() else { return };
@@ -84,7 +86,8 @@ impl Room {
                 Some(shard) => room.start_shard(shard).await,
             };
             if let Err(error) = started {
-                // It stays as it is: a voter whose log was erased would vote as if it had never promised anything (K10).
+                // It stays as it is: a voter whose log was erased would vote as if it had never promised anything. If it is
+                // damaged, `rebuilding` finds it.
                 tracing::error!(%group, %error, "a replica could not be started");
                 tokio::time::sleep(START_AGAIN).await;
             }
@@ -124,10 +127,9 @@ impl Room {
     /// Starts what is placed here, stops what has moved away, and takes a step with each group that this node leads.
     pub(super) fn hosting_turn(self: &Rc<Self>) {
         let me = self.myself().node;
-        let Some((shards, placed)) = self.with_control(|control| {
-            let placed = (0..control.shards).map(ShardId).filter(|shard| control.voters(*shard).contains(&me));
-            (control.shards, placed.collect::<BTreeSet<_>>())
-        }) else {
+        let Some((shards, placed)) =
+            self.with_control(|control| (control.shards, control.placed_on(me).collect::<BTreeSet<_>>()))
+        else {
             return;
         };
         for shard in &placed {
@@ -174,7 +176,7 @@ impl Room {
             if let Some(shards) = room.shards() {
                 shards.stopped(shard);
             }
-            if let Err(error) = room.log.group(group).erase().await {
+            if let Err(error) = room.log.group(group).erase(None).await {
                 tracing::warn!(%group, %error, "the log of a replica that moved away could not be erased");
             }
             room.busy.borrow_mut().remove(&group);
@@ -186,6 +188,7 @@ impl Room {
         let standing = replica.standing();
         let usable = |node: NodeId| node == me || self.links.peer(node).is_some();
         let wish = self.with_control(|control| wish(control, group, &standing.voters));
+        let wish = wish.map(|wish| wish.without(&self.kept_out_of(group), &standing));
         let mut step = match wish {
             Some(wish) if !wish.voters.is_empty() => convergence::step(me, &standing, &wish, usable),
             _ => Step::Rest,

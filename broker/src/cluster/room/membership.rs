@@ -142,9 +142,20 @@ impl Room {
 
     /// Asks the control leader, wherever it is.
     pub(in crate::cluster) async fn ask(self: &Rc<Self>, ask: Ask) -> Option<Reply> {
-        let mut reply = None;
         let control = self.control.borrow().clone();
         let known = control.and_then(|control| control.leadership().borrow().leader);
+        self.ask_around(known, ask).await
+    }
+
+    /// Asks the leader of a group, wherever it is, but not here.
+    pub(super) async fn ask_leader_of(self: &Rc<Self>, group: GroupId, ask: Ask) -> Option<Reply> {
+        let known = group.shard().and_then(|shard| self.routes.borrow().leader(shard)).map(|(leader, _)| leader);
+        self.ask_around(known.filter(|leader| *leader != self.myself().node), ask).await
+    }
+
+    /// Asks whoever leads as far as is known, then all others. The last answer, if nobody says that it leads.
+    async fn ask_around(self: &Rc<Self>, known: Option<NodeId>, ask: Ask) -> Option<Reply> {
+        let mut reply = None;
         let mut candidates: Vec<NodeId> = known.into_iter().collect();
         candidates.extend(self.links.peers().iter().map(|peer| peer.node()));
         let mut asked = Vec::new();
@@ -189,7 +200,7 @@ impl Room {
                     Some(Reply::Control(ControlAnswer::Left)) => self.leave(),
                     // It does not know this run: join again.
                     Some(Reply::Control(_)) => self.joined.set(None),
-                    Some(Reply::NotLeader(_)) | None => {
+                    Some(Reply::NotLeader(_) | Reply::TakenOut(_)) | None => {
                         // Nobody leads just now: ask again soon, the lease is running.
                         sleep(Duration::from_millis(50)).await;
                         continue;
@@ -214,7 +225,7 @@ impl Room {
         self.set_serving(leased && active == Some(true) && self.knows_routes());
     }
 
-    fn set_serving(&self, serving: bool) {
+    pub(super) fn set_serving(&self, serving: bool) {
         if self.serving.replace(serving) != serving {
             tracing::info!(serving, "serving");
             self.to_all_workers(|| ToWorker::Serving(serving));
@@ -245,7 +256,7 @@ impl Room {
         self.knows_routes.get()
     }
 
-    fn forget_routes(&self) {
+    pub(super) fn forget_routes(&self) {
         self.synced.borrow_mut().clear();
         self.knows_routes.set(false);
     }
@@ -289,7 +300,7 @@ impl Room {
             }
         }
         // While the replica starts there is nothing to read yet: the start calls this again.
-        let Some((reachable, addresses, ended)) = self.with_control(|control| {
+        let Some((reachable, addresses, ended, version)) = self.with_control(|control| {
             // This replica may hear late that a run is over whose successor has announced its routes already.
             let begun_again =
                 |origin: Origin| self.links.peer(origin.node).is_some_and(|linked| linked > origin.incarnation);
@@ -300,10 +311,16 @@ impl Room {
                 others.map(|member| member.origin.node).collect(),
                 addresses.collect::<Vec<_>>(),
                 control.ended.iter().copied().collect::<Vec<_>>(),
+                control.version,
             )
         }) else {
             return;
         };
+        // A replica that starts anew tells once more who was a member long ago: routes have reached others since.
+        if version < self.counted.get() {
+            return;
+        }
+        self.counted.set(version);
         self.routes.borrow_mut().set_members(reachable);
         self.links.remember(addresses);
         let mut told = self.ended_told.borrow_mut();

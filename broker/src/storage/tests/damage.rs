@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{append, entries, open, simulate};
 use crate::identity::GroupId;
 use crate::storage::disk::FileName;
-use crate::storage::{Faults, Log, Recovered, SimulatedDisk};
+use crate::storage::{Crash, Faults, Log, Recovered, SimulatedDisk};
 
 const GROUPS: u16 = 4;
 
@@ -137,7 +137,7 @@ fn a_flipped_byte_anywhere_is_detected_and_never_replayed() {
                 assert_eq!(contents(&log).await.1, damaged, "{at}");
                 for group in damaged {
                     let group = log.group(GroupId(group));
-                    group.erase().await.unwrap();
+                    group.erase(None).await.unwrap();
                     append(&group, "rebuilt").await.unwrap();
                 }
                 drop(log);
@@ -194,7 +194,7 @@ fn damage_before_the_last_write_of_the_log_is_in_doubt_for_all_who_wrote_nothing
         assert_eq!(entries(&log.group(GroupId(1))).await.len(), 2);
         let three = log.group(GroupId(3));
         assert!(three.damage().is_some(), "nobody remembers that it existed");
-        three.erase().await.unwrap();
+        three.erase(None).await.unwrap();
         append(&three, "rebuilt").await.unwrap();
         let (log, _) = open(&disk.crash(crate::storage::Crash::Kill)).await;
         assert_eq!(entries(&log.group(GroupId(3))).await.len(), 1);
@@ -236,5 +236,56 @@ fn after_a_clean_end_even_the_last_write_is_known_to_have_been_durable() {
         let (_log, recovered) = open(&disk).await;
         assert_eq!(recovered.torn, None);
         assert_eq!(recovered.damaged.len(), 1);
+    });
+}
+
+#[test]
+fn an_erased_group_keeps_one_value_wherever_a_crash_comes() {
+    simulate(async {
+        let (mut before, mut after) = (0, 0);
+        for seed in 0..10 {
+            for step in 1.. {
+                let disk = SimulatedDisk::new(seed, Faults::default());
+                let (log, _) = open(&disk).await;
+                let group = log.group(GroupId(1));
+                append(&group, "entry").await.unwrap();
+                group.save(2, Bytes::from_static(b"vote")).await.unwrap();
+                disk.halt_after(step);
+                let keep = Some((4, Bytes::from_static(b"kept")));
+                let erased = tokio::time::timeout(std::time::Duration::from_secs(1), group.erase(keep)).await;
+                let disk = disk.crash(if step % 2 == 0 { Crash::Kill } else { Crash::PowerCut });
+                let (log, recovered) = open(&disk).await;
+                assert_eq!(recovered.damaged, []);
+                let group = log.group(GroupId(1));
+                let kept = (group.next_index(), group.load(2).is_some(), group.load(4));
+                match kept {
+                    (1, true, None) => before += 1,
+                    (0, false, Some(value)) if value == "kept" => after += 1,
+                    other => panic!("seed {seed} step {step}: {other:?}"),
+                }
+                if erased.is_ok() {
+                    assert_eq!(group.next_index(), 0, "it was said to be erased");
+                    break;
+                }
+            }
+        }
+        assert!(before > 0 && after >= 10, "{before} {after}");
+    });
+}
+
+#[test]
+fn a_condemned_group_is_used_no_more_until_it_is_erased() {
+    simulate(async {
+        let disk = SimulatedDisk::new(1, Faults::default());
+        let (log, _) = open(&disk).await;
+        let (one, two) = (log.group(GroupId(1)), log.group(GroupId(2)));
+        append(&one, "one").await.unwrap();
+        one.condemn("its snapshot is missing".to_string());
+        assert!(append(&one, "more").await.is_err() && one.read(0..1, 1).await.is_err());
+        append(&two, "two").await.unwrap();
+        assert_eq!(log.damaged(), [GroupId(1)].into());
+        one.erase(None).await.unwrap();
+        append(&one, "anew").await.unwrap();
+        assert_eq!(log.damaged(), [].into());
     });
 }

@@ -155,7 +155,7 @@ async fn run(seed: u64, steps: Vec<Step>) {
             }
             Step::Erase { group } => {
                 let done = history.change(|model| model[usize::from(group)] = Group::default());
-                done(log.group(GroupId(group)).erase().await);
+                done(log.group(GroupId(group)).erase(None).await);
             }
             Step::Settle => {
                 // A purge has no callback: whatever comes after it tells.

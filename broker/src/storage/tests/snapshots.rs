@@ -164,3 +164,29 @@ fn a_large_snapshot_in_odd_pieces_is_read_block_by_block_and_each_block_is_check
         assert!(spoilt.block_from(2 * BLOCK_BYTES + 1).is_err() && spoilt.block_from(0).is_ok());
     });
 }
+
+#[test]
+fn a_damaged_snapshot_damages_its_group_until_it_is_erased_or_replaced() {
+    simulate(async {
+        let disk = SimulatedDisk::new(1, Faults::default());
+        let (log, _) = open(&disk).await;
+        let group = log.group(GROUP);
+        for _ in 0..2 {
+            write(&group, 1).await.unwrap();
+            let (file, data) = disk.files().into_iter().next_back().unwrap();
+            disk.flip(file, data.len() / 2, 4);
+            assert!(group.damage().is_none(), "nobody has read it");
+            assert!(read(&group).await.is_err());
+            let reason = group.damage().unwrap().reason;
+            assert!(reason.starts_with(&file.to_file_name()) && reason.contains("at byte"), "{reason}");
+            assert_eq!(log.damaged(), [GROUP].into());
+            write(&group, 2).await.unwrap();
+            assert!(group.damage().is_none(), "a newer one is sound");
+            let (file, _) = disk.files().into_iter().next_back().unwrap();
+            disk.flip(file, 0, 4);
+            assert!(read(&group).await.is_err());
+            group.erase(None).await.unwrap();
+            assert!(group.damage().is_none() && read(&group).await.unwrap().is_none());
+        }
+    });
+}
