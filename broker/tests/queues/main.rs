@@ -24,8 +24,8 @@ const PAYLOAD_BYTES: usize = 16 << 10;
 const WINDOW: usize = 32;
 /// What the broker is told to keep in memory of queues.
 const QUEUE_MEMORY_BYTES: usize = 4 << 20;
-/// Everything that it has in memory, with the last entries of its log. What is queued are 240 MiB.
-const ANONYMOUS_BYTES_MAX: u64 = 120 << 20;
+/// Everything that it has in memory, 64 MiB of the last entries of its log among it. What is queued are 234 MiB.
+const ANONYMOUS_BYTES_MAX: u64 = 160 << 20;
 
 /// One shard has everything, so that snapshots are made of a part of it, and the rest is in the log.
 fn start(folder: tempfile::TempDir) -> (Broker, SocketAddr) {
