@@ -22,7 +22,9 @@ pub(super) struct Queued {
 
 /// Subscription identifiers. Most messages have none, and take no room for them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Identifiers(Option<Box<Vec<u32>>>);
+pub(super) struct Identifiers(
+    #[expect(clippy::box_collection, reason = "one word in each of many messages")] Option<Box<Vec<u32>>>,
+);
 
 impl From<Vec<u32>> for Identifiers {
     fn from(identifiers: Vec<u32>) -> Identifiers {

@@ -94,5 +94,8 @@ impl Drop for Broker {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("the broker's log:\n{}", std::fs::read_to_string(self.path("log")).unwrap_or_default());
+        }
     }
 }

@@ -54,6 +54,11 @@ impl Client {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// False if the connection has ended.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
     /// The next packet; `None` if the connection ends instead.
     pub fn receive(&mut self) -> Option<Received> {
         if let Some(packet) = self.early.pop_front() {
