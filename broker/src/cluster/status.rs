@@ -167,7 +167,9 @@ impl DamagedReplica {
             Stage::Stopped => format!("{group} is damaged here ({reason}): it is stopped, and to be rebuilt"),
             Stage::Rebuilding => format!("{group} was damaged here ({reason}): it is being rebuilt from the others"),
             Stage::Stuck => format!(
-                "{group} is damaged here ({reason}), and no majority of its replicas is left to rebuild it from: start the                  nodes that have the others; if this is the only one, put back a copy of the data directory, or empty it                  to begin anew without what it has"
+                "{group} is damaged here ({reason}), and no majority of its replicas is left to rebuild it from: start \
+                 the nodes that have the others; if this is the only one, put back a copy of the data directory, or \
+                 empty it to begin anew without what it has"
             ),
         }
     }

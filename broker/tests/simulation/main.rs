@@ -73,6 +73,8 @@ fn faults_on_groups(seed: u64) -> Vec<String> {
 
 const SHAPE: Shape = Shape { publishers: 2, persistent: 3, passing: 1, contended: 1, pace: Duration::from_millis(50) };
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Until there is something worth damaging.
+const DAMAGE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Kills, power cuts and cuts of the network under QoS 1 load. Gives the clients' ledger and the history.
 fn faults_on_brokers(seed: u64) -> (History, Vec<String>) {
@@ -129,42 +131,46 @@ fn damage_to_a_broker(seed: u64, what: Spoilt) -> History {
         load.until_subscribed(SHAPE.persistent + SHAPE.passing, SETTLE_TIMEOUT).await.expect("subscribers");
         let victim = world.draw(0..3) as usize;
         let [host, other] = [0, 1].map(|step| brokers::HOSTS[(victim + step) % 3]);
-        for _ in 0..3 {
-            let wanted = |file: &FileName| match what {
+        // The newest file of the kind: what is older may have been replaced.
+        let find = |files: Vec<(FileName, Vec<u8>)>| {
+            let wanted = |(file, _): &(FileName, Vec<u8>)| match what {
                 Spoilt::Log => matches!(file, FileName::Segment(_)),
                 Spoilt::Snapshot => matches!(file, FileName::Snapshot(..)),
             };
+            files.into_iter().rfind(wanted)
+        };
+        let files = || world.disk(host).expect("a host of the world").files();
+        for _ in 0..3 {
+            until(DAMAGE_TIMEOUT, "a snapshot", || find(files()).is_some()).await;
             let before = load.acknowledged();
-            while load.acknowledged() < before + 200 {
-                sleep(Duration::from_millis(100)).await;
-            }
+            until(DAMAGE_TIMEOUT, "load", || load.acknowledged() >= before + 200).await;
             brokers.kill(host, Crash::Kill);
-            let disk = world.disk(host).expect("a host of the world");
-            let files = disk.files();
-            let found = files.iter().filter(|(file, _)| wanted(file)).max_by_key(|(_, data)| data.len());
-            let (file, data) = found.expect("a file of this kind");
-            disk.flip(*file, data.len() / 2, 1);
+            let (file, data) = find(files()).expect("a file of this kind");
+            world.disk(host).expect("a host of the world").flip(file, data.len() / 2, 1);
             world.note(format_args!("{host} is damaged in {}", file.to_file_name()));
             world.wait_ms(0..3_000).await;
             brokers.boot(host);
-            let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
-            while brokers.rebuilt(host) == 0 {
-                assert!(tokio::time::Instant::now() < deadline, "the damaged replica is not rebuilt");
-                sleep(Duration::from_millis(100)).await;
-            }
+            until(SETTLE_TIMEOUT, "the damaged replica is rebuilt", || brokers.rebuilt(host) > 0).await;
             brokers.until_whole().await;
             // What was rebuilt is needed for a majority from now on.
             brokers.kill(other, Crash::PowerCut);
             let before = load.acknowledged();
-            while load.acknowledged() < before + 100 {
-                sleep(Duration::from_millis(100)).await;
-            }
+            until(SETTLE_TIMEOUT, "it counts", || load.acknowledged() >= before + 100).await;
             brokers.boot(other);
             brokers.until_whole().await;
         }
         load.finish(SETTLE_TIMEOUT).await.expect("every message is acknowledged in the end")
     });
     ledger
+}
+
+async fn until(limit: Duration, what: &str, condition: impl Fn() -> bool) {
+    let waits = async {
+        while !condition() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(limit, waits).await.unwrap_or_else(|_| panic!("not within {limit:?}: {what}"));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::membership::LEASE;
 use crate::cluster::asks::{Ask, Reply};
 use crate::cluster::control::{ControlAnswer, ControlCommand};
 use crate::cluster::placement;
-use crate::cluster::status::{Overview, Stage, Status};
+use crate::cluster::status::{DamagedReplica, Overview, Stage, Status};
 use crate::identity::{GroupId, NodeId, Origin};
 use crate::storage::Health;
 
@@ -27,7 +27,7 @@ impl Room {
     /// Answers a question, if this node leads the group that it is for.
     pub(super) async fn reply(self: &Rc<Self>, ask: Ask) -> Reply {
         if let Ask::TakeOut { group, origin } = ask {
-            return self.take_out(group, origin.node).await;
+            return self.take_out(group, origin).await;
         }
         let control = self.control.borrow().clone();
         let Some(control) = control else { return Reply::NotLeader(None) };
@@ -209,21 +209,22 @@ impl Room {
 
     fn why_not_ready(&self, status: &Status) -> String {
         let leased = self.lease_until.get().is_some_and(|until| until > Instant::now());
+        // A shard whose other replicas work is served by them.
+        let hinders = |(group, replica): &(&GroupId, &DamagedReplica)| {
+            **group == GroupId::CONTROL || replica.stage == Stage::Stuck
+        };
         if self.left.get() {
             "has left the cluster".into()
         } else if self.draining.get() {
             "drains".into()
-        } else if let Some(replica) = status.damaged.get(&GroupId::CONTROL) {
-            replica.describe(GroupId::CONTROL)
+        } else if let Some((group, replica)) = status.damaged.iter().find(hinders) {
+            replica.describe(*group)
         } else if status.cluster == 0 || self.joined.get().is_none() {
             "has not joined a cluster yet".into()
         } else if !leased {
             "has no contact with a majority of the cluster".into()
         } else if !self.serving.get() {
             "does not know all routes yet".into()
-        } else if let Some((group, replica)) = status.damaged.iter().find(|(_, replica)| replica.stage == Stage::Stuck)
-        {
-            replica.describe(*group)
         } else if status.without_leader > 0 {
             format!("{} of {} shards have no leader", status.without_leader, status.shards)
         } else {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::Room;
 use crate::cluster::asks::{Ask, Reply};
 use crate::cluster::status::{DamagedReplica, Stage};
-use crate::identity::{GroupId, NodeId};
+use crate::identity::{GroupId, NodeId, Origin};
 use crate::replication::Standing;
 
 /// Between two looks at the disk, and two questions.
@@ -164,11 +164,17 @@ impl Room {
     }
 
     /// As the leader of a group, hears that a node's replica is damaged.
-    pub(super) async fn take_out(&self, group: GroupId, node: NodeId) -> Reply {
+    pub(super) async fn take_out(&self, group: GroupId, asker: Origin) -> Reply {
+        let node = asker.node;
+        let known = self.with_control(|control| control.members.contains_key(&node)) == Some(true);
+        if !known || self.links.peer(node) != Some(asker.incarnation) {
+            // What an earlier run of it has found says nothing about this one.
+            return Reply::NotLeader(None);
+        }
         let replica = self.replicas.borrow().get(&group).cloned();
         let Some(replica) = replica else { return Reply::NotLeader(None) };
         let leadership = replica.leadership().borrow().clone();
-        if !leadership.ready || node == self.myself().node {
+        if !leadership.ready {
             return Reply::NotLeader(leadership.leader.filter(|leader| *leader != self.myself().node));
         }
         if self.kept_out.borrow_mut().insert((group, node), Instant::now()).is_none() {
