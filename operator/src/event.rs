@@ -44,9 +44,14 @@ impl Event {
 pub struct Recorder {
     client: Client,
     instance: String,
-    /// What was told last per resource and subject.
-    last: Mutex<BTreeMap<(String, &'static str), (&'static str, String)>>,
+    /// What was told last.
+    last: Mutex<BTreeMap<Subject, Told>>,
 }
+
+/// A resource's identity, and what is told about it.
+type Subject = (String, &'static str);
+/// The reason and the note.
+type Told = (&'static str, String);
 
 impl Recorder {
     /// A recorder that signs with the name of this instance of the operator.

@@ -210,7 +210,7 @@ fn a_full_disk_is_said_without_a_break_until_there_is_space() {
         cluster.boot("b", 2, 1, Rc::new(MemoryDisk::default())).await;
         cluster.boot("c", 3, 1, Rc::new(MemoryDisk::default())).await;
         cluster.until("the disk is said to be full", full).await;
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(25);
         while Instant::now() < end {
             assert!(full(&cluster), "not said {:?} before the end", end - Instant::now());
             sleep(Duration::from_millis(50)).await;
