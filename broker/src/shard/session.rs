@@ -62,8 +62,9 @@ impl Sessions {
 
     /// The session of a client id; an empty one, without a holder, if there was none.
     pub(super) fn get_or_create(&mut self, client_id: &ClientId) -> &mut Session {
-        let is_its = |session: &Box<Session>| session.client_id == *client_id;
-        let entry = self.0.entry(hash(client_id), is_its, |session| hash(&session.client_id));
+        let hash_of = hash(client_id);
+        let entry =
+            self.0.entry(hash_of, |session| session.client_id == *client_id, |session| hash(&session.client_id));
         entry.or_insert_with(|| Box::new(Session::new(client_id.clone()))).into_mut()
     }
 
