@@ -55,6 +55,8 @@ pub(super) struct Core {
     /// While this node may not serve: the tick at which its clients are closed.
     pub(super) cut_off_at: Option<u32>,
     pub(super) draining: Option<Drain>,
+    /// What was last said in `$SYS` topics.
+    pub(super) reported: Vec<Message>,
     /// Sessions whose queue had no room for retained messages, and the tick at which to ask again.
     pub(super) retained_later: VecDeque<(Timed, u32)>,
 
@@ -141,6 +143,7 @@ impl Core {
             serving: false,
             cut_off_at: None,
             draining: None,
+            reported: Vec::new(),
             retained_later: VecDeque::new(),
             to_cluster: Vec::new(),
             cluster,

@@ -254,6 +254,7 @@ impl Core {
             AwaitedKind::Connack(connack) => self.greet(timed, &connack),
             AwaitedKind::Suback => {
                 answer(self, PacketType::SubAck);
+                self.repeat_report(timed, token);
                 let session = self.table.get(timed).and_then(|connection| connection.session());
                 if let Some(readings) = session.and_then(|session| session.readings.as_mut()) {
                     readings.subscribed(token);
