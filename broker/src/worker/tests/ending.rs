@@ -22,11 +22,14 @@ use crate::worker::{WorkerConfig, doors, run};
 
 /// What a worker has said to the cluster thread, as far as it has left the worker.
 #[derive(Clone)]
-struct Told(Arc<Mutex<(mpsc::UnboundedReceiver<Vec<ToCluster>>, Vec<ToCluster>)>>);
+struct Told {
+    receiver: Arc<Mutex<mpsc::UnboundedReceiver<Vec<ToCluster>>>>,
+    told: Arc<Mutex<Vec<ToCluster>>>,
+}
 
 impl Told {
     fn is<T>(&self, what: impl Fn(&ToCluster) -> Option<T>) -> Option<T> {
-        let (receiver, told) = &mut *self.0.lock().unwrap();
+        let (mut receiver, mut told) = (self.receiver.lock().unwrap(), self.told.lock().unwrap());
         told.extend(iter::from_fn(|| receiver.try_recv().ok()).flatten());
         told.iter().find_map(what)
     }
@@ -83,7 +86,7 @@ fn the_cluster_hears_of_an_end_before_the_client_sees_it() {
         run_test(async {
             let limits = ClientLimits::default();
             let (to_cluster, receiver) = mpsc::unbounded_channel();
-            let told = Told(Arc::new(Mutex::new((receiver, Vec::new()))));
+            let told = Told { receiver: Arc::new(Mutex::new(receiver)), told: Arc::default() };
             let (doors, worker) = doors(1, &to_cluster, &limits).pop().unwrap();
             let guard = Guard::open(limits);
             spawn_local(run(WorkerConfig { index: 0, node: NodeId(1), guard, seed: 7, now_ms: 0 }, doors));
