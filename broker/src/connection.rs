@@ -78,6 +78,8 @@ pub struct Origin {
 pub struct Proof {
     /// The packet.
     pub connect: Vec<u8>,
+    /// The largest packet that its client takes, in bytes.
+    pub packet_bytes_max: u32,
     /// What it waits for.
     pub step: ProofStep,
 }

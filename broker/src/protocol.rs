@@ -17,8 +17,8 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{Frame, decode, frame};
-pub use explain::{Why, encode_explained};
+pub use decode::{Frame, Glimpse, decode, frame, glimpse};
+pub use explain::{Why, Words, encode_explained};
 pub use packet::{
     Acknowledgement, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, SubAck, Subscribe,
     SubscribeFilters, Unsubscribe, UnsubscribeFilters, Version, WillView,

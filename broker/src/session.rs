@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::identity::ClientId;
 use crate::message::{Message, QoS};
-use crate::protocol::{ReasonCode, Version, Why};
+use crate::protocol::{ReasonCode, Version, Why, Words};
 use crate::shard::{Ack, Delivery};
 
 pub use aliases::{Aliases, TopicAlias};
@@ -209,8 +209,11 @@ impl Session {
     /// 0x94 for an alias that the client may not give ([MQTT-3.3.2-9]); 0x82 for one that stands for nothing.
     pub fn resolve_alias(&mut self, alias: u32, topic: &str) -> Result<Arc<str>, Why> {
         let alias = u16::try_from(alias).ok().filter(|alias| (1..=self.terms.aliases_in_max).contains(alias));
-        let alias =
-            alias.ok_or(ReasonCode::TOPIC_ALIAS_INVALID.because("a topic alias is above the Topic Alias Maximum"))?;
+        let Some(alias) = alias else {
+            let words =
+                Words::with("a topic alias is above {}, the Topic Alias Maximum here", self.terms.aliases_in_max);
+            return Err(ReasonCode::TOPIC_ALIAS_INVALID.because(words));
+        };
         if topic.is_empty() {
             let known = self.aliases.as_ref().and_then(|aliases| aliases.topic(alias));
             return known.ok_or(ReasonCode::PROTOCOL_ERROR.because("a topic alias was not given a topic before"));

@@ -1,6 +1,6 @@
 //! `$SYS` topics: what this node counts, told to its own subscribers at an interval under Mosquitto's names.
 //!
-//! Each node tells of itself, at QoS 0. `messages` counts PUBLISH alone.
+//! Each node tells of itself, at QoS 0; who subscribes gets the last report at once. `messages` counts PUBLISH alone.
 
 use std::time::Duration;
 

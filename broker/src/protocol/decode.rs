@@ -24,6 +24,15 @@ pub struct Frame {
     pub total: usize,
 }
 
+/// What is known of a CONNECT that could not be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glimpse {
+    /// The protocol level that it names.
+    pub level: u8,
+    /// The largest packet that its client takes, in bytes; `None` if its properties could not be read either.
+    pub packet_bytes_max: Option<u32>,
+}
+
 /// Reads the fixed header. `Ok(None)`: it is not all there yet.
 ///
 /// # Errors
@@ -95,6 +104,29 @@ pub fn decode(buffer: &[u8], version: Version, packet_bytes_max: usize) -> Resul
         other => decode_rare(other, reader, version)?,
     };
     Ok(Some((packet, frame.total)))
+}
+
+/// Looks into a CONNECT that could not be decoded, or is not all there. `None`: not even its protocol level is certain.
+pub fn glimpse(buffer: &[u8]) -> Option<Glimpse> {
+    let frame = frame(buffer, usize::MAX).ok().flatten()?;
+    if frame.packet_type != PacketType::Connect {
+        return None;
+    }
+    let mut reader = Reader::new(buffer.get(frame.header..buffer.len().min(frame.total))?);
+    if !matches!(reader.binary().ok()?, b"MQTT" | b"MQIsdp") {
+        return None;
+    }
+    let level = reader.u8().ok()?;
+    let packet_bytes_max = if level == 5 { packet_bytes_max_of_connect(reader).ok() } else { None };
+    Some(Glimpse { level, packet_bytes_max })
+}
+
+/// `reader` stands at the connect flags.
+fn packet_bytes_max_of_connect(mut reader: Reader<'_>) -> Result<u32> {
+    reader.u8()?;
+    reader.u16()?;
+    let properties = Properties::read(&mut reader, PacketType::Connect)?;
+    Ok(properties.int(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX))
 }
 
 fn decode_rare<'a>(packet_type: PacketType, mut reader: Reader<'a>, version: Version) -> Result<Packet<'a>> {

@@ -364,6 +364,35 @@ fn a_string_that_is_too_long_is_cut_at_a_character() {
     assert_eq!(built.properties().text(PropertyId::ReasonString).unwrap().len(), 0xfffe);
 }
 
+#[test]
+fn a_glimpse_of_a_connect_says_what_is_certain_of_it() {
+    let with_maximum = having(b"\x27\x00\x00\x01\x00");
+    let mut whole = Vec::new();
+    Packet::Connect(Connect { properties: with_maximum, ..connect(Version::V5, "client") })
+        .encode(Version::V5, &mut whole);
+    let seen = |level, packet_bytes_max| Some(Glimpse { level, packet_bytes_max });
+    assert_eq!(glimpse(&whole), seen(5, Some(256)));
+    // However much is there; the properties end at the 18th byte.
+    let (level, properties) = (2 + 6, 2 + 6 + 1 + 3 + 6);
+    for length in 0..whole.len() {
+        let expected = match length {
+            _ if length <= level => None,
+            _ if length < properties => seen(5, None),
+            _ => seen(5, Some(256)),
+        };
+        assert_eq!(glimpse(&whole[..length]), expected, "{length} bytes");
+    }
+    for (at, byte, expected) in [(0, 0x30, None), (4, b'X', None), (level, 6, seen(6, None)), (level, 4, seen(4, None))]
+    {
+        let mut other = whole.clone();
+        other[at] = byte;
+        assert_eq!(glimpse(&other), expected, "{byte} at {at}");
+    }
+    let mut none = Vec::new();
+    Packet::Connect(connect(Version::V5, "client")).encode(Version::V5, &mut none);
+    assert_eq!(glimpse(&none), seen(5, Some(u32::MAX)));
+}
+
 fn any_version() -> impl Strategy<Value = Version> {
     prop_oneof![Just(Version::V3_1), Just(Version::V3_1_1), Just(Version::V5)]
 }
@@ -371,6 +400,7 @@ fn any_version() -> impl Strategy<Value = Version> {
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), version in any_version()) {
+        let _ = glimpse(&bytes);
         if let Ok(Some((packet, length))) = decode(&bytes, version, MAX) {
             prop_assert!(length <= bytes.len());
             if let Packet::Publish(publish) = packet {
@@ -385,6 +415,7 @@ proptest! {
         let at = at % bytes.len();
         bytes[at] = byte;
         let _ = decode(&bytes, version, MAX);
+        let _ = glimpse(&bytes);
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl Readings {
         self.due.retain(|reading| *reading.filter != *filter);
     }
 
+    /// The subscriptions whose SUBACK has this token, and is still to be sent.
+    pub fn after(&self, token: u32) -> impl Iterator<Item = &Reading> {
+        self.due.iter().filter(move |reading| reading.after == Some(token))
+    }
+
     /// The SUBACK of this token was sent.
     pub fn subscribed(&mut self, token: u32) {
         for reading in self.due.iter_mut().filter(|reading| reading.after == Some(token)) {

@@ -5,11 +5,8 @@ use bytes::Bytes;
 use crate::identity::ClientId;
 use crate::limits::{CLIENT_ID_BYTES_MAX, ClientLimits};
 use crate::message::Message;
-use crate::protocol::{Connect, PropertyId, ReasonCode, Version, Why};
+use crate::protocol::{Connect, PropertyId, ReasonCode, Version, Why, Words};
 use crate::shard::Will;
-
-// The words below say so.
-const _: () = assert!(CLIENT_ID_BYTES_MAX == 1024);
 
 /// What CONNECT said, until its shard answers.
 #[derive(Clone, Debug)]
@@ -44,7 +41,8 @@ pub fn check(connect: &Connect<'_>) -> Result<(), Why> {
     // [MQTT-3.1.3-8] of 3.1.1: a session that is kept needs a name.
     let nameless = connect.client_id.is_empty() && connect.version < Version::V5 && !connect.clean_start;
     if nameless || connect.client_id.len() > CLIENT_ID_BYTES_MAX {
-        return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID.because("a client id has at most 1024 bytes"));
+        let words = Words::with("a client id has at most {} bytes", CLIENT_ID_BYTES_MAX as u64);
+        return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID.because(words));
     }
     Ok(())
 }

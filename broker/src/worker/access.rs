@@ -8,15 +8,17 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::lifetime::Ending;
 use super::wheel::Timed;
-use crate::auth::{Checked, Client, Exchange, SCRAM_METHOD, ScramVerifier};
+use crate::auth::{Checked, Client, Exchange, SCRAM_METHOD, ScramError, ScramVerifier};
 use crate::config::UserFrom;
 use crate::connection::{Authentication, Pauses, Proof, ProofStep, State};
 use crate::door::ToCluster;
 use crate::identity::ClientId;
+use crate::limits::CHECK_FAILURES_WITHIN;
 use crate::message::Subscription;
 use crate::protocol::{
-    Auth, Connect, Packet, PropertiesBuilder, PropertyId, ReasonCode, Version, decode, parse_filter,
+    Auth, Connect, Packet, PropertiesBuilder, PropertyId, ReasonCode, Version, Why, Words, decode, parse_filter,
 };
+use crate::session::request;
 
 /// Who sent a CONNECT.
 pub(super) enum Identity {
@@ -28,9 +30,9 @@ pub(super) enum Identity {
 
 impl Core {
     /// Who a CONNECT is from.
-    pub(super) fn identify(&mut self, timed: Timed, connect: &Connect<'_>) -> Result<Identity, ReasonCode> {
+    pub(super) fn identify(&mut self, timed: Timed, connect: &Connect<'_>) -> Result<Identity, Why> {
         let policy = self.policy.clone();
-        let Some(connection) = self.table.get(timed) else { return Err(ReasonCode::UNSPECIFIED_ERROR) };
+        let Some(connection) = self.table.get(timed) else { return Err(ReasonCode::UNSPECIFIED_ERROR.into()) };
         // A certificate has proven more than a password could, as in Mosquitto.
         if let Some(user) = &connection.origin.user {
             return Ok(Identity::Known(Some(user.clone())));
@@ -38,8 +40,13 @@ impl Core {
         let peer = connection.origin.peer.map(|peer| peer.ip());
         let anonymous = connection.origin.entrance.anonymous;
         if let Some(method) = connect.properties.text(PropertyId::AuthenticationMethod) {
-            if method != SCRAM_METHOD || policy.passwords.is_none() {
-                return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
+            let words = match &policy.passwords {
+                None => "no authentication method is known here",
+                Some(_) if method != SCRAM_METHOD => "the only authentication method here is SCRAM-SHA-256",
+                Some(_) => "",
+            };
+            if !words.is_empty() {
+                return Err(ReasonCode::BAD_AUTHENTICATION_METHOD.because(words));
             }
             let step = match connect.properties.binary(PropertyId::AuthenticationData) {
                 None => None,
@@ -57,17 +64,20 @@ impl Core {
                 };
                 match self.guard.checker().check(peer, user, verifier, password, Instant::now()) {
                     Checked::Right if exists => Ok(Identity::Known(Some(user.into()))),
-                    Checked::Right => Err(self.unproven()),
+                    Checked::Right => Err(self.unproven().into()),
                     Checked::Wait(answer) => Ok(Identity::Unproven(ProofStep::Password { user: user.into(), answer })),
-                    Checked::Busy => Err(ReasonCode::SERVER_BUSY),
+                    Checked::Busy => Err(busy()),
                 }
             }
             _ if anonymous => Ok(Identity::Known(None)),
-            (_, None) => Err(ReasonCode::NOT_AUTHORIZED),
-            (None, Some(_)) => Err(self.unproven()),
+            (_, None) => {
+                Err(ReasonCode::NOT_AUTHORIZED.because("nobody may come in here who does not prove who it is"))
+            }
+            (None, Some(_)) => Err(self.unproven().into()),
         }
     }
 
+    /// Says nothing that helps to guess: the code names both.
     fn unproven(&mut self) -> ReasonCode {
         self.table.counters.authentications_failed += 1;
         ReasonCode::BAD_USER_NAME_OR_PASSWORD
@@ -76,6 +86,7 @@ impl Core {
     /// Keeps a CONNECT until its user is proven.
     pub(super) fn wait_for_proof(&mut self, timed: Timed, connect: Connect<'_>, step: ProofStep) {
         let (slot, _) = timed;
+        let packet_bytes_max = request::packet_bytes_max(&connect);
         let mut packet = Vec::new();
         Packet::Connect(connect).encode(connect.version, &mut packet);
         let Some(connection) = self.table.get(timed) else { return };
@@ -89,7 +100,7 @@ impl Core {
             ProofStep::Scram(None) => Some(None),
             ProofStep::Scram(Some(exchange)) => Some(Some(exchange.challenge().to_owned())),
         };
-        connection.state = State::Proving(Box::new(Proof { connect: packet, step }));
+        connection.state = State::Proving(Box::new(Proof { connect: packet, packet_bytes_max, step }));
         if let Some(data) = challenge {
             self.send_auth(slot, ReasonCode::CONTINUE_AUTHENTICATION, data.as_deref());
         }
@@ -99,7 +110,7 @@ impl Core {
     pub(super) fn password_checked(&mut self, timed: Timed, right: bool) {
         let Some(connection) = self.table.get(timed) else { return };
         let State::Proving(proof) = std::mem::replace(&mut connection.state, State::Connecting) else { return };
-        let Proof { connect, step: ProofStep::Password { user, .. } } = *proof else { return };
+        let Proof { connect, step: ProofStep::Password { user, .. }, .. } = *proof else { return };
         connection.pauses.lift(Pauses::OPENING);
         self.go_on(timed, &connect, right.then_some(user));
     }
@@ -115,7 +126,7 @@ impl Core {
             // Not proven; or the file has changed, or there never was such a user.
             _ => {
                 let reason = self.unproven();
-                self.refuse(timed.0, connect.version, reason);
+                self.refuse(timed.0, connect.version, reason, request::packet_bytes_max(&connect));
             }
         }
     }
@@ -128,13 +139,17 @@ impl Core {
         let Some(connection) = self.table.get(timed) else { return };
         match &mut connection.state {
             State::Proving(proof) => {
-                let Proof { connect, step: ProofStep::Scram(exchange) } = &mut **proof else { return self.lost(slot) };
-                let (connect, exchange) = (std::mem::take(connect), exchange.take());
+                let packet_bytes_max = proof.packet_bytes_max;
+                let ProofStep::Scram(exchange) = &mut proof.step else { return self.lost(slot) };
+                let exchange = exchange.take();
                 // [MQTT-4.12.0-3], [MQTT-4.12.0-5]
                 if auth.reason != ReasonCode::CONTINUE_AUTHENTICATION || method != Some(SCRAM_METHOD) {
-                    return self.refuse(slot, Version::V5, ReasonCode::PROTOCOL_ERROR);
+                    let why = ReasonCode::PROTOCOL_ERROR.because(NOT_OF_THE_EXCHANGE);
+                    return self.refuse(slot, Version::V5, why, packet_bytes_max);
                 }
-                self.prove(timed, connect, exchange, data);
+                if let Err(why) = self.prove(timed, exchange, data) {
+                    self.refuse(slot, Version::V5, why, packet_bytes_max);
+                }
             }
             State::Open(_) => match &mut connection.authentication {
                 // [MQTT-4.12.1-1]
@@ -152,35 +167,32 @@ impl Core {
         }
     }
 
-    fn prove(&mut self, timed: Timed, connect: Vec<u8>, exchange: Option<Exchange>, data: &[u8]) {
-        let (slot, _) = timed;
+    /// The next step of an exchange that CONNECT began.
+    fn prove(&mut self, timed: Timed, exchange: Option<Exchange>, data: &[u8]) -> Result<(), Why> {
         let Some(exchange) = exchange else {
-            match self.begin_exchange(timed, data) {
-                Err(reason) => self.refuse(slot, Version::V5, reason),
-                Ok(exchange) => {
-                    let challenge = exchange.challenge().to_owned();
-                    if let Some(connection) = self.table.get(timed) {
-                        let step = ProofStep::Scram(Some(exchange));
-                        connection.state = State::Proving(Box::new(Proof { connect, step }));
-                    }
-                    self.send_auth(slot, ReasonCode::CONTINUE_AUTHENTICATION, Some(&challenge));
-                }
+            let exchange = self.begin_exchange(timed, data)?;
+            let challenge = exchange.challenge().to_owned();
+            if let Some(connection) = self.table.get(timed)
+                && let State::Proving(proof) = &mut connection.state
+            {
+                proof.step = ProofStep::Scram(Some(exchange));
             }
-            return;
+            self.send_auth(timed.0, ReasonCode::CONTINUE_AUTHENTICATION, Some(&challenge));
+            return Ok(());
         };
-        match exchange.finish(data) {
-            Err(_) => {
+        let last = match exchange.finish(data) {
+            Ok(last) => last,
+            Err(error) => {
                 self.note_failure(timed);
-                self.refuse(slot, Version::V5, ReasonCode::NOT_AUTHORIZED);
+                return Err(ReasonCode::NOT_AUTHORIZED.because(words_of(error)));
             }
-            Ok(last) => {
-                if let Some(connection) = self.table.get(timed) {
-                    connection.authentication = Some(Box::new(Authentication { last, again: None }));
-                    connection.state = State::Connecting;
-                }
-                self.go_on(timed, &connect, Some(Arc::from(exchange.user)));
-            }
+        };
+        let Some(connection) = self.table.get(timed) else { return Ok(()) };
+        connection.authentication = Some(Box::new(Authentication { last, again: None }));
+        if let State::Proving(proof) = std::mem::replace(&mut connection.state, State::Connecting) {
+            self.go_on(timed, &proof.connect, Some(Arc::from(exchange.user)));
         }
+        Ok(())
     }
 
     /// Re-authentication (section 4.12.1); the session goes on meanwhile.
@@ -188,7 +200,7 @@ impl Core {
         let (slot, _) = timed;
         match (reason, again) {
             (ReasonCode::RE_AUTHENTICATE, None) => match self.begin_exchange(timed, data) {
-                Err(reason) => self.close(slot, Some(reason.into()), Ending::WithWill),
+                Err(why) => self.close(slot, Some(why), Ending::WithWill),
                 Ok(exchange) => {
                     let challenge = exchange.challenge().to_owned();
                     if let Some(connection) = self.table.get(timed)
@@ -201,33 +213,29 @@ impl Core {
             },
             (ReasonCode::CONTINUE_AUTHENTICATION, Some(exchange)) => {
                 let user = self.table.get(timed).and_then(|connection| connection.origin.user.clone());
-                match exchange.finish(data) {
-                    // A session stays with its user.
+                let words = match exchange.finish(data) {
                     Ok(last) if user.as_deref() == Some(&*exchange.user) => {
-                        self.send_auth(slot, ReasonCode::SUCCESS, Some(&last));
+                        return self.send_auth(slot, ReasonCode::SUCCESS, Some(&last));
                     }
-                    _ => {
-                        self.note_failure(timed);
-                        self.close(slot, Some(ReasonCode::NOT_AUTHORIZED.into()), Ending::WithWill);
-                    }
-                }
+                    Ok(_) => "a session stays with its user",
+                    Err(error) => words_of(error),
+                };
+                self.note_failure(timed);
+                self.close(slot, Some(ReasonCode::NOT_AUTHORIZED.because(words)), Ending::WithWill);
             }
-            _ => {
-                let words = "AUTH that does not belong to the exchange under way";
-                self.break_off(slot, ReasonCode::PROTOCOL_ERROR.because(words));
-            }
+            _ => self.break_off(slot, ReasonCode::PROTOCOL_ERROR.because(NOT_OF_THE_EXCHANGE)),
         }
     }
 
-    fn begin_exchange(&mut self, timed: Timed, first: &[u8]) -> Result<Exchange, ReasonCode> {
+    fn begin_exchange(&mut self, timed: Timed, first: &[u8]) -> Result<Exchange, Why> {
         let peer = self.table.get(timed).and_then(|connection| connection.origin.peer).map(|peer| peer.ip());
         if !self.guard.checker().may_try(peer, Instant::now()) {
-            return Err(ReasonCode::SERVER_BUSY);
+            return Err(busy());
         }
         let passwords = self.policy.passwords.as_ref();
         let find =
             |user: &str| passwords.and_then(|users| users.scram_of(user)).map(|found| ScramVerifier::clone(found));
-        Exchange::begin(first, find).map_err(|_| ReasonCode::NOT_AUTHORIZED)
+        Exchange::begin(first, find).map_err(|error| ReasonCode::NOT_AUTHORIZED.because(words_of(error)))
     }
 
     fn note_failure(&mut self, timed: Timed) {
@@ -330,12 +338,29 @@ impl Core {
                     !acl.may_subscribe(client, parse_filter(filter).map_or(filter, |parsed| parsed.filter))
                 })
             });
-            if gone || denied {
-                closed.push(slot as u32);
+            if gone {
+                closed.push((slot as u32, "the user is not known any more"));
+            } else if denied {
+                closed.push((slot as u32, "the client may not have one of its subscriptions any more"));
             }
         }
-        for slot in closed {
-            self.close(slot, Some(ReasonCode::NOT_AUTHORIZED.into()), Ending::WithWill);
+        for (slot, words) in closed {
+            self.close(slot, Some(ReasonCode::NOT_AUTHORIZED.because(words)), Ending::WithWill);
         }
+    }
+}
+
+const NOT_OF_THE_EXCHANGE: &str = "AUTH that does not belong to the exchange under way";
+
+fn busy() -> Why {
+    let words = "too many passwords wait to be checked, or too many from this address were wrong; try again in {} s";
+    ReasonCode::SERVER_BUSY.because(Words::with(words, CHECK_FAILURES_WITHIN.as_secs()))
+}
+
+/// Whether the user or its proof is wrong is not told.
+fn words_of(error: ScramError) -> &'static str {
+    match error {
+        ScramError::Malformed => "the Authentication Data are not what SCRAM-SHA-256 has next, without channel binding",
+        ScramError::Refused => "the user or the password is wrong",
     }
 }

@@ -35,7 +35,7 @@ pub enum Ask {
         /// Where to.
         answer: oneshot::Sender<bool>,
     },
-    /// Messages of the broker's own for this worker's subscribers.
+    /// Messages of the broker's own for this worker's subscribers, and until the next for who subscribes.
     Report(Vec<Message>),
 }
 
@@ -99,7 +99,10 @@ impl Core {
                 }
                 let _ = answer.send(slot.is_some());
             }
-            Ask::Report(messages) => self.forward(messages),
+            Ask::Report(messages) => {
+                self.reported.clone_from(&messages);
+                self.forward(messages);
+            }
         }
     }
 

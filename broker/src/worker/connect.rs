@@ -13,8 +13,8 @@ use crate::connection::{Pauses, State};
 use crate::door::ToCluster;
 use crate::message::Subscription;
 use crate::protocol::{
-    ConnAck, Connect, Packet, PacketType, PropertiesBuilder, PropertyId, ReasonCode, Version, Why, encode_explained,
-    frame,
+    ConnAck, Connect, Glimpse, Packet, PropertiesBuilder, PropertyId, ReasonCode, Version, Why, encode_explained,
+    glimpse,
 };
 use crate::session::{Awaited, AwaitedKind, Opening, Reading, Session, Terms, request};
 use crate::shard::{Close, CloseCause, Open, Outcome, Place, Refusal};
@@ -30,8 +30,8 @@ impl Core {
         } else {
             request::check(&connect)
         };
-        match refused.and_then(|()| self.identify(timed, &connect).map_err(Why::from)) {
-            Err(why) => self.refuse_because(slot, connect.version, why, request::packet_bytes_max(&connect)),
+        match refused.and_then(|()| self.identify(timed, &connect)) {
+            Err(why) => self.refuse(slot, connect.version, why, request::packet_bytes_max(&connect)),
             Ok(Identity::Known(user)) => self.admit(timed, connect, user),
             Ok(Identity::Unproven(step)) => self.wait_for_proof(timed, connect, step),
         }
@@ -46,7 +46,8 @@ impl Core {
         if let Some(will) = connect.will
             && !self.may_publish_as(timed, connect.client_id, will.topic)
         {
-            return self.refuse(slot, connect.version, ReasonCode::NOT_AUTHORIZED);
+            let why = ReasonCode::NOT_AUTHORIZED.because("the client may not publish to the topic of its will");
+            return self.refuse(slot, connect.version, why, request::packet_bytes_max(&connect));
         }
         let assigned = connect.client_id.is_empty();
         let client_id = match assigned {
@@ -83,12 +84,12 @@ impl Core {
                 Outcome::Refused(Refusal::Quota) => {
                     let words = "the broker's disk is full, or it keeps as many sessions as it may";
                     let why = ReasonCode::QUOTA_EXCEEDED.because(words);
-                    self.refuse_because(slot, opening.version, why, opening.packet_bytes_max);
+                    self.refuse(slot, opening.version, why, opening.packet_bytes_max);
                 }
                 _ => {
                     let words = "no majority of the cluster answered, or the client id was taken over meanwhile";
                     let why = ReasonCode::SERVER_UNAVAILABLE.because(words);
-                    self.refuse_because(slot, opening.version, why, opening.packet_bytes_max);
+                    self.refuse(slot, opening.version, why, opening.packet_bytes_max);
                 }
             },
             State::Orphan(client_id) => {
@@ -244,18 +245,13 @@ impl Core {
         };
         let (version, packet_bytes_max) = (opening.version, opening.packet_bytes_max);
         let why = ReasonCode::SERVER_UNAVAILABLE.because("the client id was taken over meanwhile");
-        self.refuse_because(timed.0, version, why, packet_bytes_max);
-    }
-
-    /// Refuses a CONNECT without words, and ends the connection.
-    pub(super) fn refuse(&mut self, slot: u32, version: Version, reason: ReasonCode) {
-        self.refuse_because(slot, version, reason.into(), 0);
+        self.refuse(timed.0, version, why, packet_bytes_max);
     }
 
     /// Refuses a CONNECT and ends the connection. The client may always be told in words ([MQTT-3.1.2-29]), within what it
     /// takes ([MQTT-3.2.2-19]).
-    pub(super) fn refuse_because(&mut self, slot: u32, version: Version, why: Why, packet_bytes_max: u32) {
-        let Why { reason, words } = why;
+    pub(super) fn refuse(&mut self, slot: u32, version: Version, why: impl Into<Why>, packet_bytes_max: u32) {
+        let Why { reason, words } = why.into();
         self.table.counters.connects_refused += 1;
         if let Some(connection) = self.table.connections.get_mut(slot as usize) {
             let buffer = connection.output.buffer(&mut self.table.spares);
@@ -267,14 +263,16 @@ impl Core {
         self.linger(slot);
     }
 
-    /// Refuses what should have been a CONNECT. The client is told only if it is certain which version it speaks, and
-    /// without words: how much it takes is not known.
-    pub(super) fn refuse_unread(&mut self, slot: u32, bytes: &[u8], reason: ReasonCode) {
-        let unsupported = reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION;
-        match level_of_connect(bytes) {
-            Some(5..) => self.refuse(slot, Version::V5, reason),
+    /// Refuses what should have been a CONNECT. The client is told only if it is certain which version it speaks, and in
+    /// words only if it is known how much it takes.
+    pub(super) fn refuse_unread(&mut self, slot: u32, bytes: &[u8], why: Why) {
+        let unsupported = why.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION;
+        match glimpse(bytes) {
+            Some(Glimpse { level: 5.., packet_bytes_max }) => {
+                self.refuse(slot, Version::V5, why, packet_bytes_max.unwrap_or(0));
+            }
             // [MQTT-3.1.2-2] of 3.1.1
-            Some(_) if unsupported => self.refuse(slot, Version::V3_1_1, reason),
+            Some(_) if unsupported => self.refuse(slot, Version::V3_1_1, why, 0),
             _ => self.close(slot, None, Ending::WithWill),
         }
     }
@@ -293,19 +291,5 @@ impl OwnedConnAck {
             properties: self.properties.properties(),
         };
         Packet::ConnAck(connack).encode(version, out);
-    }
-}
-
-/// The protocol level of a CONNECT that could not be decoded.
-fn level_of_connect(bytes: &[u8]) -> Option<u8> {
-    let frame = frame(bytes, usize::MAX).ok().flatten()?;
-    if frame.packet_type != PacketType::Connect {
-        return None;
-    }
-    let body = bytes.get(frame.header..)?;
-    let name = usize::from(u16::from_be_bytes([*body.first()?, *body.get(1)?]));
-    match body.get(2..2 + name)? {
-        b"MQTT" | b"MQIsdp" => body.get(2 + name).copied(),
-        _ => None,
     }
 }

@@ -24,7 +24,7 @@ use crate::identity::{ConnectionId, NodeId};
 use crate::limits::{SCRATCH_BYTES, TICK_MS};
 use crate::listener::Arrival;
 use crate::message::Message;
-use crate::protocol::ReasonCode;
+use crate::protocol::{ReasonCode, Words};
 use crate::router::{Router, Subscriber};
 
 /// Everything a worker owns.
@@ -55,6 +55,8 @@ pub(super) struct Core {
     /// While this node may not serve: the tick at which its clients are closed.
     pub(super) cut_off_at: Option<u32>,
     pub(super) draining: Option<Drain>,
+    /// What was last said in `$SYS` topics.
+    pub(super) reported: Vec<Message>,
     /// Sessions whose queue had no room for retained messages, and the tick at which to ask again.
     pub(super) retained_later: VecDeque<(Timed, u32)>,
 
@@ -141,6 +143,7 @@ impl Core {
             serving: false,
             cut_off_at: None,
             draining: None,
+            reported: Vec::new(),
             retained_later: VecDeque::new(),
             to_cluster: Vec::new(),
             cluster,
@@ -258,8 +261,10 @@ impl Core {
             // [MQTT-3.1.2-22]
             State::Open(_) if connection.pauses.none() => {
                 self.table.counters.keep_alive_timeouts += 1;
-                let reason = Some(ReasonCode::KEEP_ALIVE_TIMEOUT.into());
-                self.close(slot, reason, Ending::WithWill);
+                let keep_alive_seconds = u64::from(silence_ticks_max) * TICK_MS / 1500;
+                let words = "nothing came for one and a half times the keep alive, which is {} s";
+                let words = Words::with(words, keep_alive_seconds);
+                self.close(slot, Some(ReasonCode::KEEP_ALIVE_TIMEOUT.because(words)), Ending::WithWill);
             }
             // It isn't silent: it isn't read.
             State::Open(_) => {

@@ -2,12 +2,9 @@
 
 use std::task::{Context, Poll, Waker};
 
-use tokio::sync::mpsc;
-
 use super::core::Core;
 use super::lifetime::acknowledge;
 use crate::connection::{Pauses, State};
-use crate::door::ToCluster;
 use crate::identity::ConnectionId;
 use crate::limits::PUMPS_PER_TURN_MAX;
 
@@ -29,11 +26,19 @@ impl Core {
         } else {
             self.flush_soon();
         }
-        send_all(&self.cluster, &mut self.to_cluster);
+        self.send_to_cluster();
         for peer in 0..self.peers.len() {
             self.flush_peer(peer, context);
         }
         Poll::Pending
+    }
+
+    /// Lets the cluster thread have what it is to be told so far.
+    pub(super) fn send_to_cluster(&mut self) {
+        if !self.to_cluster.is_empty() {
+            // Without a cluster thread the node is ending.
+            let _ = self.cluster.send(std::mem::take(&mut self.to_cluster));
+        }
     }
 
     /// Writes what a connection has to say, then what waited for that, and passes on its acknowledgements.
@@ -91,8 +96,6 @@ impl Core {
             }
             State::Closing { shut } if empty && !*shut => {
                 *shut = true;
-                // The client may come back, to another worker, as soon as it sees this end: what it has acknowledged goes first.
-                send_all(&self.cluster, &mut self.to_cluster);
                 let waker = connection.waker.clone().unwrap_or(Waker::noop().clone());
                 // Whether it succeeds shows when the client's end is read.
                 let _ = connection.stream.poll_shutdown(&mut Context::from_waker(&waker));
@@ -131,12 +134,5 @@ impl Core {
                 }
             }
         }
-    }
-}
-
-fn send_all(cluster: &mpsc::UnboundedSender<Vec<ToCluster>>, batch: &mut Vec<ToCluster>) {
-    if !batch.is_empty() {
-        // Without a cluster thread the node is ending.
-        let _ = cluster.send(std::mem::take(batch));
     }
 }

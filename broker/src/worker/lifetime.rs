@@ -150,6 +150,9 @@ impl Core {
             session_expiry_seconds,
             sent_to: session.sent_to(),
         }));
+        // The client may come back, to another worker, as soon as it sees this end or is told of it: what it has
+        // acknowledged goes first.
+        self.send_to_cluster();
     }
 }
 

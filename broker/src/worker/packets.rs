@@ -16,7 +16,7 @@ use crate::limits::{SESSION_EXCHANGES_MAX, SHARED_PAYLOAD_BYTES_MIN};
 use crate::message::QoS;
 use crate::protocol::{
     Acknowledgement, Disconnect, Packet, PacketType, Properties, PropertyId, ProtocolError, Publish, ReasonCode,
-    Version, Why, encode_explained,
+    Version, Why, Words, encode_explained,
 };
 use crate::session::{Begun, Session};
 
@@ -63,14 +63,14 @@ impl Core {
     pub(super) fn send_explained(
         &mut self,
         slot: u32,
-        words: &'static str,
+        words: Words,
         encode: impl Fn(Version, Properties<'_>, &mut Vec<u8>),
     ) {
         if let Some(connection) = self.table.connections.get_mut(slot as usize)
             && let State::Open(session) = &connection.state
         {
             let terms = &session.terms;
-            let words = if terms.wants_words { words } else { "" };
+            let words = if terms.wants_words { words } else { Words::default() };
             let buffer = connection.output.buffer(&mut self.table.spares);
             encode_explained(buffer, words, terms.packet_bytes_max, |properties, out| {
                 encode(terms.version, properties, out);
@@ -91,11 +91,18 @@ impl Core {
         let (slot, _) = timed;
         let connecting = self.table.get(timed).is_some_and(|connection| matches!(connection.state, State::Connecting));
         tracing::debug!(worker = self.index, slot, %error, "malformed packet");
+        let why = match error.reason {
+            ReasonCode::PACKET_TOO_LARGE => {
+                let words = "the packet has more than {} bytes, the Maximum Packet Size here";
+                error.reason.because(Words::with(words, self.table.limits.packet_bytes_max))
+            }
+            _ => error.into(),
+        };
         if connecting {
             self.table.counters.protocol_errors += 1;
-            self.refuse_unread(slot, bytes, error.reason);
+            self.refuse_unread(slot, bytes, why);
         } else {
-            self.break_off(slot, error);
+            self.break_off(slot, why);
         }
     }
 
@@ -307,18 +314,16 @@ impl Core {
     }
 }
 
-// The words of `permit` say so.
-const _: () = assert!(SESSION_EXCHANGES_MAX == 16_384);
-
 /// What PUBACK and PUBREC leave open.
-fn words_of_receipt(reason: ReasonCode) -> &'static str {
-    match reason {
+fn words_of_receipt(reason: ReasonCode) -> Words {
+    let words = match reason {
         ReasonCode::QUOTA_EXCEEDED => {
             "a subscriber's queue, what is retained, or the broker's disk is full; try again later"
         }
         ReasonCode::UNSPECIFIED_ERROR => "it is not certain that a majority of the cluster has the message; try again",
         _ => "",
-    }
+    };
+    words.into()
 }
 
 /// Whether a client may publish this at all; what it is told if not.
@@ -328,12 +333,12 @@ fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> R
         && session.terms.version == Version::V5
         && session.receipts.len() + session.exchanges.counted() >= receive_maximum
     {
-        let words = "more is unacknowledged above QoS 0 than the Receive Maximum of CONNACK";
-        return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED.because(words));
+        let words = "more than {} messages above QoS 0 are unacknowledged, the Receive Maximum here";
+        return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED.because(Words::with(words, receive_maximum as u64)));
     }
     if publish.qos == QoS::ExactlyOnce && session.exchanges.len() >= SESSION_EXCHANGES_MAX {
-        let words = "16384 exchanges of QoS 2 are open; send PUBREL for them";
-        return Err(ReasonCode::QUOTA_EXCEEDED.because(words));
+        let words = "{} exchanges of QoS 2 are open; send PUBREL for them";
+        return Err(ReasonCode::QUOTA_EXCEEDED.because(Words::with(words, SESSION_EXCHANGES_MAX as u64)));
     }
     if publish.properties.is_empty() {
         return Ok(());

@@ -11,7 +11,7 @@ use super::wheel::Timed;
 use crate::door::ToCluster;
 use crate::limits::RETAINED_RETRY_TICKS;
 use crate::message::{Message, QoS, SubscriptionOptions};
-use crate::router::Subscriber;
+use crate::router::{Subscriber, Trie};
 use crate::session::Reading;
 use crate::shard::{Outcome, Place};
 
@@ -20,6 +20,28 @@ impl Core {
     pub(super) fn owe_retained(&mut self, timed: Timed, reading: Reading) {
         if let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) {
             session.readings.get_or_insert_default().push(reading);
+        }
+    }
+
+    /// Sends what was last said in `$SYS` topics to who has just subscribed to them, as if it were retained. Each node tells
+    /// of itself, so that no shard keeps it.
+    pub(super) fn repeat_report(&mut self, timed: Timed, token: u32) {
+        let session = self.table.get(timed).and_then(|connection| connection.session());
+        let Some(readings) = session.and_then(|session| session.readings.as_ref()) else {
+            return;
+        };
+        let told: Vec<Reading> =
+            readings.after(token).filter(|reading| reading.filter.starts_with("$SYS/")).cloned().collect();
+        for reading in told {
+            let mut wanted = Trie::default();
+            wanted.insert(&reading.filter, ());
+            for at in 0..self.reported.len() {
+                let mut matches = false;
+                wanted.for_each_match(&self.reported[at].topic, |_, ()| matches = true);
+                if matches {
+                    self.deliver_retained(timed.0, self.reported[at].clone(), &reading.options);
+                }
+            }
         }
     }
 

@@ -7,9 +7,9 @@ use super::core::Core;
 use super::wheel::Timed;
 use crate::connection::Pauses;
 use crate::door::ToCluster;
-use crate::limits::TOPIC_LEVELS_MAX;
+use crate::limits::{SESSION_SUBSCRIPTIONS_MAX, TOPIC_LEVELS_MAX};
 use crate::message::Subscription;
-use crate::protocol::{PacketType, PropertyId, ReasonCode, SubAck, Subscribe, Unsubscribe, parse_filter};
+use crate::protocol::{PacketType, PropertyId, ReasonCode, SubAck, Subscribe, Unsubscribe, Words, parse_filter};
 use crate::session::{Awaited, AwaitedKind, Reading};
 use crate::shard::{Outcome, Place, Refusal};
 use crate::share::shared_filter;
@@ -226,7 +226,7 @@ impl Core {
 
     fn answer_if_complete(&mut self, timed: Timed, token: u32) {
         let (slot, _) = timed;
-        let awaited_max = self.table.limits.awaited_max;
+        let (awaited_max, subscriptions_max) = (self.table.limits.awaited_max, self.table.limits.subscriptions_max);
         let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
             return;
         };
@@ -240,7 +240,11 @@ impl Core {
         }
         let below_bound = session.awaited.len() < awaited_max;
         // [MQTT-3.9.2-1], [MQTT-3.11.2-1]
-        let words = codes.iter().map(|code| words_of(ReasonCode(*code))).find(|words| !words.is_empty());
+        let bound = match session.terms.persistent {
+            true => subscriptions_max.min(SESSION_SUBSCRIPTIONS_MAX),
+            false => subscriptions_max,
+        };
+        let words = codes.iter().map(|code| words_of(ReasonCode(*code), bound)).find(|words| !words.is_empty());
         let answer = |core: &mut Core, packet: PacketType| {
             core.send_explained(slot, words.unwrap_or_default(), |version, properties, out| {
                 SubAck { packet_id, properties, codes: &codes }.encode(packet, version, out);
@@ -250,6 +254,7 @@ impl Core {
             AwaitedKind::Connack(connack) => self.greet(timed, &connack),
             AwaitedKind::Suback => {
                 answer(self, PacketType::SubAck);
+                self.repeat_report(timed, token);
                 let session = self.table.get(timed).and_then(|connection| connection.session());
                 if let Some(readings) = session.and_then(|session| session.readings.as_mut()) {
                     readings.subscribed(token);
@@ -264,17 +269,20 @@ impl Core {
     }
 }
 
-// The words below say so.
-const _: () = assert!(TOPIC_LEVELS_MAX == 128);
-
-/// What SUBACK and UNSUBACK leave open.
-fn words_of(reason: ReasonCode) -> &'static str {
+/// What SUBACK and UNSUBACK leave open. A session may have so many subscriptions.
+fn words_of(reason: ReasonCode, subscriptions_max: usize) -> Words {
     match reason {
-        ReasonCode::TOPIC_FILTER_INVALID => {
-            "a filter is empty, has more than 128 levels, or + or # beside other characters"
+        ReasonCode::TOPIC_FILTER_INVALID => Words::with(
+            "a filter is empty, has more than {} levels, or + or # beside other characters",
+            TOPIC_LEVELS_MAX as u64,
+        ),
+        ReasonCode::QUOTA_EXCEEDED => Words::with(
+            "the session has {} subscriptions, as many as it may, or the broker's disk is full",
+            subscriptions_max as u64,
+        ),
+        ReasonCode::UNSPECIFIED_ERROR => {
+            "it is not certain that a majority of the cluster has stored this; try again".into()
         }
-        ReasonCode::QUOTA_EXCEEDED => "the session has as many subscriptions as it may, or the broker's disk is full",
-        ReasonCode::UNSPECIFIED_ERROR => "it is not certain that a majority of the cluster has stored this; try again",
-        _ => "",
+        _ => Words::default(),
     }
 }

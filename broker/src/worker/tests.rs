@@ -2,6 +2,7 @@
 
 mod aliases;
 mod delivery;
+mod ending;
 mod exactly_once;
 mod fixture;
 mod hostile;

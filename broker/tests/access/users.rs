@@ -124,6 +124,9 @@ fn the_broker_reports_under_sys() {
     let broker = Broker::start(tempfile::tempdir().unwrap(), &config);
     let (ok, said) = end(mosquitto("sub", &broker, address, "-t $SYS/broker/clients/connected -C 2 -W 20"));
     assert!(ok && said.contains('1'), "{said}");
+    // The last report is there at once, and marked as what was said before.
+    let (ok, said) = end(mosquitto("sub", &broker, address, "-t $SYS/broker/version --retained-only -C 1 -W 20"));
+    assert!(ok && said.contains("mqtt-broker"), "{said}");
     let (_, said) = end(mosquitto("pub", &broker, address, "-V mqttv5 -q 1 -t $SYS/broker/uptime -m never"));
     assert!(said.contains("ot authorized"), "{said}");
 }

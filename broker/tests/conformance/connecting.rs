@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::scene::{PACKET_BYTES_MAX, PASSWORD, Scene, USER_NAME, at_the_same_time};
+use crate::scene::{PACKET_BYTES_MAX, PASSWORD, RECEIVE_MAXIMUM as BROKERS, Scene, USER_NAME, at_the_same_time};
 use crate::wire::*;
 
 /// 5.0: MQTT-3.1.0-1.
@@ -217,7 +217,7 @@ fn who_is_not_proven_is_refused_and_nothing_after_it_done() {
     }
 }
 
-/// 5.0: MQTT-3.1.4-3, MQTT-3.14.4-1, MQTT-3.14.4-2.
+/// 5.0: MQTT-3.1.4-3, MQTT-3.14.2-2, MQTT-3.14.4-1, MQTT-3.14.4-2.
 /// 3.1.1: MQTT-3.1.4-2.
 #[test]
 fn a_client_id_has_one_connection() {
@@ -373,9 +373,94 @@ fn words_come_where_a_code_is_not_enough_and_are_wanted_and_fit() {
     let mut client = scene.client("denied");
     client.send(&publish(V5, 0x32, "$SYS/denied", 1, &[], "x"));
     assert_eq!(client.next().bytes(), [PUBACK, 3, 0, 1, 0x87]);
-    let mut client = scene.dial_users();
-    client.send(&Connect { user: Some("nobody".into()), password: Some("x".into()), ..scene.clean("c") }.bytes());
-    assert_eq!(client.next().property(2, REASON), None);
+    for (user, password) in [("nobody", "x"), (USER_NAME, "x")] {
+        let mut client = scene.dial_users();
+        let connect = Connect { user: Some(user.into()), password: Some(password.into()), ..scene.clean("c") };
+        client.send(&connect.bytes());
+        assert_eq!(client.next().bytes(), [0x20, 3, 0, 0x86, 0]);
+    }
+}
+
+/// 5.0: MQTT-3.2.2-19.
+#[test]
+fn a_connect_that_cannot_be_read_is_told_why_once_it_is_known_how_much_its_client_takes() {
+    let scene = Scene::new(V5);
+    let refused = |connect: &Connect, flags: u8| {
+        let mut client = scene.dial();
+        client.send(&connect.bytes_with(flags, &connect.payload()));
+        let got = client.next();
+        client.end();
+        got
+    };
+    let connect = scene.clean("c").will("a/#", "x");
+    let whole = refused(&connect, connect.flags());
+    assert_eq!((whole.first, whole.body[1]), (0x20, 0x90), "{whole:?}");
+    assert_eq!(whole.words(2), "the will topic is empty, has a wildcard or too many levels");
+    let size = whole.bytes().len() as u32;
+    for (bytes_max, told) in [(size, true), (size - 1, false)] {
+        let got = refused(&connect.clone().with(&four(PACKET_MAXIMUM, bytes_max)), connect.flags());
+        assert_eq!((got.body[1], got.property(2, REASON).is_some()), (0x90, told), "{got:?}");
+    }
+    let connect = scene.clean("c");
+    assert_eq!(refused(&connect, 3).words(2), "the reserved connect flag is set");
+    // Where its properties are wrong nobody knows.
+    let got = refused(&connect.clone().with(&two(RECEIVE_MAXIMUM, 0)), connect.flags());
+    assert_eq!(got.bytes(), [0x20, 3, 0, 0x82, 0]);
+}
+
+/// 5.0: MQTT-3.2.2-19, MQTT-4.12.0-1, MQTT-4.12.0-4.
+#[test]
+fn who_is_not_let_in_hears_what_to_bring() {
+    let scene = Scene::new(V5);
+    let method = |name: &str, data: &str| [string(AUTH_METHOD, name), string(AUTH_DATA, data)].concat();
+    for (property, reason, words) in [
+        (vec![], 0x87, "nobody may come in here who does not prove who it is"),
+        (method("SCRAM-MD5", "x"), 0x8c, "the only authentication method here is SCRAM-SHA-256"),
+        (
+            method("SCRAM-SHA-256", "hello"),
+            0x87,
+            "the Authentication Data are not what SCRAM-SHA-256 has next, without channel binding",
+        ),
+    ] {
+        let mut sizes = Vec::new();
+        for bytes_max in [u32::MAX, 24] {
+            let mut client = scene.dial_users();
+            client.send(&scene.clean("c").with(&property).with(&four(PACKET_MAXIMUM, bytes_max)).bytes());
+            let got = client.next();
+            assert_eq!((got.first, got.body[1]), (0x20, reason), "{got:?}");
+            if bytes_max == u32::MAX {
+                assert_eq!(got.words(2), words);
+            }
+            sizes.push(got.bytes().len());
+            client.end();
+        }
+        assert!(sizes[0] > 24 && sizes[1] <= 24, "{sizes:?}");
+    }
+}
+
+/// 5.0: MQTT-3.14.2-3, MQTT-3.9.2-1.
+#[test]
+fn a_client_at_a_limit_is_told_its_value() {
+    let scene = Scene::new(V5);
+    let large = publish(V5, 0x30, scene.name("a"), 0, &[], "x".repeat(PACKET_BYTES_MAX));
+    let mut in_flight = Vec::new();
+    for id in 1..=BROKERS + 1 {
+        in_flight.extend(publish(V5, 0x34, scene.name("nobody"), id, &[], "x"));
+    }
+    for (bytes, reason, limit) in [
+        (large, 0x95, PACKET_BYTES_MAX.to_string()),
+        (in_flight, 0x93, BROKERS.to_string()),
+        (publish(V5, 0x30, "a", 0, &two(ALIAS, 65_535), "x"), 0x94, "16".to_owned()),
+    ] {
+        let mut client = scene.client("c");
+        client.send(&bytes);
+        let got = std::iter::from_fn(|| client.receive()).find(|got| got.first == 0xe0).unwrap();
+        assert_eq!(got.body[0], reason);
+        let words = got.words(1);
+        assert!(words.split([' ', ',', ';']).any(|word| word == limit), "{words} does not say {limit}");
+    }
+    let (mut client, _) = scene.open(&Connect { keep_alive: 1, ..scene.clean("silent") });
+    assert_eq!(client.next().words(1), "nothing came for one and a half times the keep alive, which is 1 s");
 }
 
 /// 5.0: MQTT-3.2.2-15, MQTT-4.13.1-1.
@@ -403,7 +488,7 @@ fn every_ping_is_answered() {
     }
 }
 
-/// 5.0: MQTT-3.14.0-1, MQTT-3.14.2-2.
+/// 5.0: MQTT-3.14.0-1.
 #[test]
 fn nobody_is_disconnected_with_a_reason_before_connack() {
     let scene = Scene::new(V5);

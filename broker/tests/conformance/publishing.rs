@@ -101,28 +101,30 @@ fn what_belongs_to_a_message_is_passed_on_unaltered() {
 #[test]
 fn a_message_expires_unless_it_was_sent() {
     let scene = Scene::new(V5);
-    let topic = scene.name("a");
-    let sleepy = scene.kept("sleepy").with(&two(RECEIVE_MAXIMUM, 1));
-    let (mut subscriber, _) = scene.open(&sleepy);
-    assert_eq!(subscriber.subscribe(&topic, 2), 2);
-    let mut publisher = scene.client("pub");
-    // Sent, and not acknowledged in time: goes on to its end.
-    publisher.publishes(4, &topic, &four(MESSAGE_EXPIRY, 1), "sent");
-    let sent = subscriber.message();
-    assert_eq!(sent.property(MESSAGE_EXPIRY), Some(1_u32.to_be_bytes().to_vec()));
-    publisher.publishes(2, &topic, &four(MESSAGE_EXPIRY, 1), "expires");
-    publisher.publishes(4, &topic, &four(MESSAGE_EXPIRY, 1), "expires too");
-    publisher.publishes(2, &topic, &four(MESSAGE_EXPIRY, 100), "lasts");
-    publisher.publishes(2, &topic, &[], "for ever");
-    std::thread::sleep(Duration::from_millis(2100));
-    subscriber.send(&answer(PUBREC, sent.id));
-    assert_eq!(subscriber.answered(PUBREL, sent.id), 0);
-    subscriber.send(&answer(PUBCOMP, sent.id));
-    let lasts = subscriber.gets("lasts");
-    let left = u32::from_be_bytes(lasts.property(MESSAGE_EXPIRY).unwrap().try_into().unwrap());
-    assert!((90..=98).contains(&left), "{left} s are left");
-    assert_eq!(subscriber.gets("for ever").property(MESSAGE_EXPIRY), None);
-    subscriber.nothing();
+    // Of a session that is kept the messages wait in its shard, of another one on its worker.
+    for connect in [scene.kept("kept"), scene.clean("clean")] {
+        let topic = scene.name(&connect.client_id);
+        let (mut subscriber, _) = scene.open(&connect.with(&two(RECEIVE_MAXIMUM, 1)));
+        assert_eq!(subscriber.subscribe(&topic, 2), 2);
+        let mut publisher = scene.client("pub");
+        // Sent, and not acknowledged in time: goes on to its end.
+        publisher.publishes(4, &topic, &four(MESSAGE_EXPIRY, 1), "sent");
+        let sent = subscriber.message();
+        assert_eq!(sent.property(MESSAGE_EXPIRY), Some(1_u32.to_be_bytes().to_vec()));
+        publisher.publishes(2, &topic, &four(MESSAGE_EXPIRY, 1), "expires");
+        publisher.publishes(4, &topic, &four(MESSAGE_EXPIRY, 1), "expires too");
+        publisher.publishes(2, &topic, &four(MESSAGE_EXPIRY, 100), "lasts");
+        publisher.publishes(2, &topic, &[], "for ever");
+        std::thread::sleep(Duration::from_millis(2100));
+        subscriber.send(&answer(PUBREC, sent.id));
+        assert_eq!(subscriber.answered(PUBREL, sent.id), 0);
+        subscriber.send(&answer(PUBCOMP, sent.id));
+        let lasts = subscriber.gets("lasts");
+        let left = u32::from_be_bytes(lasts.property(MESSAGE_EXPIRY).unwrap().try_into().unwrap());
+        assert!((90..=98).contains(&left), "{left} s are left");
+        assert_eq!(subscriber.gets("for ever").property(MESSAGE_EXPIRY), None);
+        subscriber.nothing();
+    }
 }
 
 /// 5.0: MQTT-3.3.2-12.

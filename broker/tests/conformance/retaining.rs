@@ -1,5 +1,6 @@
 //! Chapter 3: retained messages.
 
+use crate::client::Client;
 use crate::scene::Scene;
 use crate::wire::*;
 
@@ -77,15 +78,22 @@ fn a_message_without_retain_leaves_what_is_retained() {
 #[test]
 fn retain_handling_says_when_retained_messages_are_sent() {
     let scene = Scene::new(V5);
-    let topic = scene.name("a");
-    scene.client("pub").publishes(RETAIN | 2, &topic, &[], "kept");
+    let (topic, marker) = (scene.name("a"), scene.name("marker"));
+    let (always, if_new, never) = (0x00, 0x10, 0x20);
+    for (topic, payload) in [(&topic, "kept"), (&marker, "marker")] {
+        scene.client("pub").publishes(RETAIN | 2, topic, &[], payload);
+    }
+    // What was owed before comes before the marker, however long it takes.
+    let nothing_more = |client: &mut Client| {
+        client.subscribe(&marker, always | 1);
+        client.gets("marker");
+    };
     for connect in [scene.clean("c"), scene.kept("k")] {
         let (mut client, _) = scene.open(&connect);
-        let (always, if_new, never) = (0x00, 0x10, 0x20);
         client.subscribe(&topic, never | 1);
-        client.nothing();
+        nothing_more(&mut client);
         client.subscribe(&topic, if_new | 1);
-        client.nothing();
+        nothing_more(&mut client);
         for _ in 0..2 {
             client.subscribe(&topic, always | 1);
             client.gets("kept");
@@ -94,7 +102,7 @@ fn retain_handling_says_when_retained_messages_are_sent() {
         assert_eq!(client.suback(99), [0]);
         client.subscribe(&topic, if_new | 1);
         client.gets("kept");
-        client.nothing();
+        nothing_more(&mut client);
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use crate::broker::{Broker, free_address};
+use crate::broker::{Broker, PATIENCE, free_address};
 use crate::client::Client;
 use crate::wire::*;
 
@@ -16,6 +16,9 @@ pub const PASSWORD: &str = "a secret";
 pub const RECEIVE_MAXIMUM: u16 = 10;
 /// Bytes of the largest packet that it takes.
 pub const PACKET_BYTES_MAX: usize = 4096;
+
+/// Milliseconds to CONNECT: more than any test waits, so that none takes this for an end that it waits for.
+const CONNECT_MS: u128 = 2 * PATIENCE.as_millis();
 
 /// A broker, and where it listens.
 pub struct Stage {
@@ -49,7 +52,7 @@ impl Stage {
         assert!(passwd.wait().unwrap().success());
         let config = format!(
             "
-limits: {{ receive_maximum: {RECEIVE_MAXIMUM}, packet_bytes_max: {PACKET_BYTES_MAX} }}
+limits: {{ receive_maximum: {RECEIVE_MAXIMUM}, packet_bytes_max: {PACKET_BYTES_MAX}, connect_ms: {CONNECT_MS} }}
 auth: {{ password_file: FOLDER/users }}
 listeners:
   - {{ url: \"mqtt://{plain}\", allow_anonymous: true }}

@@ -1,7 +1,8 @@
 //! Packets, their properties, topics.
 
 use mqtt_broker::protocol::{
-    Packet, PropertiesBuilder, PropertyValue, Version, decode, frame, parse_filter, valid_topic_name,
+    Packet, PropertiesBuilder, PropertyId, PropertyValue, Version, decode, frame, glimpse, parse_filter,
+    valid_topic_name,
 };
 use mqtt_broker::router::Trie;
 
@@ -11,13 +12,20 @@ const VERSIONS: [Version; 3] = [Version::V3_1, Version::V3_1_1, Version::V5];
 
 /// What decodes is written as bytes that decode to the same.
 fn decode_and_back(bytes: &[u8], version: Version) {
+    let seen = glimpse(bytes);
     let Ok(Some((packet, length))) = decode(bytes, version, usize::MAX) else { return };
     assert!(length <= bytes.len());
     assert_eq!(frame(bytes, length).unwrap().unwrap().total, length);
     assert!(frame(bytes, length - 1).is_err(), "it is larger than this");
     assert_eq!(decode(&bytes[..length - 1], version, usize::MAX), Ok(None), "a part is waited for");
     let version = match &packet {
-        Packet::Connect(connect) => connect.version,
+        Packet::Connect(connect) => {
+            let seen = seen.unwrap();
+            assert_eq!(seen.level, connect.version as u8);
+            let taken = connect.properties.int(PropertyId::MaximumPacketSize).unwrap_or(u32::MAX);
+            assert_eq!(seen.packet_bytes_max, (connect.version == Version::V5).then_some(taken));
+            connect.version
+        }
         _ => version,
     };
     let mut again = Vec::new();

@@ -308,6 +308,13 @@ impl Received {
         self.properties(at).into_iter().find_map(|(found, value)| (found == id).then_some(value))
     }
 
+    /// The Reason String among the properties that stand at `at`.
+    #[track_caller]
+    pub fn words(&self, at: usize) -> String {
+        let words = self.property(at, REASON).unwrap_or_else(|| panic!("{self:?} says nothing in words"));
+        String::from_utf8(words[2..].to_vec()).unwrap()
+    }
+
     fn after_properties(&self, at: usize) -> usize {
         let (length, size) = length_of(&self.body[at..]);
         at + size + length

@@ -276,7 +276,7 @@ impl Cluster {
     }
 }
 
-trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for S {}
 
@@ -287,7 +287,7 @@ pub struct Client {
 }
 
 impl Client {
-    fn over(stream: impl ByteStream + 'static) -> Client {
+    pub fn over(stream: impl ByteStream + 'static) -> Client {
         Client { stream: Box::new(stream), read: Vec::new(), version: Version::V5 }
     }
 

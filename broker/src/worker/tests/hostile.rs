@@ -52,11 +52,13 @@ fn a_broken_rule_ends_that_connection_with_its_code_and_nothing_else() {
 fn what_is_no_connect_is_not_answered() {
     run_test(async {
         let node = Node::start(1);
+        let start = tokio::time::Instant::now();
         for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xc0, 0], &[0x30, 3, 0, 1, b'a'], &[0xff; 100]] {
             let mut client = node.open(0).await;
             client.send_bytes(bytes).await;
             client.expect_end().await;
         }
+        assert_eq!(start.elapsed(), std::time::Duration::ZERO, "not only when the time to CONNECT is over");
         let mut unknown = node.open(0).await;
         unknown.send_bytes(&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 6, 2, 0, 0, 0, 0, 0]).await;
         assert_eq!(unknown.receive().await, [0x20, 3, 0, 0x84, 0]);
@@ -68,7 +70,10 @@ fn what_is_no_connect_is_not_answered() {
         ancient.expect_end().await;
         let mut reserved = node.open(0).await;
         reserved.send_bytes(&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 3, 0, 0, 0, 0, 0]).await;
-        assert_eq!(reserved.receive().await, [0x20, 3, 0, 0x81, 0]);
+        // Of this one it is known how much it takes.
+        let refused = reserved.receive().await;
+        assert_eq!((refused[0], &refused[2..4]), (0x20, &[0, 0x81][..]), "{refused:02x?}");
+        assert!(refused.ends_with(b"the reserved connect flag is set"), "{refused:02x?}");
         reserved.expect_end().await;
     });
 }
@@ -105,7 +110,10 @@ fn more_connections_than_allowed_are_closed_at_once() {
         let node = Node::with_limits(1, limits);
         let mut first = node.connect(0, Version::V5, "first").await;
         let mut second = node.open(0).await;
+        let start = tokio::time::Instant::now();
         second.expect_end().await;
+        assert_eq!(start.elapsed(), std::time::Duration::ZERO, "not only when the time to CONNECT is over");
+        assert_eq!(node.counters(0).await.connections_refused, 1);
         first.expect_nothing().await;
         drop(first);
         node.until("the place is free", |cluster| {

@@ -5,6 +5,7 @@ use crate::limits::ClientLimits;
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::protocol::{Packet, Properties, PropertiesBuilder, PropertyId, Publish, Version, decode};
 use crate::shard::Place;
+use crate::worker::Ask;
 
 const Q0: QoS = QoS::AtMostOnce;
 const Q1: QoS = QoS::AtLeastOnce;
@@ -218,5 +219,55 @@ fn a_session_that_goes_on_goes_on_reading() {
         client.receive().await;
         node.until("it reads", |cluster| matches!(cluster.told.last(), Some(ToCluster::Enqueue { .. }))).await;
         assert_eq!(questions(&node), [("#".to_owned(), place("m").unwrap())]);
+    });
+}
+
+#[test]
+fn who_subscribes_to_sys_gets_the_last_report_as_if_it_were_retained() {
+    run_test(async {
+        let node = Node::start(1);
+        let report = async |payload: &'static str| {
+            let message = |topic: &str| Message { topic: topic.into(), payload: payload.into(), ..Message::default() };
+            let messages = vec![message("$SYS/broker/a"), message("$SYS/broker/b/c")];
+            node.workers[0].asks.send(Ask::Report(messages)).await.unwrap();
+        };
+        report("old").await;
+        report("new").await;
+        let (a, c) = (("$SYS/broker/a".to_owned(), true, Q0, 0), ("$SYS/broker/b/c".to_owned(), true, Q0, 0));
+        for mut client in [node.connect(0, Version::V5, "client").await, connect_persistent(&node, "kept").await] {
+            let mut subscribe = async |filter, retain_handling, qos| {
+                let options = SubscriptionOptions { qos, retain_handling, identifier: Some(7), ..Default::default() };
+                client.subscribe_with(filter, options, qos as u8).await;
+                let mut got = Vec::new();
+                client.send(Packet::PingReq).await;
+                loop {
+                    let received = client.receive().await;
+                    match decode(&received, Version::V5, usize::MAX) {
+                        Ok(Some((Packet::Publish(publish), _))) => {
+                            assert_eq!(publish.payload, b"new");
+                            assert_eq!(publish.properties.int(PropertyId::SubscriptionIdentifier), Some(7));
+                            got.push((publish.topic.to_owned(), publish.retain, publish.qos, publish.packet_id));
+                        }
+                        other => break assert!(matches!(other, Ok(Some((Packet::PingResp, _)))), "{other:?}"),
+                    }
+                }
+                got
+            };
+            assert_eq!(subscribe("$SYS/#", 2, Q0).await, []);
+            assert_eq!(subscribe("$SYS/#", 1, Q0).await, [], "known");
+            assert_eq!(subscribe("$SYS/#", 0, Q1).await, [a.clone(), c.clone()]);
+            assert_eq!(subscribe("$SYS/broker/+", 1, Q0).await, vec![a.clone()]);
+            assert_eq!(subscribe("$SYS/broker/+/c", 0, Q0).await, vec![c.clone()]);
+            assert_eq!(subscribe("$SYS/broker", 0, Q0).await, []);
+            for filter in ["#", "+/broker/a", "$share/g/$SYS/#"] {
+                assert_eq!(subscribe(filter, 0, Q0).await, [], "{filter}");
+            }
+        }
+        // Who is subscribed gets the next as it comes.
+        let mut client = node.connect(0, Version::V3_1_1, "old").await;
+        client.subscribe("$SYS/broker/a", Q0, 0).await;
+        assert_eq!(receive_publish(&mut client).await, a);
+        report("newer").await;
+        assert_eq!(receive_publish(&mut client).await, ("$SYS/broker/a".to_owned(), false, Q0, 0));
     });
 }
