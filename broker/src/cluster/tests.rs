@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Told {
     serving: BTreeMap<u16, bool>,
+    /// How often a worker was told not to serve.
+    stopped: usize,
     routes: BTreeMap<u16, BTreeSet<(RouteOwner, Arc<str>)>>,
     settled: Vec<(u32, Instant)>,
     published: Vec<(u64, Outcome)>,
@@ -210,6 +212,7 @@ fn play_worker(
                 let mut told = told.borrow_mut();
                 match message {
                     ToWorker::Serving(serving) => {
+                        told.stopped += usize::from(!serving);
                         told.serving.insert(worker, serving);
                     }
                     ToWorker::Routes { number, changes } => {

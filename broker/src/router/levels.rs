@@ -147,7 +147,7 @@ mod tests {
     fn what_is_common_ends_at_the_first_difference() {
         let text = "0123456789abcdefghi";
         for length in 0..=text.len() {
-            assert_eq!(common_bytes(text.as_bytes(), text[..length].as_bytes()), length);
+            assert_eq!(common_bytes(text.as_bytes(), &text.as_bytes()[..length]), length);
             let other = format!("{}-{}", &text[..length], &text[length..]);
             assert_eq!(common_bytes(other.as_bytes(), text.as_bytes()), length);
         }

@@ -282,9 +282,8 @@ impl SnapshotReader {
     async fn read_tail(&mut self, file_bytes: u64) -> io::Result<()> {
         let before_footer = file_bytes.checked_sub(FOOTER_BYTES as u64).ok_or_else(|| self.damaged(file_bytes))?;
         let mut footer = self.take(before_footer, FOOTER_BYTES).await?;
-        let damaged = self.damaged(before_footer);
         if footer.get_u64_le() != MAGIC {
-            return Err(damaged);
+            return Err(self.damaged(before_footer));
         }
         let length = footer.get_u64_le();
         let (meta_bytes, blocks) = (footer.get_u32_le() as usize, footer.get_u32_le() as usize);
@@ -292,13 +291,13 @@ impl SnapshotReader {
         let fits = length.checked_add(tail_bytes as u64) == Some(file_bytes)
             && blocks as u64 == length.div_ceil(BLOCK_BYTES as u64);
         if !fits {
-            return Err(damaged);
+            return Err(self.damaged(before_footer));
         }
         let mut tail = self.take(length, tail_bytes).await?;
         let checked = tail.slice(..tail_bytes - 4);
         let checksum = tail.slice(tail_bytes - 4..).get_u32_le();
         if crc32c::crc32c(&checked) != checksum {
-            return Err(damaged);
+            return Err(self.damaged(before_footer));
         }
         self.meta = tail.split_to(meta_bytes);
         self.checksums = (0..blocks).map(|_| tail.get_u32_le()).collect();

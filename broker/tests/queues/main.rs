@@ -87,7 +87,7 @@ impl Publisher {
     fn publish(&mut self, session: usize, number: usize) {
         let id = self.client.fresh();
         self.waiting.push_back((id, session, number));
-        let packet = publish(V5, 0x32, &format!("for/{session}"), id, &[], &payload(session, number));
+        let packet = publish(V5, 0x32, format!("for/{session}"), id, &[], payload(session, number));
         // What can't be sent is sent again once the end is seen.
         let _ = self.client.try_send(&packet);
     }

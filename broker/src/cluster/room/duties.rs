@@ -208,7 +208,6 @@ impl Room {
     }
 
     fn why_not_ready(&self, status: &Status) -> String {
-        let leased = self.lease_until.get().is_some_and(|until| until > Instant::now());
         // A shard whose other replicas work is served by them.
         let hinders = |(group, replica): &(&GroupId, &DamagedReplica)| {
             **group == GroupId::CONTROL || replica.stage == Stage::Stuck
@@ -221,7 +220,7 @@ impl Room {
             replica.describe(*group)
         } else if status.cluster == 0 || self.joined.get().is_none() {
             "has not joined a cluster yet".into()
-        } else if !leased {
+        } else if !self.has_lease() {
             "has no contact with a majority of the cluster".into()
         } else if !self.serving.get() {
             "does not know all routes yet".into()

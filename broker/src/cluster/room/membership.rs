@@ -214,7 +214,6 @@ impl Room {
 
     /// Whether this node may serve: it holds its lease, is a full member, and knows all routes.
     pub(super) fn membership_turn(self: &Rc<Self>) {
-        let leased = self.lease_until.get().is_some_and(|until| until > Instant::now());
         let me = self.myself();
         let active = self.with_control(|control| {
             control
@@ -222,7 +221,14 @@ impl Room {
                 .get(&me.node)
                 .is_some_and(|member| member.origin == me && member.active && !member.unreachable)
         });
-        self.set_serving(leased && active == Some(true) && self.knows_routes());
+        self.set_serving(self.has_lease() && active == Some(true) && self.knows_routes());
+    }
+
+    /// Whether this node's lease runs. That of the only member does not run out: without it nobody can have joined, and
+    /// nobody else accepts publishes.
+    pub(super) fn has_lease(&self) -> bool {
+        let alone = || self.with_control(|control| control.members.len() == 1) == Some(true);
+        self.lease_until.get().is_some_and(|until| until > Instant::now() || alone())
     }
 
     pub(super) fn set_serving(&self, serving: bool) {

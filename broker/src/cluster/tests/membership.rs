@@ -25,6 +25,21 @@ fn three_nodes_become_one_cluster_with_three_replicas_of_everything() {
     });
 }
 
+#[test]
+fn the_only_member_goes_on_after_it_stood_still() {
+    simulate(async |mut cluster| {
+        cluster.start(&["a"]).await;
+        let stopped = cluster.node("a").told.borrow().stopped;
+        for _ in 0..20 {
+            // Longer than a lease, in which this thread did nothing.
+            tokio::time::advance(Duration::from_secs(5)).await;
+            sleep(Duration::from_millis(500)).await;
+        }
+        assert_eq!(cluster.node("a").told.borrow().stopped, stopped, "told not to serve");
+        assert!(cluster.node("a").serves());
+    });
+}
+
 /// Each of the members leads something.
 fn spread(cluster: &Cluster, names: &[&str]) -> bool {
     let status = cluster.node("a").status();
