@@ -114,6 +114,8 @@ pub(super) struct Room {
     dismissed: RefCell<BTreeMap<Origin, Instant>>,
     /// The control term in which `heard` and `dismissed` are kept.
     heard_term: Cell<u64>,
+    /// When this node last looked at the members as their leader.
+    heard_at: Cell<Option<Instant>>,
     /// Writes without space that the status has counted, and until when it says that the disk is full.
     full_writes_seen: Cell<u64>,
     full_until: Cell<Option<Instant>>,
@@ -182,6 +184,7 @@ impl Room {
                 heard: RefCell::default(),
                 dismissed: RefCell::default(),
                 heard_term: Cell::new(0),
+                heard_at: Cell::new(None),
                 full_writes_seen: Cell::new(0),
                 full_until: Cell::new(None),
                 status,

@@ -18,6 +18,8 @@ use crate::storage::Health;
 /// A member that has not renewed for this long is declared unreachable. Longer than its lease, so that it has stopped
 /// accepting publishes before; hardly longer, for whoever was connected there waits for it elsewhere (K2, K4).
 const UNREACHABLE: Duration = Duration::from_millis(1_300);
+/// A leader that has not looked at its members for so long has stood still itself.
+const STOOD_STILL: Duration = Duration::from_millis(600);
 
 /// A disk that had no space for a write counts as full for this long: what is smaller may fit meanwhile. Replicas that it has
 /// stopped try again within five seconds, so while it is full, that is said without a break.
@@ -41,7 +43,7 @@ impl Room {
                 if control.linearizable().await.is_err() {
                     return Reply::NotLeader(None);
                 }
-                self.keep_heard(leadership.term);
+                self.keep_heard(leadership.term, Instant::now());
                 let standing = control.with(|control| {
                     let member = control.members.get(&origin.node)?;
                     Some((
@@ -75,13 +77,17 @@ impl Room {
         }
     }
 
-    /// What was heard in an earlier term says nothing about now: everybody has a whole time to be heard again.
-    fn keep_heard(&self, term: u64) {
-        if self.heard_term.replace(term) != term {
-            let now = Instant::now();
+    /// What was heard in an earlier term, or before this node stood still, says nothing about now: everybody has a whole
+    /// time to be heard again.
+    fn keep_heard(&self, term: u64, now: Instant) {
+        let stood_still = self.heard_at.replace(Some(now)).is_some_and(|last| now.duration_since(last) > STOOD_STILL);
+        let new_term = self.heard_term.replace(term) != term;
+        if new_term || stood_still {
             for (heard, _) in self.heard.borrow_mut().values_mut() {
                 *heard = now;
             }
+        }
+        if new_term {
             // Whatever was proposed in an earlier term has been applied by now, or never will be.
             self.dismissed.borrow_mut().clear();
         }
@@ -98,8 +104,8 @@ impl Room {
     /// Looks at all members, and proposes what has to change; one thing at a time.
     pub(super) fn duties_turn(self: &Rc<Self>) {
         let Some(term) = self.control_term() else { return };
-        self.keep_heard(term);
         let now = Instant::now();
+        self.keep_heard(term, now);
         let members: Vec<(Origin, bool, bool, bool)> = self
             .with_control(|control| {
                 let members = control.members.values();
