@@ -50,12 +50,24 @@ impl Damaged {
 
 /// Publishes so much to one shard that it makes a snapshot.
 async fn fill(dial: &Dial) -> Result<()> {
+    let (mut filled, begun) = (0, Instant::now());
+    while filled < LARGE_PAYLOADS {
+        // On a machine with no time for it, a node may lose its lease for a moment.
+        if let Err(error) = fill_from(dial, &mut filled).await {
+            ensure!(begun.elapsed() < SETTLE_TIMEOUT, "{filled} of {LARGE_PAYLOADS}: {error:#}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn fill_from(dial: &Dial, filled: &mut usize) -> Result<()> {
     let identity = Identity { client_id: "large".into(), version: Version::V5, persistent: false };
     let (mut sender, mut receiver, _) = connect(dial, &identity).await?;
-    for number in 0..LARGE_PAYLOADS {
-        sender.publish_retained(1, "damage/large", &vec![number as u8; LARGE_BYTES]).await?;
+    while *filled < LARGE_PAYLOADS {
+        sender.publish_retained(1, "damage/large", &vec![*filled as u8; LARGE_BYTES]).await?;
         match timeout(PATIENCE, receiver.next()).await.context("no PUBACK")?? {
-            Event::PubAck { reason, .. } if !reason.is_error() => {}
+            Event::PubAck { reason, .. } if !reason.is_error() => *filled += 1,
             other => bail!("instead of a PUBACK: {other:?}"),
         }
     }
