@@ -234,6 +234,7 @@ fn a_full_disk_is_said_without_a_break_until_there_is_space() {
         disk.set_capacity_bytes(u64::MAX);
         let healthy = |cluster: &Cluster| cluster.node("a").status().storage == Health::Healthy;
         let cleared = cluster.until("the disk is said to be well", healthy).await;
-        assert!(cleared < Duration::from_secs(30), "after {cleared:?}");
+        // What fits now says nothing of the next write: a full disk is remembered for ten seconds after it was seen last.
+        assert!((Duration::from_secs(10)..Duration::from_secs(30)).contains(&cleared), "after {cleared:?}");
     });
 }
