@@ -265,7 +265,7 @@ fn what_is_too_large_for_a_client_is_not_sent_and_counts_as_sent() {
             publisher.publishes(flags, &topic, &[], "small");
             client.gets("small");
         }
-        drop(client);
+        client.disconnect();
         if !connect.clean {
             // It is not sent to the session's next connection either.
             let (mut client, present) = scene.open(&connect);
