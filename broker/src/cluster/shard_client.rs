@@ -11,8 +11,6 @@ use crate::shard::{Command, Destination, Spread};
 
 /// Bytes of commands in one frame, about.
 const FRAME_BYTES: usize = 64 << 10;
-/// Room for more commands than this is not kept while there are none.
-const KEPT_CAPACITY: usize = 64;
 
 /// Who waits for the answer to a command.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,9 +105,6 @@ impl ShardClient {
             self.answered += 1;
             self.sent = self.sent.saturating_sub(1);
         }
-        if self.queue.is_empty() && self.queue.capacity() > KEPT_CAPACITY {
-            self.queue = VecDeque::new();
-        }
         Some((command, waiter))
     }
 
@@ -149,10 +144,12 @@ impl ShardClient {
         }
     }
 
-    /// Called at intervals: a stream that waits for answers and got none since the last call is sent again.
+    /// Called at intervals: a stream that waits for answers and got none since the last call is sent again; one that has
+    /// nothing to wait for gives its room back.
     pub(super) fn tick(&mut self) {
         if self.queue.is_empty() {
             self.quiet = false;
+            self.queue.shrink_to_fit();
         } else if std::mem::replace(&mut self.quiet, true) {
             self.rewind();
         }
