@@ -44,6 +44,18 @@ impl Stage {
         Self { server, writers, context, broker: broker(spec), cluster, node }
     }
 
+    /// With three brokers that run, of which nothing is left to do or to say.
+    async fn settled() -> Self {
+        let mut stage = Self::new("{image: i, replicas: 3}").await;
+        stage.reconcile().await.unwrap();
+        stage.start_brokers(3);
+        for _ in 0..2 {
+            stage.reconcile().await.unwrap();
+        }
+        stage.server.take_requests();
+        stage
+    }
+
     /// One reconcile; then the watches bring what it wrote.
     async fn reconcile(&mut self) -> Result<Action, Error> {
         let result = reconcile(self.broker.clone(), self.context.clone()).await;
@@ -165,13 +177,7 @@ async fn a_settled_broker_is_left_alone() {
 
 #[tokio::test]
 async fn a_full_volume_is_said_while_it_is_full_and_written_twice() {
-    let mut stage = Stage::new("{image: i, replicas: 3}").await;
-    stage.reconcile().await.unwrap();
-    stage.start_brokers(3);
-    for _ in 0..2 {
-        stage.reconcile().await.unwrap();
-    }
-    stage.server.take_requests();
+    let mut stage = Stage::settled().await;
     for (state, told, interval) in
         [("full", ("True", "VolumeFull"), RECOVERING_INTERVAL), ("healthy", ("False", "AsExpected"), REST_INTERVAL)]
     {
@@ -187,13 +193,7 @@ async fn a_full_volume_is_said_while_it_is_full_and_written_twice() {
 
 #[tokio::test]
 async fn what_somebody_changed_is_undone_once() {
-    let mut stage = Stage::new("{image: i, replicas: 3}").await;
-    stage.reconcile().await.unwrap();
-    stage.start_brokers(3);
-    for _ in 0..2 {
-        stage.reconcile().await.unwrap();
-    }
-    stage.server.take_requests();
+    let mut stage = Stage::settled().await;
 
     let path = "/api/v1/namespaces/ns/services/mqtt";
     stage.server.change(path, |service| service["spec"]["ports"][0]["port"] = json!(1));
@@ -260,13 +260,7 @@ async fn a_wrong_resource_is_told_so() {
 
 #[tokio::test]
 async fn what_the_brokers_would_refuse_reaches_none_of_them() {
-    let mut stage = Stage::new("{image: i, replicas: 3}").await;
-    stage.reconcile().await.unwrap();
-    stage.start_brokers(3);
-    for _ in 0..2 {
-        stage.reconcile().await.unwrap();
-    }
-    stage.server.take_requests();
+    let mut stage = Stage::settled().await;
 
     let change = |stage: &mut Stage, spec: &str| {
         let spec = broker(spec).spec.clone();
