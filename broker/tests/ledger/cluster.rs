@@ -54,11 +54,13 @@ pub fn start_on_small_disks(directory: &Path, nodes: u16, small: &[usize]) -> Re
 const ON_SMALL_DISK: &str = "mkdir -p \"$0\" && mount -t tmpfs -o size=32m mqtt \"$0\" && exec \"$@\"";
 
 fn prepare(directory: &Path, nodes: u16, environment: &[(&str, &str)], small: &[usize]) -> Result<Vec<Node>> {
-    let program = env!("CARGO_BIN_EXE_mqtt-broker");
+    let named = std::env::var_os("LEDGER_BROKER").filter(|_| environment.is_empty());
+    let program = named.unwrap_or_else(|| env!("CARGO_BIN_EXE_mqtt-broker").into());
     let port = free_ports(nodes)?;
     let mut arguments = vec!["local".to_owned(), "--print".to_owned(), "--nodes".to_owned(), nodes.to_string()];
     arguments.extend(["--port".to_owned(), port.to_string(), "--data-dir".to_owned()]);
-    let printed = Command::new(program).args(arguments).arg(directory).output()?;
+    let printed = Command::new(&program).args(arguments).arg(directory).output();
+    let printed = printed.with_context(|| format!("running {}", program.display()))?;
     ensure!(printed.status.success(), "local --print: {}", String::from_utf8_lossy(&printed.stderr));
     let lines = String::from_utf8(printed.stdout)?;
     let nodes = lines.lines().enumerate().map(|(number, line)| {

@@ -1,7 +1,8 @@
 //! Real `mqtt-broker` processes on loopback under QoS 1 and 2 load while they are killed; a ledger of every publish, acknowledgement and
 //! delivery is checked against the contract (K1, K2, K4, K5, K6, K7, K8).
 //!
-//! `LEDGER_SEED` repeats the choices of a run (which node, when), `LEDGER_KILLS` sets how many nodes are killed.
+//! `LEDGER_SEED` repeats the choices of a run (which node, when), `LEDGER_KILLS` sets how many nodes are killed, `LEDGER_BROKER`
+//! names the program, such as the optimised one, which is ready sooner. Brokers that are broken on purpose are always cargo's.
 
 mod client;
 mod cluster;

@@ -48,6 +48,11 @@ SCRIPT_BEGAN=$EPOCHREALTIME
 say() { printf '%6.1fs  %s\n' "$(seconds_since "$SCRIPT_BEGAN")" "$*" >&2; }
 seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { print b - a }'; }
 
+# Where cargo puts what it builds of this checkout.
+target_directory() {
+  cargo metadata --format-version 1 --no-deps --manifest-path "$ROOT/Cargo.toml" | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
+}
+
 # fail WHAT REMEDY: the step that failed and what to do about it.
 fail() {
   printf '\n%s failed: %s\n  what to do: %s\n' "${0##*/}" "$1" "$2" >&2
