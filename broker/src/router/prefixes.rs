@@ -2,7 +2,10 @@
 //!
 //! Sixteen bytes a prefix, four to a line of the processor's cache. A prefix lies in the line that its key names, or, when
 //! that is full, in one of the next: nearly always one line is read, and a caller that knows a key early asks for its line
-//! early ([`Prefixes::fetch`]), so that many keys cost the time of one. Deliberately absent: what a key is made of.
+//! early ([`Prefixes::fetch`]), so that many keys cost the time of one.
+//!
+//! Most keys that are asked for lead nowhere. A second, much smaller table ([`Leading`]) says so of nearly all of them
+//! without a look at the first. Deliberately absent: what a key is made of.
 
 use super::ValueId;
 use super::hints::{fetch, prefer_huge_pages};
@@ -14,7 +17,7 @@ pub(super) struct Prefix {
     key: u64,
     /// The first of the filters that end here, or [`NONE`].
     filter: ValueId,
-    /// How many filters with wildcards go on from here, times [`ONE`]; and [`PLUS`], [`REST`].
+    /// How many filters with wildcards go on from here, times [`ONE`]; and [`PLUS`], [`REST`], [`END`].
     below: u32,
 }
 
@@ -25,8 +28,10 @@ const NONE: ValueId = ValueId::MAX;
 pub(super) const PLUS: u32 = 1;
 /// A filter goes on with `#`.
 pub(super) const REST: u32 = 2;
+/// A filter with wildcards has ended here since the last time that none did.
+const END: u32 = 4;
 /// One filter that goes on.
-const ONE: u32 = 4;
+const ONE: u32 = 8;
 
 impl Prefix {
     /// The first of the filters that end here.
@@ -36,10 +41,18 @@ impl Prefix {
 
     pub(super) fn set_filter(&mut self, first: Option<ValueId>) {
         self.filter = first.unwrap_or(NONE);
+        if first.is_none() {
+            self.below &= !END;
+        }
     }
 
     /// Whether any filter with wildcards goes on from here.
     pub(super) fn goes_on(&self) -> bool {
+        self.below >= ONE
+    }
+
+    /// Whether a filter with wildcards goes on from here or ends here.
+    fn leads(&self) -> bool {
         self.below != 0
     }
 
@@ -48,15 +61,10 @@ impl Prefix {
         self.below & flag != 0
     }
 
-    /// One more filter goes on from here, with the wildcard `flag` (0: with a literal level).
-    pub(super) fn add(&mut self, flag: u32) {
-        self.below = (self.below + ONE) | flag;
-    }
-
     /// One filter less goes on from here; `gone` is the wildcard with which none goes on any more (0: none).
     pub(super) fn take(&mut self, gone: u32) {
         let below = (self.below - ONE) & !gone;
-        self.below = if below < ONE { 0 } else { below };
+        self.below = if below < ONE { below & END } else { below };
     }
 
     /// Whether nothing needs this prefix.
@@ -87,11 +95,12 @@ pub(super) struct Prefixes {
     /// empty place.
     lines: Vec<Line>,
     len: usize,
+    leading: Leading,
 }
 
 impl Default for Prefixes {
     fn default() -> Self {
-        Prefixes { lines: empty_lines(1), len: 0 }
+        Prefixes { lines: empty_lines(1), len: 0, leading: Leading::for_keys(0, 1) }
     }
 }
 
@@ -99,6 +108,41 @@ impl Prefixes {
     /// Has the processor fetch the line of `key`, without waiting for it.
     pub(super) fn fetch(&self, key: u64) {
         fetch(&self.lines[self.home(key)]);
+    }
+
+    /// False where no filter with wildcards goes on or ends. True elsewhere, and sometimes where none does.
+    #[inline]
+    pub(super) fn may_lead(&self, key: u64) -> bool {
+        self.leading.has(key)
+    }
+
+    /// One more filter goes on from `key`, with the wildcard `flag` (0: with a literal level).
+    pub(super) fn go_on(&mut self, key: u64, flag: u32) {
+        let prefix = self.entry(key);
+        prefix.below = (prefix.below + ONE) | flag;
+        self.lead(key);
+    }
+
+    /// A filter with wildcards ends at `key`.
+    pub(super) fn end(&mut self, key: u64) {
+        self.entry(key).below |= END;
+        self.lead(key);
+    }
+
+    fn lead(&mut self, key: u64) {
+        if !self.leading.put(key) {
+            self.find_leading();
+        }
+    }
+
+    /// Forgets keys that lead no more.
+    fn find_leading(&mut self) {
+        let prefixes = || self.lines.iter().flat_map(|line| &line.0).filter(|prefix| prefix.leads());
+        let mut leading = Leading::for_keys(prefixes().count(), self.lines.len());
+        for prefix in prefixes() {
+            leading.put(prefix.key);
+        }
+        self.leading = leading;
     }
 
     pub(super) fn get(&self, key: u64) -> Option<&Prefix> {
@@ -204,6 +248,55 @@ impl Prefixes {
         for prefix in old.iter().flat_map(|line| &line.0).filter(|prefix| prefix.key != 0) {
             self.put(*prefix);
         }
+        self.find_leading();
+    }
+}
+
+/// The keys that lead somewhere, and a few more: two bits of a word for each (a Bloom filter). What is not here is read from the
+/// processor's cache even if the prefixes are not.
+#[derive(Clone, Debug)]
+struct Leading {
+    /// A power of two of them.
+    words: Vec<u64>,
+    /// How often a key was put that was not here.
+    put: usize,
+}
+
+/// More keys than this for each word say too often that they may be there.
+const KEYS_PER_WORD_MAX: usize = 8;
+/// A word for so many lines at least: to find all keys again takes a look at every line, and must be worth it.
+const LINES_PER_WORD: usize = 16;
+
+impl Leading {
+    /// With room for so many keys and as many again.
+    fn for_keys(keys: usize, lines: usize) -> Leading {
+        let count = (2 * keys / KEYS_PER_WORD_MAX).max(lines / LINES_PER_WORD).max(1).next_power_of_two();
+        let mut words = Vec::with_capacity(count);
+        prefer_huge_pages(&words);
+        words.resize(count, 0);
+        Leading { words, put: 0 }
+    }
+
+    /// The word of `key`, and its bits there: none of those that name its line among the prefixes.
+    #[inline]
+    fn place(&self, key: u64) -> (usize, u64) {
+        ((key >> 40) as usize & (self.words.len() - 1), 1 << (key >> 34 & 63) | 1 << (key >> 28 & 63))
+    }
+
+    #[inline]
+    fn has(&self, key: u64) -> bool {
+        let (word, bits) = self.place(key);
+        self.words[word] & bits == bits
+    }
+
+    /// False if there are too many now.
+    fn put(&mut self, key: u64) -> bool {
+        let (word, bits) = self.place(key);
+        if self.words[word] & bits != bits {
+            self.words[word] |= bits;
+            self.put += 1;
+        }
+        self.put <= self.words.len() * KEYS_PER_WORD_MAX
     }
 }
 
@@ -246,5 +339,41 @@ mod tests {
                 prop_assert!(table.get(key).is_some() == put);
             }
         }
+    }
+
+    fn key(number: u64) -> u64 {
+        (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn leading(table: &Prefixes, numbers: std::ops::Range<u64>) -> usize {
+        numbers.filter(|number| table.may_lead(key(*number))).count()
+    }
+
+    #[test]
+    fn all_that_leads_somewhere_is_known_and_hardly_anything_else() {
+        let mut table = Prefixes::default();
+        for number in 0..50_000 {
+            match number % 2 {
+                0 => table.go_on(key(number), PLUS),
+                _ => table.end(key(number)),
+            }
+        }
+        assert_eq!(leading(&table, 0..50_000), 50_000);
+        let others = leading(&table, 50_000..100_000);
+        assert!(others < 5_000, "{others}");
+    }
+
+    #[test]
+    fn what_led_somewhere_once_is_forgotten() {
+        let mut table = Prefixes::default();
+        for number in 0..50_000 {
+            table.go_on(key(number), 0);
+            if let Some(prefix) = table.get_mut(key(number)) {
+                prefix.take(0);
+            }
+            table.remove(key(number));
+        }
+        let others = leading(&table, 50_000..100_000);
+        assert!(others < 5_000, "{others}");
     }
 }

@@ -9,7 +9,8 @@
 //! - A filter without wildcards is found by the key of the whole topic. Nothing leads to it.
 //! - The others are found by a walk: from a prefix that matches, on to the topic's next level as long as a filter goes on
 //!   there. Where one goes on with `+`, another walk begins behind it, and its keys are fetched meanwhile. A walk
-//!   reads no prefix but those of filters, and one more at its end; so filters can make it no longer than they are many.
+//!   reads no prefix but those of filters, and rarely one more at its end; so filters can make it no longer than they are
+//!   many. What leads nowhere is known without reading it ([`Prefixes::may_lead`]).
 //! - Topics that begin with `$` have prefixes of their own, among which none begins with a wildcard ([MQTT-4.7.2-1]).
 //!
 //! Keys are not the truth: two prefixes may have the same one, and then share what is known of them. What a walk finds is
@@ -166,13 +167,14 @@ impl<T> Trie<T> {
         let mut found: SmallVec<[ValueId; 8]> = SmallVec::new();
         let root = self.keys.root(topic);
         let mut hashes: SmallVec<[u64; 16]> = SmallVec::new();
-        let mut whole = root;
+        let (mut whole, mut leads) = (root, self.prefixes.may_lead(root));
         for_each_level(topic, |level| {
-            if hashes.len() < FETCHED_LEVELS {
+            if leads && hashes.len() < FETCHED_LEVELS {
                 self.prefixes.fetch(whole);
             }
             let hash = self.keys.seed.hash(level);
             whole = self.keys.below(whole, hash);
+            leads = leads && self.prefixes.may_lead(whole);
             hashes.push(hash);
         });
         self.prefixes.fetch(whole);
@@ -183,7 +185,9 @@ impl<T> Trie<T> {
         let mut begun = 0;
         while let Some(&(mut key, mut depth)) = walks.get(begun) {
             begun += 1;
-            while let Some(prefix) = self.prefixes.get(key) {
+            while self.prefixes.may_lead(key)
+                && let Some(prefix) = self.prefixes.get(key)
+            {
                 // `#` also stands for the level above it (section 4.7.1.2).
                 if prefix.has(REST)
                     && let Some(rest) = self.prefixes.get(self.keys.below(key, self.keys.rest))
@@ -205,9 +209,12 @@ impl<T> Trie<T> {
                 }
                 key = self.keys.below(key, *level);
             }
-        }
-        if let Some(prefix) = self.prefixes.get(whole) {
-            self.note(prefix.filter(), &mut found);
+            // After the first walk its line has come; the filter comes during the others.
+            if begun == 1
+                && let Some(prefix) = self.prefixes.get(whole)
+            {
+                self.note(prefix.filter(), &mut found);
+            }
         }
         // Two walks with the same keys, or the first and the whole topic, may have ended at the same.
         if found.len() > 1 {
@@ -221,6 +228,9 @@ impl<T> Trie<T> {
         self.prefixes.fetch(key);
         for level in &levels[..levels.len().min(FETCHED_LEVELS)] {
             key = self.keys.below(key, *level);
+            if !self.prefixes.may_lead(key) {
+                return;
+            }
             self.prefixes.fetch(key);
         }
     }
@@ -247,10 +257,11 @@ impl<T> Trie<T> {
         end.set_filter(Some(id));
         self.filters[id as usize] = Some(Filter { text: Text::from_slice(text.as_bytes()), next, value });
         if has_wildcard(text) {
+            self.prefixes.end(path[path.len() - 1]);
             let mut keys = path.iter();
             for_each_level(text, |level| {
                 if let Some(key) = keys.next() {
-                    self.prefixes.entry(*key).add(flag(level));
+                    self.prefixes.go_on(*key, flag(level));
                 }
             });
         }
