@@ -20,6 +20,7 @@ pub mod node;
 pub mod protocol;
 pub mod replication;
 pub mod router;
+mod seldom;
 pub mod session;
 pub mod shard;
 pub mod share;

@@ -220,12 +220,15 @@ fn peer_net(peers: &Peers) -> Result<TlsNet> {
 }
 
 async fn open_log(data_dir: Option<&Path>, kept_bytes_max: usize, origin: Origin) -> Result<Log> {
-    let limits = storage::Limits { kept_bytes_max, ..Default::default() };
-    let options = Options { identity: origin.node.0, limits };
+    let mut bounds = storage::Limits { kept_bytes_max, ..Default::default() };
     let disk: Rc<dyn storage::Disk> = match data_dir {
-        None => Rc::new(MemoryDisk::default()),
+        None => {
+            bounds.cache_bytes_max = limits::LOG_CACHE_IN_MEMORY_BYTES_MAX;
+            Rc::new(MemoryDisk::default())
+        }
         Some(path) => Rc::new(FileDisk::open(path).with_context(|| format!("data directory {}", path.display()))?),
     };
+    let options = Options { identity: origin.node.0, limits: bounds };
     let (log, recovered) = Log::open(disk, options).await.context("the write-ahead log")?;
     tell_recovery(&recovered);
     Ok(log)

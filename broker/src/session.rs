@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::identity::ClientId;
 use crate::message::{Message, QoS};
 use crate::protocol::{ReasonCode, Version, Why, Words};
+use crate::seldom::Seldom;
 use crate::shard::{Ack, Delivery};
 
 pub use aliases::{Aliases, TopicAlias};
@@ -70,13 +71,13 @@ pub struct Session {
     /// What it published and the broker has not acknowledged.
     pub receipts: Receipts,
     /// What it published at QoS 2 and has not released.
-    pub exchanges: Exchanges,
+    pub exchanges: Seldom<Exchanges>,
     /// SUBSCRIBE and UNSUBSCRIBE that are not answered yet.
-    pub awaited: Vec<Awaited>,
+    pub awaited: Seldom<Vec<Awaited>>,
     /// CONNACK has not been sent: the client's subscriptions are still on their way to every node (K6).
     pub held: bool,
     /// Deliveries that came while `held`.
-    pub held_deliveries: Vec<Delivery>,
+    pub held_deliveries: Seldom<Vec<Delivery>>,
     /// Retained messages that it is still to be sent.
     pub readings: Option<Box<Readings>>,
     window: Window,
@@ -102,10 +103,10 @@ impl Session {
             terms,
             subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
-            exchanges: Exchanges::default(),
-            awaited: Vec::new(),
+            exchanges: Seldom::default(),
+            awaited: Seldom::default(),
             held: false,
-            held_deliveries: Vec::new(),
+            held_deliveries: Seldom::default(),
             readings: None,
             window: Window::default(),
             backlog: None,

@@ -15,16 +15,20 @@ pub enum Input {
     #[default]
     Empty,
     /// The beginning of a packet.
-    Partial(Vec<u8>),
+    Partial(Box<[u8]>),
     /// Packets that came while the connection was paused, and perhaps the beginning of one.
-    Unprocessed(Vec<u8>),
+    Unprocessed(Box<[u8]>),
     /// The beginning of a packet so large that it is gathered in a buffer of its own, which its payload then shares.
-    Large {
-        /// What has come.
-        buffer: Vec<u8>,
-        /// How long the packet is.
-        total: usize,
-    },
+    Large(Box<Large>),
+}
+
+/// A large packet that is not whole.
+#[derive(Debug)]
+pub struct Large {
+    /// What has come.
+    buffer: Vec<u8>,
+    /// How long the packet is.
+    total: usize,
 }
 
 /// What there is to process.
@@ -54,7 +58,7 @@ impl Input {
         match self {
             Input::Empty => 0,
             Input::Partial(bytes) | Input::Unprocessed(bytes) => bytes.len(),
-            Input::Large { buffer, .. } => buffer.len(),
+            Input::Large(large) => large.buffer.len(),
         }
     }
 
@@ -83,7 +87,8 @@ impl Input {
                 *self = Input::Empty;
                 Poll::Ready(Ok(Chunk::Scratch(before + count)))
             }
-            Input::Large { buffer, total } => loop {
+            Input::Large(large) => loop {
+                let Large { buffer, total } = &mut **large;
                 let missing = (*total - buffer.len()).min(scratch.len());
                 let count = ready!(stream.poll_read(context, &mut scratch[..missing]))?;
                 if count == 0 {
@@ -107,19 +112,19 @@ impl Input {
                 // It grows with what comes: the announced length alone costs the client nothing.
                 let mut buffer = Vec::with_capacity(total.min(2 * LARGE_PACKET_BYTES_MIN));
                 buffer.extend_from_slice(bytes);
-                Input::Large { buffer, total }
+                Input::Large(Box::new(Large { buffer, total }))
             }
-            _ => Input::Partial(bytes.to_vec()),
+            _ => Input::Partial(bytes.into()),
         };
     }
 
     /// Keeps what a pause leaves unprocessed.
     pub fn keep_unprocessed(&mut self, bytes: &[u8]) {
-        *self = if bytes.is_empty() { Input::Empty } else { Input::Unprocessed(bytes.to_vec()) };
+        *self = if bytes.is_empty() { Input::Empty } else { Input::Unprocessed(bytes.into()) };
     }
 
     /// Takes what a pause left unprocessed.
-    pub fn take_unprocessed(&mut self) -> Option<Vec<u8>> {
+    pub fn take_unprocessed(&mut self) -> Option<Box<[u8]>> {
         match self {
             Input::Unprocessed(bytes) => {
                 let bytes = std::mem::take(bytes);

@@ -19,21 +19,28 @@ pub struct Output {
     /// The copied bytes; those before `written` have left.
     copied: Vec<u8>,
     written: usize,
-    /// Payloads that aren't copied, each with the place in `copied` that it follows.
-    shared: VecDeque<(usize, Bytes)>,
-    /// Bytes in `shared`.
-    shared_bytes: usize,
+    /// Payloads that aren't copied; not empty.
+    shared: Option<Box<Shared>>,
+}
+
+/// Payloads that stay where they are.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Each with the place in the copied bytes that it follows.
+    payloads: VecDeque<(usize, Bytes)>,
+    /// Bytes to write of them.
+    bytes: usize,
 }
 
 impl Output {
     /// Bytes to write.
     pub fn len(&self) -> usize {
-        self.copied.len() - self.written + self.shared_bytes
+        self.copied.len() - self.written + self.shared.as_ref().map_or(0, |shared| shared.bytes)
     }
 
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.copied.is_empty() && self.shared.is_empty()
+        self.copied.is_empty() && self.shared.is_none()
     }
 
     /// Where to append small packets.
@@ -49,8 +56,9 @@ impl Output {
         if payload.is_empty() {
             return;
         }
-        self.shared_bytes += payload.len();
-        self.shared.push_back((self.copied.len(), payload));
+        let shared = self.shared.get_or_insert_default();
+        shared.bytes += payload.len();
+        shared.payloads.push_back((self.copied.len(), payload));
     }
 
     /// Forgets everything.
@@ -69,10 +77,9 @@ impl Output {
     ) -> io::Result<usize> {
         let mut total = 0;
         while !self.is_empty() {
-            let result = if self.shared.is_empty() {
-                stream.poll_write(context, &[IoSlice::new(&self.copied[self.written..])])
-            } else {
-                self.write_gathered(stream, context)
+            let result = match &self.shared {
+                None => stream.poll_write(context, &[IoSlice::new(&self.copied[self.written..])]),
+                Some(shared) => self.write_gathered(&shared.payloads, stream, context),
             };
             match result {
                 Poll::Pending => break,
@@ -93,7 +100,12 @@ impl Output {
         Ok(total)
     }
 
-    fn write_gathered(&self, stream: &mut Stream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn write_gathered(
+        &self,
+        payloads: &VecDeque<(usize, Bytes)>,
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
         let mut used = 0;
         let mut add = |bytes| {
@@ -104,30 +116,33 @@ impl Output {
         };
         let mut from = self.written;
         // Each payload needs at most two slices.
-        for (at, payload) in self.shared.iter().take(WRITE_SLICES_MAX / 2) {
+        for (at, payload) in payloads.iter().take(WRITE_SLICES_MAX / 2) {
             add(&self.copied[from..*at]);
             add(payload);
             from = *at;
         }
-        if self.shared.len() < WRITE_SLICES_MAX / 2 {
+        if payloads.len() < WRITE_SLICES_MAX / 2 {
             add(&self.copied[from..]);
         }
         stream.poll_write(context, &slices[..used])
     }
 
     fn advance(&mut self, mut count: usize, spares: &mut Spares) {
-        while let Some((at, payload)) = self.shared.front_mut() {
-            let before = (*at - self.written).min(count);
-            self.written += before;
-            count -= before;
-            let taken = count.min(payload.len());
-            payload.advance(taken);
-            self.shared_bytes -= taken;
-            count -= taken;
-            if self.written < *at || !payload.is_empty() {
-                return;
+        if let Some(shared) = &mut self.shared {
+            while let Some((at, payload)) = shared.payloads.front_mut() {
+                let before = (*at - self.written).min(count);
+                self.written += before;
+                count -= before;
+                let taken = count.min(payload.len());
+                payload.advance(taken);
+                shared.bytes -= taken;
+                count -= taken;
+                if self.written < *at || !payload.is_empty() {
+                    return;
+                }
+                shared.payloads.pop_front();
             }
-            self.shared.pop_front();
+            self.shared = None;
         }
         self.written += count;
         debug_assert!(self.written <= self.copied.len());

@@ -40,9 +40,16 @@ pub(super) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, super
 /// The first byte of whatever this room writes to a log or sends to a node.
 const FORMAT: u8 = 1;
 
+/// What is larger is not worth a copy for the room at its end.
+const SMALL_BYTES_MAX: usize = 1024;
+
 /// Encodes for the log and for other nodes.
 pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Bytes> {
-    let bytes = postcard::to_extend(value, vec![FORMAT]).map_err(io::Error::other)?;
+    let mut bytes = postcard::to_extend(value, vec![FORMAT]).map_err(io::Error::other)?;
+    // Many of these stay in the log's memory, each with the room that it grew into.
+    if bytes.len() <= SMALL_BYTES_MAX {
+        bytes.shrink_to_fit();
+    }
     Ok(Bytes::from(bytes))
 }
 

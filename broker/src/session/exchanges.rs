@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::seldom::Nothing;
+
 /// Exchanges by packet id.
 #[derive(Debug, Default)]
 pub struct Exchanges {
@@ -37,6 +39,14 @@ pub enum Begun {
     Received,
     /// Its packet id is being released: it must not be used before PUBCOMP ([MQTT-2.2.1-3]).
     Releasing,
+}
+
+impl Nothing for Exchanges {
+    const NOTHING: &'static Self = &Exchanges { open: BTreeMap::new(), received: 0, releasing: 0 };
+
+    fn nothing() -> Self {
+        Exchanges::default()
+    }
 }
 
 impl Exchanges {

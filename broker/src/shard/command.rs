@@ -315,7 +315,7 @@ pub enum Effect {
         /// Its result.
         outcome: Outcome,
     },
-    /// A connection holds the client id now, and was sent nothing yet.
+    /// A connection holds the client id now, and was sent nothing yet. Not told of an ephemeral session, which has no queue.
     Opened(ClientId),
     /// The queue of a session that is connected has something new to send.
     Deliverable(ClientId),

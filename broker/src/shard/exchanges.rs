@@ -14,6 +14,7 @@ use super::stored::Stored;
 use super::streams::Stream;
 use crate::identity::{ClientId, Origin, ShardId};
 use crate::message::Message;
+use crate::seldom::Nothing;
 
 /// The exchange of a message that nobody waits for: a will, or what one member of a shared subscription leaves to another.
 pub(super) const NO_EXCHANGE: u64 = 0;
@@ -23,6 +24,17 @@ pub(super) type Source = (ShardId, bool);
 
 /// A command that is answered later: whose, and its number.
 pub(super) type Asker = (Origin, u64);
+
+/// The exchanges of a session, by packet id.
+pub(super) type OpenExchanges = BTreeMap<u16, Exchange>;
+
+impl Nothing for OpenExchanges {
+    const NOTHING: &'static Self = &BTreeMap::new();
+
+    fn nothing() -> Self {
+        BTreeMap::new()
+    }
+}
 
 /// One exchange of a session, from PUBLISH to PUBREL.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

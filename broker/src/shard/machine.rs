@@ -171,7 +171,9 @@ impl Shard {
                 let mut codes = Vec::with_capacity(filters.len());
                 for filter in filters {
                     let existed = session.subscriptions.remove(&filter).is_some();
-                    session.owed.end(&filter);
+                    if let Some(owed) = session.owed.if_any() {
+                        owed.end(&filter);
+                    }
                     codes.push(if existed { SUCCESS } else { NO_SUBSCRIPTION_EXISTED });
                     if shared_filter(&filter).is_some() {
                         set_member(&client_id, &filter, false, effects);
@@ -240,8 +242,10 @@ impl Shard {
                         return None;
                     }
                     // It never heard that it was opened, so it was sent nothing.
-                    effects.push(Effect::Opened(open.client_id.clone()));
-                    effects.push(Effect::Deliverable(open.client_id.clone()));
+                    if session.has_queue() {
+                        effects.push(Effect::Opened(open.client_id.clone()));
+                        effects.push(Effect::Deliverable(open.client_id.clone()));
+                    }
                     opened(session)
                 }
                 _ => Outcome::Stale,
@@ -316,7 +320,9 @@ impl Shard {
     /// The connection that holds a client id hears so from now on, and is sent what waits.
     fn begun(&self, client_id: &ClientId, effects: &mut Vec<Effect>) -> Outcome {
         let Some(session) = self.sessions.get(client_id) else { return Outcome::Stale };
-        effects.push(Effect::Opened(client_id.clone()));
+        if session.has_queue() {
+            effects.push(Effect::Opened(client_id.clone()));
+        }
         if session.queue.next() > session.queue.first() {
             effects.push(Effect::Deliverable(client_id.clone()));
         }
@@ -446,8 +452,10 @@ impl Shard {
         let (mut stored, mut full) = (0, 0);
         for (client_id, (qos, retain, mut identifiers)) in matched {
             let Some(session) = self.sessions.get_mut(client_id) else { continue };
-            if message.retain {
-                session.owed.note(&message.topic);
+            if message.retain
+                && let Some(owed) = session.owed.if_any()
+            {
+                owed.note(&message.topic);
             }
             identifiers.sort_unstable();
             let kept = kept.get_or_insert_with(|| Stored::new(&self.shelf, &message)).clone();

@@ -15,6 +15,7 @@ use super::stored::Stored;
 use crate::identity::ClientId;
 use crate::limits;
 use crate::message::{Message, QoS};
+use crate::seldom::Nothing;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Owed {
@@ -22,6 +23,14 @@ pub(super) struct Owed {
     places: BTreeMap<Arc<str>, Place>,
     /// Topics whose newer message is in the queue, or was.
     newer: BTreeSet<Arc<str>>,
+}
+
+impl Nothing for Owed {
+    const NOTHING: &'static Self = &Owed { places: BTreeMap::new(), newer: BTreeSet::new() };
+
+    fn nothing() -> Self {
+        Owed::default()
+    }
 }
 
 impl Owed {

@@ -8,6 +8,7 @@ use super::command::{Ack, Delivery};
 use super::stored::Stored;
 use crate::limits;
 use crate::message::{Message, QoS};
+use crate::seldom::Nothing;
 
 /// A message in a queue. The message itself is shared by all queues of the shard.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,13 +48,19 @@ pub(super) struct Queue {
     bytes: usize,
 }
 
-impl Default for Queue {
-    fn default() -> Self {
-        Queue { first: 1, items: VecDeque::new(), bytes: 0 }
+impl Nothing for Queue {
+    const NOTHING: &'static Self = &Queue::new();
+
+    fn nothing() -> Self {
+        Queue::new()
     }
 }
 
 impl Queue {
+    const fn new() -> Queue {
+        Queue { first: 1, items: VecDeque::new(), bytes: 0 }
+    }
+
     /// A queue as a snapshot has it.
     pub(super) fn restored(first: u64, items: VecDeque<Option<Queued>>) -> Queue {
         let bytes = items.iter().flatten().map(|item| item.message.size()).sum();

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::command::{Holder, Will};
-use super::exchanges::Exchange;
+use super::exchanges::OpenExchanges;
 use super::owed::Owed;
 use super::queue::Queue;
 use crate::identity::{ClientId, fixed_hash};
 use crate::limits;
 use crate::message::SubscriptionOptions;
+use crate::seldom::Seldom;
 
 /// A session, or (`expiry_seconds` 0) the record of who holds a client id.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,13 +30,13 @@ pub(super) struct Session {
     pub was_present: bool,
     pub will: Option<Box<Will>>,
     pub subscriptions: BTreeMap<Arc<str>, SubscriptionOptions>,
-    pub queue: Queue,
+    pub queue: Seldom<Queue>,
     /// The highest queue number that may have been sent in an earlier connection.
     pub sent_to: u64,
     /// What the client published at QoS 2 and has not released, by packet id.
-    pub exchanges: BTreeMap<u16, Exchange>,
+    pub exchanges: Seldom<OpenExchanges>,
     /// Retained messages that are still to come into the queue.
-    pub owed: Owed,
+    pub owed: Seldom<Owed>,
 }
 
 /// The sessions of a shard, by client id. Each in memory of its own: a table of whole sessions would have room for twice as
@@ -119,11 +120,16 @@ impl Session {
             was_present: false,
             will: None,
             subscriptions: BTreeMap::new(),
-            queue: Queue::default(),
+            queue: Seldom::default(),
             sent_to: 0,
-            exchanges: BTreeMap::new(),
-            owed: Owed::default(),
+            exchanges: Seldom::default(),
+            owed: Seldom::default(),
         }
+    }
+
+    /// Whether messages may ever wait for it here: an ephemeral session that began with its connection is all its worker's.
+    pub(super) fn has_queue(&self) -> bool {
+        self.expiry_seconds > 0 || self.was_present
     }
 
     pub(super) fn attached(&self) -> Option<Attached> {

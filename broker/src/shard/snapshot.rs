@@ -220,8 +220,8 @@ fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
         first: session.queue.first(),
         queue: session.queue.items().iter().map(|item| item.as_ref().map(&mut queued)).collect(),
         sent_to: session.sent_to,
-        exchanges: session.exchanges.clone(),
-        owed: session.owed.clone(),
+        exchanges: (*session.exchanges).clone(),
+        owed: (*session.owed).clone(),
     }
 }
 
@@ -249,9 +249,9 @@ fn session(record: SessionRecord, messages: &[Stored]) -> Option<Session> {
         was_present: record.was_present,
         will: record.will.map(Box::new),
         subscriptions: record.subscriptions,
-        queue: Queue::restored(record.first, items.collect::<Option<_>>()?),
+        queue: Queue::restored(record.first, items.collect::<Option<_>>()?).into(),
         sent_to: record.sent_to,
-        exchanges: record.exchanges,
-        owed: record.owed,
+        exchanges: record.exchanges.into(),
+        owed: record.owed.into(),
     })
 }

@@ -197,7 +197,7 @@ impl Core {
         let mut deliveries = Vec::new();
         if let Some(session) = connection.session() {
             session.held = false;
-            deliveries = std::mem::take(&mut session.held_deliveries);
+            deliveries = session.held_deliveries.take();
         }
         if let Some(connection) = self.table.connections.get_mut(slot as usize) {
             connection.output.buffer(&mut self.table.spares).extend_from_slice(connack);

@@ -136,7 +136,7 @@ impl Core {
                 let before = connection.input.bytes();
                 let chunk = connection.input.poll_read(&mut connection.stream, context, &mut scratch);
                 if let Poll::Ready(Ok(chunk)) = &chunk {
-                    if matches!(connection.input, Input::Large { .. }) {
+                    if matches!(connection.input, Input::Large(_)) {
                         // A long packet over a slow line is no silence.
                         connection.heard = now;
                     }

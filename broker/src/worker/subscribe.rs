@@ -10,6 +10,7 @@ use crate::door::ToCluster;
 use crate::limits::{SESSION_SUBSCRIPTIONS_MAX, TOPIC_LEVELS_MAX};
 use crate::message::Subscription;
 use crate::protocol::{PacketType, PropertyId, ReasonCode, SubAck, Subscribe, Unsubscribe, Words, parse_filter};
+use crate::seldom::Seldom;
 use crate::session::{Awaited, AwaitedKind, Reading};
 use crate::shard::{Outcome, Place, Refusal};
 use crate::share::shared_filter;
@@ -236,7 +237,7 @@ impl Core {
         };
         let Awaited { packet_id, kind, codes, .. } = session.awaited.remove(at);
         if session.awaited.is_empty() {
-            session.awaited = Vec::new();
+            session.awaited = Seldom::default();
         }
         let below_bound = session.awaited.len() < awaited_max;
         // [MQTT-3.9.2-1], [MQTT-3.11.2-1]
