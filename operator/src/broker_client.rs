@@ -3,14 +3,17 @@
 //! Any broker can answer for all, so questions go to several at once and the first useful answer wins; one that is
 //! frozen or cut off then costs nothing. Deliberately absent: retries, which are the reconcile's own.
 
-use std::{net::IpAddr, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, body::Bytes, header};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// How long one request to one broker may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -147,7 +150,7 @@ pub enum BrokerError {
     Timeout(SocketAddr),
     /// The connection failed.
     #[error("broker at {0} can't be reached: {1}")]
-    Connect(SocketAddr, std::io::Error),
+    Connect(SocketAddr, io::Error),
     /// HTTP failed.
     #[error("request to broker at {0} failed: {1}")]
     Http(SocketAddr, Box<dyn std::error::Error + Send + Sync>),
@@ -159,16 +162,36 @@ pub enum BrokerError {
     Unreadable(SocketAddr, serde_json::Error),
 }
 
+/// A connection to a broker.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+/// How a connection to an address is made.
+pub type Dial = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Wire>>> + Send + Sync>;
+
 /// A client of the admin API.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct BrokerClient {
     port: u16,
+    dial: Dial,
+}
+
+impl fmt::Debug for BrokerClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrokerClient").field("port", &self.port).finish_non_exhaustive()
+    }
 }
 
 impl BrokerClient {
     /// A client for brokers that serve the admin API on this port.
     pub fn new(port: u16) -> Self {
-        Self { port }
+        Self::dialling(port, Arc::new(|address| Box::pin(connect(address))))
+    }
+
+    /// The same by connections that are made in another way than by TCP.
+    pub fn dialling(port: u16, dial: Dial) -> Self {
+        Self { port, dial }
     }
 
     /// Asks all of them how the cluster is; the first that belongs to a founded one decides, else the first answer.
@@ -256,9 +279,11 @@ impl BrokerClient {
         body: Bytes,
     ) -> Result<Bytes, BrokerError> {
         let address = SocketAddr::new(broker, self.port);
-        tokio::time::timeout(REQUEST_TIMEOUT, exchange(address, token, method, path, body))
-            .await
-            .map_err(|_| BrokerError::Timeout(address))?
+        let exchange = async {
+            let wire = (self.dial)(address).await.map_err(|error| BrokerError::Connect(address, error))?;
+            exchange(wire, address, token, method, path, body).await
+        };
+        tokio::time::timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| BrokerError::Timeout(address))?
     }
 }
 
@@ -268,15 +293,19 @@ struct Refusal {
     error: String,
 }
 
+async fn connect(address: SocketAddr) -> io::Result<Box<dyn Wire>> {
+    Ok(Box::new(TcpStream::connect(address).await?))
+}
+
 async fn exchange(
+    wire: Box<dyn Wire>,
     address: SocketAddr,
     token: &str,
     method: Method,
     path: &str,
     body: Bytes,
 ) -> Result<Bytes, BrokerError> {
-    let stream = TcpStream::connect(address).await.map_err(|error| BrokerError::Connect(address, error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(wire))
         .await
         .map_err(|error| BrokerError::Http(address, error.into()))?;
     let request = Request::builder()
@@ -303,6 +332,8 @@ async fn exchange(
     // The connection only moves while it is polled; the answer ends it.
     tokio::pin!(answer, connection);
     tokio::select! {
+        // Not in a random order, so that a simulation has the same course each time.
+        biased;
         answer = &mut answer => answer,
         ended = &mut connection => match ended {
             // Closed after the last byte: the answer is complete in the sender's hands.

@@ -30,7 +30,7 @@ use crate::{
     broker_client::BrokerClient,
     build::Settings,
     event::Recorder,
-    names::{ADMIN_PORT, INSTANCE_LABEL, WATCH_SELECTOR},
+    names::{INSTANCE_LABEL, WATCH_SELECTOR},
     observe::Caches,
     pod_monitor::PodMonitor,
     reconcile::{Context, Error, reconcile},
@@ -55,34 +55,43 @@ pub enum Scope {
     Namespaces(Vec<String>),
 }
 
+/// What an operator works with, and what it has from outside.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The way to the API server.
+    pub client: Client,
+    /// The way to the brokers.
+    pub brokers: BrokerClient,
+    /// What holds for all brokers.
+    pub settings: Settings,
+    /// The name of this operator among several, with which it signs Events.
+    pub instance: String,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The time.
+    pub now: fn() -> Timestamp,
+}
+
 /// Runs until `stop` says so, then finishes the reconciles under way.
-pub async fn run(
-    client: Client,
-    scope: Scope,
-    settings: Settings,
-    instance: String,
-    metrics: Metrics,
-    stop: watch::Receiver<bool>,
-) {
+pub async fn run(surroundings: Surroundings, scope: Scope, stop: watch::Receiver<bool>) {
     let namespaces: Vec<Option<String>> = match scope {
         Scope::All => vec![None],
         Scope::Namespaces(namespaces) => namespaces.into_iter().map(Some).collect(),
     };
-    let recorder = Arc::new(Recorder::new(client.clone(), instance));
-    let controllers = namespaces.into_iter().map(|namespace| {
-        run_one(client.clone(), namespace, settings.clone(), recorder.clone(), metrics.clone(), stop.clone())
-    });
+    let recorder = Arc::new(Recorder::new(surroundings.client.clone(), surroundings.instance.clone()));
+    let controllers = namespaces
+        .into_iter()
+        .map(|namespace| run_one(surroundings.clone(), namespace, recorder.clone(), stop.clone()));
     join_all(controllers).await;
 }
 
 async fn run_one(
-    client: Client,
+    surroundings: Surroundings,
     namespace: Option<String>,
-    settings: Settings,
     recorder: Arc<Recorder>,
-    metrics: Metrics,
     mut stop: watch::Receiver<bool>,
 ) {
+    let Surroundings { client, brokers, settings, instance: _, metrics, now } = surroundings;
     let watches = Watches { client: client.clone(), namespace };
     let (stateful_sets, stateful_set_changes) = watches.start::<StatefulSet>();
     let (services, service_changes) = watches.start::<Service>();
@@ -107,16 +116,8 @@ async fn run_one(
         pods,
         claims,
     };
-    let context = Arc::new(Context {
-        client,
-        caches,
-        brokers: BrokerClient::new(ADMIN_PORT as u16),
-        settings,
-        recorder,
-        ledger: Ledger::default(),
-        metrics,
-        now: Timestamp::now,
-    });
+    let context =
+        Arc::new(Context { client, caches, brokers, settings, recorder, ledger: Ledger::default(), metrics, now });
     let failures = Arc::new(Failures::default());
 
     Controller::new(watches.api::<MqttBroker>(), watcher::Config::default())

@@ -11,8 +11,12 @@ use kube::{
 use serde_json::json;
 
 mod api_server;
+mod brokers;
 
-pub(crate) use self::api_server::{ApiServer, Fault};
+pub(crate) use self::{
+    api_server::{ApiServer, End, Fate, Fault},
+    brokers::serve_brokers,
+};
 use crate::{
     api::MqttBroker,
     broker_client::{Cluster, Member, MemberState, Shards},
@@ -227,14 +231,8 @@ fn fill<K>(writer: &mut Writer<K>, server: &ApiServer)
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
-    let held = server
-        .objects
-        .lock()
-        .unwrap()
-        .values()
-        .filter(|object| object["kind"] == *K::kind(&()))
-        .cloned()
-        .collect::<Vec<_>>();
+    let objects = server.paths().into_iter().filter_map(|path| server.get(&path));
+    let held: Vec<serde_json::Value> = objects.filter(|object| object["kind"] == *K::kind(&())).collect();
     writer.apply_watcher_event(&watcher::Event::Init);
     for object in held {
         writer.apply_watcher_event(&watcher::Event::InitApply(serde_json::from_value(object).unwrap()));

@@ -204,6 +204,7 @@ fn version(lease: &Option<Lease>) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::ApiServer;
 
     fn held_by(holder: Option<&str>) -> Lease {
         Lease {
@@ -226,5 +227,33 @@ mod tests {
         assert_eq!(decide(Some(&held_by(Some(""))), "a", fresh), Step::Take);
         assert_eq!(decide(Some(&held_by(Some("b"))), "a", fresh), Step::Wait);
         assert_eq!(decide(Some(&held_by(Some("b"))), "a", stale), Step::Take);
+    }
+
+    /// How long one of two candidates has to wait for the other that leads and then is gone.
+    async fn wait_for_a_successor(released: bool) -> Duration {
+        let (_, client) = ApiServer::start();
+        let candidate = |name: &str| Candidate::new(client.clone(), "ns", name.to_owned());
+        let (first, second) = (candidate("first"), candidate("second"));
+        let (_stop, mut stopping) = watch::channel(false);
+        assert!(first.lead(&mut stopping).await);
+        let mut stops = stopping.clone();
+        let successor = tokio::spawn(async move { second.lead(&mut stops).await });
+        // Long enough to run out, had it not been renewed.
+        assert!(tokio::time::timeout(4 * LEASE_DURATION, first.keep()).await.is_err(), "it was lost");
+        assert!(!successor.is_finished(), "two lead");
+        if released {
+            first.release().await;
+        }
+        let gone = Instant::now();
+        assert!(successor.await.unwrap());
+        gone.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_released_lease_is_taken_at_the_next_look_and_another_when_it_has_run_out() {
+        assert!(wait_for_a_successor(true).await <= RETRY_INTERVAL);
+        let waited = wait_for_a_successor(false).await;
+        let (least, most) = (LEASE_DURATION - RENEW_INTERVAL, LEASE_DURATION + 2 * RETRY_INTERVAL);
+        assert!((least..=most).contains(&waited), "{waited:?}");
     }
 }

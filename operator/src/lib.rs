@@ -29,3 +29,5 @@ pub mod telemetry;
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod simulation;

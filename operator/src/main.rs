@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use jiff::Timestamp;
 use kube::Client;
 use mqtt_operator::{
+    broker_client::BrokerClient,
     build::Settings,
-    controller::{self, Scope},
+    controller::{self, Scope, Surroundings},
     lease::Candidate,
+    names::ADMIN_PORT,
     pod_monitor,
     telemetry::{self, LogFormat, Metrics},
 };
@@ -90,8 +93,15 @@ async fn main() -> anyhow::Result<()> {
         tracing::info!(pod_monitors, "whether PodMonitors are made, as the API server knows them");
         let settings =
             Settings { cluster_domain: arguments.cluster_domain, broker_image: arguments.broker_image, pod_monitors };
-        let controller =
-            controller::run(client, scope, settings, arguments.identity.clone(), metrics.clone(), stop.clone());
+        let surroundings = Surroundings {
+            client,
+            brokers: BrokerClient::new(ADMIN_PORT as u16),
+            settings,
+            instance: arguments.identity.clone(),
+            metrics: metrics.clone(),
+            now: Timestamp::now,
+        };
+        let controller = controller::run(surroundings, scope, stop.clone());
         tokio::select! {
             () = controller => {
                 candidate.release().await;

@@ -30,9 +30,9 @@ const WAITING_INTERVAL: Duration = Duration::from_secs(1);
 /// How soon to ask again for what the API server refused: a volume that can't grow will not grow by asking often.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(60);
 /// How soon to look again while something is wrong, or the cluster isn't ready for a failover, although nothing is to be done.
-const RECOVERING_INTERVAL: Duration = Duration::from_secs(3);
+pub(crate) const RECOVERING_INTERVAL: Duration = Duration::from_secs(3);
 /// How soon to look again at rest, for the numbers in the status.
-const REST_INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const REST_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What a reconcile works with.
 pub struct Context {
@@ -321,7 +321,5 @@ fn interval(outcome: &Outcome, status: &MqttBrokerStatus) -> Duration {
     }
 }
 
-#[cfg(test)]
-mod simulation;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,9 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixtures::{ApiServer, CacheWriters, broker, now, pod, put, settings};
+use crate::fixtures::{ApiServer, CacheWriters, broker, now, pod, put, serve_brokers, settings};
+
+const RESOURCE: &str = "/apis/mqttbroker.dev/v1alpha1/namespaces/ns/mqttbrokers/mqtt";
 
 /// An operator with its surroundings.
 struct Stage {
@@ -30,18 +32,19 @@ impl Stage {
         writers.sync(&server);
         let cluster = Arc::new(Mutex::new(cluster(0)));
         let node = Arc::new(Mutex::new(storage("healthy")));
-        let port = serve(cluster.clone(), node.clone()).await;
+        let broker = broker(spec);
+        server.insert(RESOURCE, serde_json::to_value(&*broker).unwrap());
         let context = Arc::new(Context {
             recorder: Arc::new(Recorder::new(client.clone(), "test".to_owned())),
             client,
             caches,
-            brokers: BrokerClient::new(port),
+            brokers: serve_brokers(admin_api(cluster.clone(), node.clone())),
             settings: settings(),
             ledger: Ledger::default(),
             metrics: Metrics::default(),
             now,
         });
-        Self { server, writers, context, broker: broker(spec), cluster, node }
+        Self { server, writers, context, broker, cluster, node }
     }
 
     /// With three brokers that run, of which nothing is left to do or to say.
@@ -60,8 +63,7 @@ impl Stage {
     async fn reconcile(&mut self) -> Result<Action, Error> {
         let result = reconcile(self.broker.clone(), self.context.clone()).await;
         self.writers.sync(&self.server);
-        let path = "/apis/mqttbroker.dev/v1alpha1/namespaces/ns/mqttbrokers/mqtt";
-        if let Some(stored) = self.server.objects.lock().unwrap().get(path) {
+        if let Some(stored) = self.server.get(RESOURCE) {
             let mut broker = (*self.broker).clone();
             broker.status = serde_json::from_value(stored["status"].clone()).unwrap();
             self.broker = Arc::new(broker);
@@ -105,10 +107,7 @@ fn storage(state: &str) -> Value {
     json!({"name": "mqtt", "storage": {"state": state, "reason": ""}})
 }
 
-/// Serves the admin API on a port of its own.
-async fn serve(cluster: Arc<Mutex<Value>>, node: Arc<Mutex<Value>>) -> u16 {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+fn admin_api(cluster: Arc<Mutex<Value>>, node: Arc<Mutex<Value>>) -> Router {
     let told = |what: Arc<Mutex<Value>>| {
         move || {
             let what = what.lock().unwrap().clone();
@@ -120,12 +119,10 @@ async fn serve(cluster: Arc<Mutex<Value>>, node: Arc<Mutex<Value>>) -> u16 {
         true => (StatusCode::UNPROCESSABLE_ENTITY, r#"{"error":"unknown field no_such_key"}"#),
         false => (StatusCode::NO_CONTENT, ""),
     };
-    let router = Router::new()
+    Router::new()
         .route("/api/v1/cluster", get(told(cluster)))
         .route("/api/v1/node", get(told(node)))
-        .route("/api/v1/config/check", post(check));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    port
+        .route("/api/v1/config/check", post(check))
 }
 
 #[tokio::test]
@@ -209,7 +206,7 @@ async fn a_name_that_is_taken_is_said_and_nothing_is_taken_over() {
     let mut stage = Stage::new("{image: i, replicas: 3}").await;
     let foreign =
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "mqtt", "namespace": "ns", "uid": "other"}});
-    stage.server.objects.lock().unwrap().insert("/api/v1/namespaces/ns/services/mqtt".to_owned(), foreign);
+    stage.server.insert("/api/v1/namespaces/ns/services/mqtt", foreign);
     // Our caches don't hold what lacks our label.
     let error = reconcile(stage.broker.clone(), stage.context.clone()).await.unwrap_err();
     assert_eq!(error.reason(), "NameTaken");
@@ -240,7 +237,7 @@ async fn a_resource_that_is_being_deleted_is_let_go() {
     deleted.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
     stage.broker = Arc::new(deleted);
     // Its children go before its brokers' last words are heard; none of them may be made again.
-    stage.server.objects.lock().unwrap().clear();
+    stage.server.clear();
     stage.writers.sync(&stage.server);
     assert_eq!(stage.reconcile().await.unwrap(), Action::await_change());
     assert_eq!(stage.server.take_requests(), []);

@@ -1,7 +1,10 @@
-//! The world around the reconciler: a StatefulSet controller, kubelets and brokers, each a few lines, and the invariants that
+//! The world around the operator: a StatefulSet controller, kubelets and brokers, each a few lines, and the invariants that
 //! they watch over while they act.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -10,13 +13,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use kube::Client;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
 
-use super::super::*;
 use crate::{
-    fixtures::{ApiServer, CacheWriters, Fault, broker, now, settings},
-    names::RESTART_HASH_ANNOTATION,
+    api::MqttBroker,
+    broker_client::BrokerClient,
+    fixtures::{ApiServer, End, Fate, Fault, broker, serve_brokers},
+    names::{OPERATOR, RESTART_HASH_ANNOTATION},
 };
 
 const PODS: &str = "/api/v1/namespaces/ns/pods";
@@ -28,7 +33,7 @@ const SECRETS: [&str; 3] = [
     "/api/v1/namespaces/ns/secrets/mqtt-peer-tls",
     "/api/v1/namespaces/ns/secrets/mqtt-admin-token",
 ];
-const RESOURCE: &str = "/apis/mqttbroker.dev/v1alpha1/namespaces/ns/mqttbrokers/mqtt";
+pub(super) const RESOURCE: &str = "/apis/mqttbroker.dev/v1alpha1/namespaces/ns/mqttbrokers/mqtt";
 
 /// An image that never becomes ready.
 const BAD_IMAGE: &str = "bad";
@@ -52,45 +57,39 @@ struct Member {
 type Shared = Arc<Mutex<Brokers>>;
 
 pub(super) struct World {
-    random: SmallRng,
-    server: ApiServer,
-    writers: CacheWriters,
-    context: Arc<Context>,
-    resource: Arc<MqttBroker>,
+    pub(super) random: SmallRng,
+    pub(super) server: ApiServer,
+    /// The operator's way to the API server.
+    pub(super) client: Client,
+    /// The operator's way to the brokers.
+    pub(super) door: BrokerClient,
     brokers: Shared,
-    failing: bool,
+    pub(super) failing: bool,
     bootstrap_was_taken_back: bool,
     secrets: Option<Vec<Value>>,
-    last_action: Option<Action>,
+}
+
+/// What the invariants compare with.
+pub(super) struct Before {
+    ready: Vec<String>,
+    fit: bool,
+    replicas: i64,
 }
 
 impl World {
-    pub(super) async fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let (server, client) = ApiServer::start();
-        let (mut writers, caches) = CacheWriters::new();
-        writers.sync(&server);
+        server.insert(RESOURCE, serde_json::to_value(&*broker("{image: one, replicas: 3}")).unwrap());
         let brokers = Shared::default();
-        let context = Arc::new(Context {
-            recorder: Arc::new(Recorder::new(client.clone(), "test".to_owned())),
-            client,
-            caches,
-            brokers: BrokerClient::new(serve(brokers.clone()).await),
-            settings: settings(),
-            ledger: Ledger::default(),
-            metrics: Metrics::default(),
-            now,
-        });
         Self {
             random: SmallRng::seed_from_u64(seed),
             server,
-            writers,
-            context,
-            resource: broker("{image: one, replicas: 3}"),
+            client,
+            door: serve_brokers(admin_api(brokers.clone())),
             brokers,
             failing: false,
             bootstrap_was_taken_back: false,
             secrets: None,
-            last_action: None,
         }
     }
 
@@ -104,30 +103,58 @@ impl World {
         });
     }
 
+    /// From now on, hardly a watch lives for a minute.
+    pub(super) fn start_dropping_watches(&mut self) {
+        let mut random = SmallRng::seed_from_u64(self.random.random());
+        self.server.end_watches(move || Fate {
+            lag: Duration::from_millis(random.random_range(0..2_000)),
+            after: Duration::from_millis(random.random_range(0..60_000)),
+            end: match random.random_range(0..10) {
+                0..3 => End::Closed,
+                3..5 => End::Torn,
+                5..7 => End::Reset,
+                7..9 => End::Gone,
+                _ => End::Silent,
+            },
+        });
+    }
+
     pub(super) fn stop_failing(&mut self) {
         self.failing = false;
         self.server.heal();
         self.brokers.lock().unwrap().silent = false;
-        let mut resource = (*self.resource).clone();
-        if resource.spec.image.as_deref() == Some(BAD_IMAGE) {
-            resource.spec.image = Some("mended".to_owned());
+        if self.resource().spec.image.as_deref() == Some(BAD_IMAGE) {
+            self.edit("image", json!("mended"));
         }
-        self.resource = Arc::new(resource);
+    }
+
+    /// The resource as it is.
+    pub(super) fn resource(&self) -> MqttBroker {
+        serde_json::from_value(self.server.get(RESOURCE).unwrap()).unwrap()
+    }
+
+    fn edit(&self, field: &str, value: Value) {
+        self.server.change(RESOURCE, |resource| {
+            resource["spec"][field] = value;
+            let generation = resource["metadata"]["generation"].as_i64().unwrap();
+            resource["metadata"]["generation"] = json!(generation + 1);
+        });
     }
 
     pub(super) fn a_person_changes_something(&mut self) {
-        let mut resource = (*self.resource).clone();
         match self.random.random_range(0..40) {
-            0 => resource.spec.replicas = self.random.random_range(1..=5),
+            0 => {
+                let replicas = self.random.random_range(1..=5);
+                self.edit("replicas", json!(replicas));
+            }
             1 => {
                 let image = ["one", "two", "three", BAD_IMAGE][self.random.random_range(0..4)];
-                resource.spec.image = Some(image.to_owned());
+                self.edit("image", json!(image));
             }
             2 => self.delete_one_child(),
             3 => self.server.change(STATEFUL_SET, |set| set["spec"]["podManagementPolicy"] = json!("OrderedReady")),
-            _ => return,
+            _ => {}
         }
-        self.resource = Arc::new(resource);
     }
 
     fn delete_one_child(&mut self) {
@@ -138,7 +165,7 @@ impl World {
             CONFIG_MAP,
         ];
         let child = children[self.random.random_range(0..children.len())];
-        self.server.objects.lock().unwrap().remove(child);
+        self.server.remove(child);
     }
 
     pub(super) fn something_breaks(&mut self) {
@@ -153,40 +180,28 @@ impl World {
         }
     }
 
-    /// One reconcile, then everybody else's turn.
-    pub(super) async fn step(&mut self) {
-        self.refresh_caches();
-        let before = self.pods_that_are_ready();
-        let fit = self.brokers.lock().unwrap().out_of_sync == 0;
-        let replicas_before = self.replicas();
+    /// How things are before the operator acts.
+    pub(super) fn before(&self) -> Before {
+        Before {
+            ready: self.pods_that_are_ready(),
+            fit: self.brokers.lock().unwrap().out_of_sync == 0,
+            replicas: self.replicas(),
+        }
+    }
 
-        self.last_action = reconcile(self.resource.clone(), self.context.clone()).await.ok();
-
-        self.assert_that_a_ready_pod_went_only_if_it_could(&before, fit);
-        self.assert_that_a_shrink_came_after_a_leave(replicas_before);
+    /// The invariants, after the operator has acted and before anybody else does.
+    pub(super) fn assert_that_it_was_safe(&mut self, before: &Before) {
+        self.assert_that_a_ready_pod_went_only_if_it_could(&before.ready, before.fit);
+        self.assert_that_a_shrink_came_after_a_leave(before.replicas);
         self.assert_that_the_right_to_found_never_returns();
         self.assert_that_secrets_stay();
+    }
+
+    /// What all others do.
+    pub(super) fn everybody_elses_turn(&mut self) {
         self.stateful_set_controller();
         self.kubelets();
         self.brokers_go_on();
-    }
-
-    /// A cache that lags shows what was true some steps ago.
-    fn refresh_caches(&mut self) {
-        let lags = |world: &mut Self| world.failing && world.random.random_range(0..3) == 0;
-        if !lags(self) {
-            self.writers.sync(&self.server);
-        }
-        if !lags(self) {
-            self.writers.sync_pods(&self.server);
-        }
-        if !lags(self)
-            && let Some(stored) = self.server.get(RESOURCE)
-        {
-            let mut resource = (*self.resource).clone();
-            resource.status = serde_json::from_value(stored["status"].clone()).unwrap();
-            self.resource = Arc::new(resource);
-        }
     }
 
     /// The members that a shrink cuts off are gone from the cluster, or there never was one.
@@ -230,12 +245,12 @@ impl World {
         let template = &set["spec"]["template"];
         for name in self.pods() {
             if ordinal(&name) >= replicas {
-                self.server.objects.lock().unwrap().remove(&format!("{PODS}/{name}"));
+                self.server.remove(&format!("{PODS}/{name}"));
             }
         }
         for ordinal in 0..replicas {
             let name = format!("mqtt-{ordinal}");
-            let labels = json!({"app.kubernetes.io/instance": "mqtt"});
+            let labels = json!({"app.kubernetes.io/instance": "mqtt", "app.kubernetes.io/managed-by": OPERATOR});
             let claim = format!("{CLAIMS}/data-{name}");
             if self.server.get(&claim).is_none() {
                 let object = json!({
@@ -296,39 +311,33 @@ impl World {
         brokers.members.retain(|member| member.leaving != Some(0));
     }
 
-    pub(super) fn is_at_rest(&self) -> bool {
-        // Below three brokers a failover is never ready, so the reconciler goes on asking them, and nobody else.
-        let rest = if self.resource.spec.replicas < 3 { RECOVERING_INTERVAL } else { REST_INTERVAL };
-        let in_sync = self.brokers.lock().unwrap().out_of_sync == 0;
-        self.last_action == Some(Action::requeue(rest)) && in_sync && self.server.take_writes().is_empty()
+    pub(super) fn is_in_sync(&self) -> bool {
+        self.brokers.lock().unwrap().out_of_sync == 0
     }
 
-    pub(super) fn assert_as_asked_for(&self) {
-        let wanted: Vec<String> = (0..self.resource.spec.replicas).map(|ordinal| format!("mqtt-{ordinal}")).collect();
-        assert_eq!(self.pods_that_are_ready(), wanted);
+    /// Whether the pods that are ready, the members and the volumes are those that the resource asks for.
+    pub(super) fn is_as_asked_for(&self) -> bool {
+        let spec = self.resource().spec;
+        let wanted: Vec<String> = (0..spec.replicas).map(|ordinal| format!("mqtt-{ordinal}")).collect();
         let mut members: Vec<String> =
             self.brokers.lock().unwrap().members.iter().map(|member| member.name.clone()).collect();
         members.sort();
-        assert_eq!(members, wanted);
-        let claims: Vec<String> = self.names_under(CLAIMS);
-        assert_eq!(claims, wanted.iter().map(|pod| format!("data-{pod}")).collect::<Vec<_>>());
-        for name in wanted {
+        let claims: Vec<String> = wanted.iter().map(|pod| format!("data-{pod}")).collect();
+        let runs_the_image = |name: &String| {
             let pod = self.server.get(&format!("{PODS}/{name}")).unwrap();
-            assert_eq!(pod["spec"]["containers"][0]["image"], json!(self.resource.spec.image), "{name}");
-        }
-    }
-
-    pub(super) fn forget_requests(&self) {
-        self.server.take_requests();
-    }
-
-    pub(super) fn writes(&self) -> Vec<String> {
-        self.server.take_writes()
+            pod["spec"]["containers"][0]["image"] == json!(spec.image)
+        };
+        self.pods() == wanted
+            && self.pods_that_are_ready() == wanted
+            && members == wanted
+            && self.names_under(CLAIMS) == claims
+            && wanted.iter().all(runs_the_image)
     }
 
     pub(super) fn describe(&self) -> String {
-        let status = self.resource.status.as_ref().map(|status| &status.conditions);
-        format!("spec {:?}, {:?}, pods {:?}, {status:?}", self.resource.spec, self.brokers.lock().unwrap(), self.pods())
+        let MqttBroker { spec, status, .. } = self.resource();
+        let conditions = status.map(|status| status.conditions);
+        format!("spec {spec:?}, {:?}, pods {:?}, {conditions:?}", self.brokers.lock().unwrap(), self.pods())
     }
 
     fn replicas(&self) -> i64 {
@@ -345,8 +354,8 @@ impl World {
     }
 
     fn names_under(&self, folder: &str) -> Vec<String> {
-        let objects = self.server.objects.lock().unwrap();
-        objects.keys().filter_map(|path| path.strip_prefix(folder)?.strip_prefix('/').map(str::to_owned)).collect()
+        let paths = self.server.paths();
+        paths.iter().filter_map(|path| path.strip_prefix(folder)?.strip_prefix('/').map(str::to_owned)).collect()
     }
 }
 
@@ -362,16 +371,12 @@ fn set_ready(pod: &mut Value, ready: bool) {
     pod["status"]["conditions"][0]["status"] = json!(if ready { "True" } else { "False" });
 }
 
-/// Serves the admin API of all brokers on a port of its own.
-async fn serve(brokers: Shared) -> u16 {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let router = Router::new()
+/// The admin API of all brokers.
+fn admin_api(brokers: Shared) -> Router {
+    Router::new()
         .route("/api/v1/cluster", get(cluster))
         .route("/api/v1/cluster/members/{name}/leave", post(leave).delete(cancel))
-        .with_state(brokers);
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    port
+        .with_state(brokers)
 }
 
 async fn cluster(State(brokers): State<Shared>) -> Response {
