@@ -25,16 +25,24 @@ pub const NAMESPACE: &str = "mqtt-demo";
 pub const BROKER: &str = "mqtt";
 const OPERATOR_DEADLINE: Duration = Duration::from_secs(120);
 
-/// A pod of the broker.
+/// A pod of the broker or the operator.
 #[derive(Clone, Debug)]
 pub struct Pod {
     /// Its name.
     pub name: String,
+    /// Its identity, of which one that is made again has another.
+    pub uid: String,
+    /// How often its program was started again.
+    pub restarts: u64,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Its namespace.
+    namespace: String,
     /// Its address, once it has one.
     pub address: Option<IpAddr>,
     /// The node it runs on.
     pub node: String,
-    /// Its broker's container, as the node knows it.
+    /// Its program's container, as the node knows it.
     container: Option<String>,
 }
 
@@ -144,21 +152,34 @@ impl<'a> Installation<'a> {
 
     /// The broker's pods.
     pub async fn pods(&self) -> Result<Vec<Pod>> {
-        let selector = format!("app.kubernetes.io/instance={BROKER}");
-        let json =
-            self.cluster.kubectl(["get", "pod", "-n", NAMESPACE, "-l", &selector, "-o", "json"]).output().await?;
+        self.pods_with(NAMESPACE, &format!("app.kubernetes.io/instance={BROKER}")).await
+    }
+
+    /// The operator's pods.
+    pub async fn operator_pods(&self) -> Result<Vec<Pod>> {
+        self.pods_with(OPERATOR_NAMESPACE, "app.kubernetes.io/name=mqtt-operator").await
+    }
+
+    async fn pods_with(&self, namespace: &str, selector: &str) -> Result<Vec<Pod>> {
+        let json = self.cluster.kubectl(["get", "pod", "-n", namespace, "-l", selector, "-o", "json"]).output().await?;
         let list: List = serde_json::from_str(&json).context("reading the list of pods")?;
         Ok(list.items.iter().filter_map(pod).collect())
     }
 
-    /// Kills a pod without grace: SIGKILL to its broker where the nodes are ours, and the pod deleted as `--force` does it (which
+    /// Kills a pod without grace: SIGKILL to its program where the nodes are ours, and the pod deleted as `--force` does it (which
     /// alone is a SIGTERM, and SIGKILL a moment later).
     pub async fn kill(&self, pod: &Pod) -> Result<()> {
-        if let (true, Some(container)) = (self.cluster.is_local(), &pod.container) {
-            self.cluster.node("ctr", &[&pod.node, "task", "kill", "-s", "SIGKILL", container]).await?;
+        if self.cluster.is_local() && pod.container.is_some() {
+            self.kill_program(pod).await?;
         }
-        let delete = ["delete", "pod", &pod.name, "-n", NAMESPACE, "--grace-period=0", "--force"];
+        let delete = ["delete", "pod", &pod.name, "-n", &pod.namespace, "--grace-period=0", "--force"];
         self.cluster.kubectl(delete).output().await.map(drop)
+    }
+
+    /// SIGKILL to the program of a pod, which its node then starts again.
+    pub async fn kill_program(&self, pod: &Pod) -> Result<()> {
+        let container = pod.container.as_ref().with_context(|| format!("{} runs nothing", pod.name))?;
+        self.cluster.node("ctr", &[&pod.node, "task", "kill", "-s", "SIGKILL", container]).await.map(drop)
     }
 
     /// Deletes the example and everything that belongs to it.
@@ -253,6 +274,10 @@ fn pod(json: &Value) -> Option<Pod> {
     let container = status["containerStatuses"][0]["containerID"].as_str().and_then(|id| id.split("://").nth(1));
     Some(Pod {
         name: json["metadata"]["name"].as_str()?.to_owned(),
+        uid: json["metadata"]["uid"].as_str()?.to_owned(),
+        restarts: status["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0),
+        ready: status["containerStatuses"][0]["ready"] == true,
+        namespace: json["metadata"]["namespace"].as_str()?.to_owned(),
         address: status["podIP"].as_str().and_then(|address| address.parse().ok()),
         node: json["spec"]["nodeName"].as_str().unwrap_or_default().to_owned(),
         container: container.map(str::to_owned),

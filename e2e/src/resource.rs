@@ -39,6 +39,12 @@ impl<'a> Resource<'a> {
         self.cluster.kubectl(args).output().await.map(drop)
     }
 
+    /// `kubectl annotate`, `KEY=VALUE` or `KEY-`.
+    pub async fn annotate(&self, annotation: &str) -> Result<()> {
+        let args = ["annotate", "mqb", &self.name, "-n", &self.namespace, "--overwrite", annotation];
+        self.cluster.kubectl(args).output().await.map(drop)
+    }
+
     /// `kubectl delete`, to its end.
     pub async fn delete(&self, deadline: Duration) -> Result<()> {
         let args = ["delete", "mqb", &self.name, "-n", &self.namespace];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mqtt_e2e::cluster::Cluster;
 use mqtt_e2e::command::Program;
 use mqtt_e2e::installation::{BROKER, Installation, NAMESPACE};
@@ -16,6 +16,8 @@ use super::side::{self, GONE_DEADLINE, SIDE, small};
 const ROLL_DEADLINE: Duration = Duration::from_secs(150);
 /// The tag of the image that brokers are rolled to.
 const NEXT: &str = "next";
+/// The annotation that has the operator keep its hands off.
+const PAUSED: &str = "mqttbroker.dev/paused";
 
 pub async fn what_is_wrong_is_said_in_words(cluster: &Cluster) -> Result<()> {
     side::make(cluster).await?;
@@ -173,4 +175,53 @@ pub async fn volumes_grow_and_drift_is_undone(cluster: &Cluster) -> Result<()> {
     .await?;
     ensure!(broker.pod_identities().await? == before, "no pod had to be touched for that");
     Ok(())
+}
+
+pub async fn a_paused_resource_is_left_alone(cluster: &Cluster) -> Result<()> {
+    let broker = Installation::on(cluster).resource();
+    broker.available(3, TRAFFIC_DEADLINE).await?;
+    broker.annotate(&format!("{PAUSED}=true")).await?;
+    broker.says("Paused", "True", "Annotated", TRAFFIC_DEADLINE).await?;
+    let before = versions(&broker).await?;
+
+    // What would roll every pod, what would delete an object, and an object that is missing.
+    let image = broker.get().await?["spec"]["image"].clone();
+    let edit = json!({ "image": "localhost/mqtt-broker:no-such", "podDisruptionBudget": { "enabled": false } });
+    broker.patch(&edit).await?;
+    cluster.kubectl(["delete", "networkpolicy", BROKER, "-n", NAMESPACE]).output().await?;
+    // The condition is of the new generation: the edit was seen, and all that was done about it is done.
+    broker.says("Paused", "True", "Annotated", TRAFFIC_DEADLINE).await?;
+    let after = versions(&broker).await?;
+    let (policies, others): (Vec<_>, Vec<_>) = before.into_iter().partition(|one| one.starts_with("networkpolicy "));
+    ensure!(policies.len() == 1, "the NetworkPolicies were {policies:?}");
+    ensure!(after == others, "a paused resource was carried out: {others:?} have become {after:?}");
+
+    broker.patch(&json!({ "image": image })).await?;
+    broker.annotate(&format!("{PAUSED}-")).await?;
+    broker.says("Paused", "False", "NotAnnotated", TRAFFIC_DEADLINE).await?;
+    let kinds = async |kind: &str, wanted: usize| {
+        wait::until(&format!("{wanted} {kind}"), TRAFFIC_DEADLINE, async || {
+            let found = broker.owned(kind).await?.len();
+            Ok(seen(found == wanted, || format!("{found}")))
+        })
+        .await
+    };
+    kinds("poddisruptionbudget", 0).await.context("what was asked for while it was paused")?;
+    kinds("networkpolicy", 1).await.context("what was missing while it was paused")?;
+    broker.patch(&json!({ "podDisruptionBudget": { "enabled": true } })).await?;
+    kinds("poddisruptionbudget", 1).await?;
+    broker.available(3, TRAFFIC_DEADLINE).await
+}
+
+/// What belongs to a resource, each with the version that it had when it was written last.
+async fn versions(broker: &Resource<'_>) -> Result<Vec<String>> {
+    let mut versions = Vec::new();
+    let kinds = ["configmap", "networkpolicy", "pod", "poddisruptionbudget", "pvc"];
+    for kind in kinds.iter().chain(&["secret", "service", "serviceaccount", "statefulset"]) {
+        for one in broker.owned(kind).await? {
+            let metadata = &one["metadata"];
+            versions.push(format!("{kind} {} {} {}", metadata["name"], metadata["uid"], metadata["resourceVersion"]));
+        }
+    }
+    Ok(versions)
 }

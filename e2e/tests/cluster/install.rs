@@ -7,10 +7,16 @@ use anyhow::{Context, Result, ensure};
 use mqtt_e2e::audit::{Audit, Request};
 use mqtt_e2e::cluster::Cluster;
 use mqtt_e2e::installation::{BROKER, Installation, NAMESPACE, OPERATOR_NAMESPACE, chart, root};
-use mqtt_e2e::wait::{self, seen};
+use mqtt_e2e::wait::{self, Seen, seen};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::TRAFFIC_DEADLINE;
+
+/// A lease is good for so long after it was renewed.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// One that was given back is taken within this, well before it would run out.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(9);
 
 /// As much of the Prometheus operator's definition as it takes to hold a PodMonitor.
 const POD_MONITORS: &str = r#"{
@@ -81,16 +87,8 @@ pub async fn of_two_operators_one_takes_over(cluster: &Cluster) -> Result<()> {
     let strict = ["label", "namespace", OPERATOR_NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"];
     cluster.kubectl(strict).output().await?;
     installation.install_operator_with(&["replicas=2"]).await?;
-    let leader = holder(cluster).await?;
-    cluster
-        .kubectl(["delete", "pod", &leader, "-n", OPERATOR_NAMESPACE, "--grace-period=0", "--force"])
-        .output()
-        .await?;
-    wait::until("the other operator leads", TRAFFIC_DEADLINE, async || {
-        let now = holder(cluster).await?;
-        Ok(seen(!now.is_empty() && now != leader, || now))
-    })
-    .await?;
+    another_takes_over_from_a_killed_one(cluster).await?;
+    another_takes_over_at_once_from_one_that_ends(cluster).await?;
     let monitors = async |wanted: usize| {
         wait::until(&format!("{wanted} PodMonitors"), TRAFFIC_DEADLINE, async || {
             let found = broker.owned("podmonitor").await?.len();
@@ -105,9 +103,54 @@ pub async fn of_two_operators_one_takes_over(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-async fn holder(cluster: &Cluster) -> Result<String> {
-    let path = "jsonpath={.spec.holderIdentity}";
-    cluster.kubectl(["get", "lease", "mqtt-operator", "-n", OPERATOR_NAMESPACE, "-o", path]).output().await
+/// It says nothing any more, and its lease has to run out.
+async fn another_takes_over_from_a_killed_one(cluster: &Cluster) -> Result<()> {
+    let installation = Installation::on(cluster);
+    let leader = leader(cluster).await?;
+    let pods = installation.operator_pods().await?;
+    let pod = pods.iter().find(|pod| pod.name == leader.name).with_context(|| format!("{leader:?} is no pod"))?;
+    installation.kill(pod).await?;
+    another_leads(cluster, &leader, TRAFFIC_DEADLINE).await
+}
+
+/// It gives its lease back, so that nobody waits for that to run out.
+async fn another_takes_over_at_once_from_one_that_ends(cluster: &Cluster) -> Result<()> {
+    let rollout = ["rollout", "status", "deployment/mqtt-operator", "-n", OPERATOR_NAMESPACE, "--timeout=60s"];
+    cluster.kubectl(rollout).deadline(TRAFFIC_DEADLINE).output().await.context("two operators run again")?;
+    let before = leader(cluster).await?;
+    let fresh = wait::until("the lease is renewed", LEASE_DURATION, async || {
+        let now = leader(cluster).await?;
+        Ok(if now.renewed == before.renewed { Seen::NotYet(now.renewed) } else { Seen::Yes(now) })
+    })
+    .await?;
+    let delete = ["delete", "pod", &fresh.name, "-n", OPERATOR_NAMESPACE, "--wait=false"];
+    cluster.kubectl(delete).output().await?;
+    let ended = Instant::now();
+    another_leads(cluster, &fresh, RELEASE_DEADLINE).await.context("the lease was not given back")?;
+    println!("another operator leads {:.1} s after the one before was told to end", ended.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn another_leads(cluster: &Cluster, before: &Leader, deadline: Duration) -> Result<()> {
+    wait::until("the other operator leads", deadline, async || {
+        let now = leader(cluster).await?;
+        Ok(seen(!now.name.is_empty() && now.name != before.name, || format!("{now:?}")))
+    })
+    .await
+}
+
+/// Whom the lease names, and when it was renewed.
+#[derive(Debug)]
+struct Leader {
+    name: String,
+    renewed: String,
+}
+
+async fn leader(cluster: &Cluster) -> Result<Leader> {
+    let get = ["get", "lease", "mqtt-operator", "-n", OPERATOR_NAMESPACE, "-o", "json"];
+    let lease: Value = serde_json::from_str(&cluster.kubectl(get).output().await?)?;
+    let text = |field: &str| lease["spec"][field].as_str().unwrap_or_default().to_owned();
+    Ok(Leader { name: text("holderIdentity"), renewed: text("renewTime") })
 }
 
 pub async fn no_right_is_unused_or_missing(cluster: &Cluster) -> Result<()> {

@@ -33,7 +33,7 @@ type Body = for<'a> fn(&'a Cluster) -> Pin<Box<dyn Future<Output = Result<()>> +
 struct Test(&'static str, u64, Body);
 
 /// In the order in which they run. The first brings everything up, within an hour: it may have to build Kubernetes.
-const TESTS: [Test; 19] = [
+const TESTS: [Test; 22] = [
     Test("the_demo_balances", 3600, |cluster| Box::pin(story::the_demo_balances(cluster))),
     Test("kubectl_tells_the_truth_about_the_example", 120, |cluster| {
         Box::pin(reading::kubectl_tells_the_truth(cluster))
@@ -67,6 +67,15 @@ const TESTS: [Test; 19] = [
     }),
     Test("volumes_grow_and_drift_is_undone", 120, |cluster| {
         Box::pin(changes::volumes_grow_and_drift_is_undone(cluster))
+    }),
+    Test("a_paused_resource_is_left_alone_until_it_goes_on", 180, |cluster| {
+        Box::pin(changes::a_paused_resource_is_left_alone(cluster))
+    }),
+    Test("a_deleted_pod_under_load_loses_nothing_acknowledged", 240, |cluster| {
+        Box::pin(story::a_deleted_pod_loses_nothing(cluster))
+    }),
+    Test("a_killed_broker_under_load_loses_nothing_acknowledged", 240, |cluster| {
+        Box::pin(story::a_killed_broker_loses_nothing(cluster))
     }),
     Test("a_node_cut_off_for_thirty_seconds_under_load_loses_nothing_acknowledged", 300, |cluster| {
         Box::pin(story::a_node_cut_off_loses_nothing(cluster))
