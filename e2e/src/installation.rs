@@ -196,6 +196,16 @@ impl<'a> Installation<'a> {
         self.cluster.kubectl(["delete", "namespace", OPERATOR_NAMESPACE, "--ignore-not-found"]).output().await.map(drop)
     }
 
+    /// Takes everything of ours off a cluster that goes on without it: the example, the operator, and these namespaces.
+    pub async fn remove(&self, namespaces: &[&str]) -> Result<()> {
+        self.delete().await?;
+        for namespace in namespaces {
+            let delete = ["delete", "namespace", namespace, "--ignore-not-found", "--timeout=110s"];
+            self.cluster.kubectl(delete).deadline(OPERATOR_DEADLINE).output().await?;
+        }
+        self.uninstall_operator().await
+    }
+
     /// The user name under which the operator speaks to the API server.
     pub async fn operator_user(&self) -> Result<String> {
         let path = "jsonpath={.items[0].spec.template.spec.serviceAccountName}";

@@ -84,9 +84,7 @@ async fn run(arguments: Demo) -> Result<()> {
     } else {
         println!("\nTaking everything down.");
         if arguments.on == Place::Kubeconfig {
-            let broker = Installation::on(&cluster);
-            broker.delete().await?;
-            broker.uninstall_operator().await?;
+            Installation::on(&cluster).remove(&[]).await?;
         }
         cluster.down().await?;
         println!("Nothing of it is left but the caches. To stay in it by hand next time: cargo demo --keep");

@@ -8,7 +8,7 @@ use mqtt_e2e::command::Program;
 use mqtt_e2e::installation::{BROKER, Installation, NAMESPACE};
 use mqtt_e2e::resource::Resource;
 use mqtt_e2e::wait::{self, seen};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::TRAFFIC_DEADLINE;
 use super::side::{self, GONE_DEADLINE, SIDE, small};
@@ -73,7 +73,7 @@ async fn a_name_that_is_taken_is_left_alone(cluster: &Cluster) -> Result<Resourc
 pub async fn one_becomes_three_and_one_again(cluster: &Cluster) -> Result<()> {
     side::make(cluster).await?;
     let broker = Resource::named(cluster, SIDE, "small");
-    broker.apply(&small(json!({}))).await?;
+    broker.apply(&reachable(cluster)).await?;
     broker.available(1, TRAFFIC_DEADLINE).await?;
     ensure!(broker.owned("poddisruptionbudget").await?.is_empty(), "a single broker must not block its node");
     for replicas in [3, 1] {
@@ -108,11 +108,17 @@ async fn it_comes_back_to_its_volume(cluster: &Cluster, broker: &Resource<'_>) -
     })
     .await?;
     ensure!(broker.owned("pvc").await?.len() == 1, "the volume was to be retained");
-    broker.apply(&small(json!({}))).await?;
+    broker.apply(&reachable(cluster)).await?;
     broker.available(1, ROLL_DEADLINE).await?;
     let kept = mosquitto(cluster, "mosquitto_sub", "small").await?.args(["-C", "1", "-W", "20"]).output().await?;
     ensure!(kept.trim() == "from before", "after it was made again it has {kept:?}");
     Ok(())
+}
+
+/// A small resource whose Service can be reached from here, as [`Cluster::endpoint`] does it.
+fn reachable(cluster: &Cluster) -> Value {
+    let service = if cluster.is_local() { "ClusterIP" } else { "NodePort" };
+    small(json!({ "listeners": { "service": { "type": service } } }))
 }
 
 /// One of Mosquitto's tools at the Service of a resource in the side namespace.

@@ -11,7 +11,8 @@ mod case;
 
 use case::Example;
 
-const NAMESPACE: &str = "mqtt-rules";
+/// Where they are put.
+pub const NAMESPACE: &str = "mqtt-rules";
 const NAMESPACE_DEADLINE: Duration = Duration::from_secs(60);
 
 pub async fn the_api_server_keeps_each_rule(cluster: &Cluster) -> Result<()> {
