@@ -95,6 +95,8 @@ pub enum ToCluster {
         connection: ConnectionId,
         /// Comes back with the answer.
         token: u64,
+        /// The epoch of the publisher's connection; 0 for nobody's.
+        epoch: u64,
         /// What.
         message: Message,
         /// Where to.

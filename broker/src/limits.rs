@@ -187,6 +187,12 @@ pub const HEARTBEAT_SILENCE_MAX: std::time::Duration = std::time::Duration::from
 pub const SHARD_RETAINED_ITEMS_MAX: usize = 250_000;
 /// Bytes of topics, properties and payloads of the retained messages of one shard; policy as above.
 pub const SHARD_RETAINED_BYTES_MAX: usize = 64 << 20;
+/// Clients of whose connections a shard knows the newest that published a retained message there. At the bound it forgets
+/// the one that has been so for longest: only what an older connection of that client left on its way could still take
+/// the place of a newer message.
+pub const SHARD_FENCES_ITEMS_MAX: usize = 65_536;
+/// Bytes of their client ids; policy as above.
+pub const SHARD_FENCES_BYTES_MAX: usize = 8 << 20;
 /// Retained messages that a subscriber is handed at once.
 pub const RETAINED_PAGE_ITEMS_MAX: usize = 256;
 /// Bytes of them, the last one not counted.

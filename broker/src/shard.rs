@@ -7,6 +7,7 @@
 mod command;
 mod evictions;
 mod exchanges;
+mod fences;
 mod inspection;
 mod machine;
 mod owed;

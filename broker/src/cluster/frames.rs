@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::identity::{GroupId, NodeId, Origin, ShardId};
 use crate::message::Message;
 
-/// Version of this protocol. A node speaks its own and the one before.
-pub const PROTOCOL: u16 = 1;
+/// Version of this protocol. A node speaks its own and the one before. From 2 on shards fence off what older connections of
+/// a publisher left on its way, and nodes are asked what they have under way for retained messages; neither is said while a
+/// member speaks 1.
+pub const PROTOCOL: u16 = 2;
 
 /// The first frame in both directions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -77,6 +77,8 @@ struct Inner {
     serial: Cell<u64>,
     /// A cluster that a peer said it belongs to.
     heard_of: Cell<Option<u64>>,
+    /// Nodes that spoke an older protocol when they were last linked.
+    older: RefCell<BTreeMap<NodeId, u16>>,
 }
 
 struct Live {
@@ -118,6 +120,7 @@ impl Links {
                 turn: Notify::new(),
                 serial: Cell::new(0),
                 heard_of: Cell::new(None),
+                older: RefCell::default(),
             }),
         }
     }
@@ -204,6 +207,11 @@ impl Links {
     pub fn peer(&self, node: NodeId) -> Option<Incarnation> {
         let live = self.inner.live.borrow();
         live.get(&node).map(|live| live.peer.origin.incarnation)
+    }
+
+    /// The protocol to speak with `node`, as it said when it was last linked.
+    pub fn protocol(&self, node: NodeId) -> u16 {
+        self.inner.older.borrow().get(&node).copied().unwrap_or(PROTOCOL)
     }
 
     /// Queues a frame; false when there is no link.
@@ -377,6 +385,11 @@ impl Links {
         }
         if mine.origin != self.me() {
             return Err(LinkError::Dropped("this node has begun a new run"));
+        }
+        if theirs.protocol < PROTOCOL {
+            self.inner.older.borrow_mut().insert(node, theirs.protocol);
+        } else {
+            self.inner.older.borrow_mut().remove(&node);
         }
         let peer = Peer { origin: theirs.origin, name: theirs.name, address: theirs.address, version: theirs.version };
         let error = self.run(stream, peer).await;

@@ -34,6 +34,10 @@ pub trait Mesh {
     /// The run of `node` that the link now reaches; `None` while there is no link (always for this node itself).
     fn peer(&self, node: NodeId) -> Option<Incarnation>;
 
+    /// The highest [`super::frames::PROTOCOL`] that every member speaks. One that was never linked is taken for no older than
+    /// this node.
+    fn protocol(&self) -> u16;
+
     /// Queues a frame for `node`; frames arrive in the order sent as long as the link is up. A link whose peer does not
     /// keep up is closed, so that this never waits. For this node itself: `NotLinked`.
     fn send_shard(&self, to: NodeId, frame: Bytes) -> Result<(), NotLinked>;

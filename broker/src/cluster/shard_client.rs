@@ -171,9 +171,10 @@ impl ShardClient {
 /// About what a command takes in an entry.
 pub(super) fn command_bytes(command: &Command) -> usize {
     match command {
-        Command::Publish(message) | Command::Retain(message) | Command::Relay { message, .. } => {
-            64 + message_bytes(message)
-        }
+        Command::Publish(message)
+        | Command::Retain(message)
+        | Command::Keep { message, .. }
+        | Command::Relay { message, .. } => 64 + message_bytes(message),
         Command::PublishOnce(publish) => {
             64 + publish.client_id.len() + message_bytes(&publish.message) + spread_bytes(&publish.spread)
         }
@@ -199,6 +200,7 @@ pub(super) fn command_bytes(command: &Command) -> usize {
         Command::FireWill { client_id, spread, .. } => 32 + client_id.len() + spread_bytes(spread),
         Command::DeleteSession { client_id }
         | Command::Released { client_id, .. }
+        | Command::Fence { client_id, .. }
         | Command::EndExchange { client_id, .. } => 32 + client_id.len(),
         Command::NodeGone(_) | Command::Tick => 32,
     }

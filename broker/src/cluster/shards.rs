@@ -353,10 +353,10 @@ impl Shards for ShardRooms {
                     None => self.refuse(waiter, Refusal::Unavailable),
                 }
             }
-            ToCluster::Publish { connection, token, message, targets, recipients } => {
+            ToCluster::Publish { connection, token, epoch, message, targets, recipients } => {
                 let counted = message.qos > QoS::AtMostOnce;
                 let origin = counted.then_some(PublishOrigin { connection, token });
-                self.publish(origin, message, &targets, recipients);
+                self.publish(origin, epoch, message, &targets, recipients);
             }
             ToCluster::Chosen { token, chosen } => self.chosen(token, chosen),
             ToCluster::Originated { token, reach } => self.fire_will(token, reach),

@@ -23,6 +23,7 @@ use crate::storage::{Disk, Faults, Health, Log, MemoryDisk, Options, SimulatedDi
 
 mod membership;
 mod rebuilding;
+mod retaining;
 mod routing;
 
 const SHARDS: u16 = 4;
@@ -42,6 +43,10 @@ struct Told {
     forwarded: Vec<(u16, Arc<str>)>,
     expelled: usize,
     drained: usize,
+    /// By slot of the connection.
+    opened: BTreeMap<u32, Outcome>,
+    /// By token: what of the retained messages was read first.
+    retained: BTreeMap<u32, Vec<String>>,
 }
 
 /// A node that runs.
@@ -231,6 +236,17 @@ fn play_worker(
                     ToWorker::Published { token, outcome, .. } => told.published.push((token, outcome)),
                     ToWorker::Forward(messages) => {
                         told.forwarded.extend(messages.into_iter().map(|message| (worker, message.topic)));
+                    }
+                    ToWorker::Opened { connection, outcome } => {
+                        told.opened.insert(connection.slot, outcome);
+                    }
+                    ToWorker::Retained { token, messages, .. } => {
+                        let payload = |message: Message| String::from_utf8_lossy(&message.payload).into_owned();
+                        told.retained.insert(token, messages.into_iter().map(payload).collect());
+                    }
+                    ToWorker::Originate { token, .. } => {
+                        // For nobody but the shard that keeps it.
+                        let _ = to_cluster.send(vec![ToCluster::Originated { token, reach: Some(Default::default()) }]);
                     }
                     ToWorker::Expelled => told.expelled += 1,
                     ToWorker::Drain { .. } => told.drained += 1,

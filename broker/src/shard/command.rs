@@ -137,6 +137,22 @@ pub enum Command {
         /// Whose.
         client_id: ClientId,
     },
+    /// [`Command::Retain`], published by a connection of its publisher: refused if a newer one has published a retained
+    /// message here (K8). Only said when every member reads it: a broker before protocol 2 passes over it.
+    Keep {
+        /// What is published.
+        message: Message,
+        /// The epoch that [`Outcome::Opened`] gave to the connection.
+        epoch: u64,
+    },
+    /// A client publishes retained messages by a connection of this epoch: what older ones left on its way is refused from
+    /// now on. Said before what comes from another shard's outbox; and only when every member reads it.
+    Fence {
+        /// Whose.
+        client_id: ClientId,
+        /// The epoch that [`Outcome::Opened`] gave.
+        epoch: u64,
+    },
 }
 
 /// A message of a shared subscription goes to another member.

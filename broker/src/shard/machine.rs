@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::command::*;
 use super::evictions::Evictions;
 use super::exchanges::Traffic;
+use super::fences::Fences;
 use super::queue::{Queued, size};
 use super::relay::abandon;
 use super::retained::{Page, Retained};
@@ -40,6 +41,7 @@ pub struct Shard {
     pub(super) traffic: Traffic,
     pub(super) retained: Retained,
     pub(super) refused_retained_full: u64,
+    pub(super) fences: Fences,
     pub(super) strays: Strays,
     pub(super) dropped_without_member: u64,
     /// Sessions that have shared subscriptions.
@@ -117,7 +119,7 @@ impl Shard {
                 if let (1, Some(before)) = (seq, origin.incarnation.0.checked_sub(1)) {
                     self.forget_destinations(Origin { incarnation: Incarnation(before), ..origin }, effects);
                 }
-                let is_publish = matches!(command, Command::Publish(_) | Command::Retain(_));
+                let is_publish = matches!(command, Command::Publish(_) | Command::Retain(_) | Command::Keep { .. });
                 let outcome = self.command(origin, seq, command, effects);
                 if is_publish && matches!(outcome, Some(Outcome::Refused(_))) {
                     self.streams.refuse(origin, seq);
@@ -208,6 +210,13 @@ impl Shard {
             Command::FireWill { client_id, epoch, spread } => self.fire_will(&client_id, epoch, spread, effects),
             Command::Tick => Outcome::Done,
             Command::Retain(message) => self.retain(message),
+            Command::Keep { message, epoch } if self.fences.admit(&message.publisher, epoch) => self.retain(message),
+            // Its connection is over: nobody is owed an answer.
+            Command::Keep { .. } => Outcome::Refused(Refusal::Unavailable),
+            Command::Fence { client_id, epoch } => {
+                self.fences.admit(&client_id, epoch);
+                Outcome::Done
+            }
             Command::Enqueue { client_id, epoch, filter, messages, next } => {
                 self.enqueue(&client_id, epoch, &filter, messages, next, effects)
             }
@@ -262,10 +271,12 @@ impl Shard {
                 }
             }
             Command::Unsubscribe { filters, .. } => Outcome::Codes(vec![SUCCESS; filters.len()]),
-            Command::Publish(_) | Command::Retain(_) if self.streams.may_have_refused(origin, seq) => {
+            Command::Publish(_) | Command::Retain(_) | Command::Keep { .. }
+                if self.streams.may_have_refused(origin, seq) =>
+            {
                 Outcome::Refused(Refusal::Quota)
             }
-            Command::Publish(_) | Command::Retain(_) => Outcome::Stored(1),
+            Command::Publish(_) | Command::Retain(_) | Command::Keep { .. } => Outcome::Stored(1),
             Command::Enqueue { client_id, epoch, filter, .. } => {
                 let session = session(client_id).filter(|session| session.epoch == *epoch);
                 session.map_or(Outcome::Stale, |session| Outcome::Owes(session.owed.place(filter).cloned()))
@@ -527,6 +538,11 @@ impl Shard {
     /// A session whose client is connected, and holds its client id alone.
     pub fn attached(&self, client_id: &str) -> Option<Attached> {
         self.sessions.get(client_id).filter(|_| !self.evictions.is_waiting(client_id))?.attached()
+    }
+
+    /// The newest epoch of a client id; `None` if it has no session.
+    pub fn epoch(&self, client_id: &str) -> Option<u64> {
+        self.sessions.get(client_id).map(|session| session.epoch)
     }
 
     /// All sessions whose clients are connected and that have subscriptions or a queue.

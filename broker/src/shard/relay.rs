@@ -42,6 +42,9 @@ impl Shard {
         {
             return Some(Outcome::Refused(Refusal::Quota));
         }
+        if spread.keep {
+            self.fences.admit(&client_id, epoch);
+        }
         let number = self.traffic.next_exchange();
         let sent = self.spread(message, spread, (&client_id, packet_id, number), effects);
         let pending = Pending { asker, outstanding: sent.outstanding, stored: sent.stored, refused: sent.refused };
@@ -233,6 +236,15 @@ impl Shard {
     /// The first number on its way to `to`.
     pub fn first_leaving(&self, to: Destination) -> u64 {
         self.traffic.outboxes.get(&to).map_or(1, |outbox| outbox.first)
+    }
+
+    /// The client that sent what is on its way to `to` under `number`, and the newest epoch of its client id. `None` for a
+    /// will, or when there is no such client any more.
+    pub fn sender(&self, to: Destination, number: u64) -> Option<(ClientId, u64)> {
+        let outbox = self.traffic.outboxes.get(&to)?;
+        let place = usize::try_from(number.checked_sub(outbox.first)?).ok()?;
+        let client_id = outbox.leaving.get(place)?.client_id.clone();
+        self.epoch(&client_id).map(|epoch| (client_id, epoch))
     }
 
     /// What is on its way to `to` from `number` on, within about `bytes_max`.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{Destination, Effect, Entry, Holder, Will};
 use super::evictions::Evictions;
 use super::exchanges::{Exchange, Leaving, Outbox, Source, Traffic};
+use super::fences::Fences;
 use super::machine::Shard;
 use super::owed::Owed;
 use super::queue::{Queue, Queued};
@@ -25,8 +26,13 @@ use crate::kept::{Places, Shelf};
 use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::replication::{Image, StateMachine};
 
-/// In front of a snapshot.
-const VERSION: u8 = 4;
+/// In front of a snapshot. A broker that does not know the version stops the replica and says so.
+const VERSION: u8 = 5;
+/// It had no fences; is read still.
+const VERSION_WITHOUT_FENCES: u8 = 4;
+
+/// Behind [`State`].
+type FenceRecords = Vec<(ClientId, u64)>;
 
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -125,14 +131,23 @@ impl StateMachine for Shard {
         let mut bytes = vec![VERSION];
         // Serialising plain data to memory has no way to fail.
         bytes.extend(postcard::to_stdvec(&state).unwrap_or_default());
+        let fences: FenceRecords = self.fences.all();
+        bytes.extend(postcard::to_stdvec(&fences).unwrap_or_default());
         Image { head: Bytes::from(bytes), kept: messages.places.all }
     }
 
     fn restore(&mut self, bytes: &Bytes) -> io::Result<()> {
         let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("shard snapshot: {why}"));
-        let (state, rest) = match bytes.split_first() {
+        let unreadable = |error: postcard::Error| invalid(error.to_string());
+        let (state, fences, rest) = match bytes.split_first() {
             Some((&VERSION, rest)) => {
-                postcard::take_from_bytes::<State>(rest).map_err(|error| invalid(error.to_string()))?
+                let (state, rest) = postcard::take_from_bytes::<State>(rest).map_err(unreadable)?;
+                let (fences, rest) = postcard::take_from_bytes::<FenceRecords>(rest).map_err(unreadable)?;
+                (state, fences, rest)
+            }
+            Some((&VERSION_WITHOUT_FENCES, rest)) => {
+                let (state, rest) = postcard::take_from_bytes::<State>(rest).map_err(unreadable)?;
+                (state, FenceRecords::new(), rest)
             }
             Some((version, _)) => return Err(invalid(format!("version {version} is not known"))),
             None => return Err(invalid("it is empty".into())),
@@ -148,6 +163,7 @@ impl StateMachine for Shard {
         shard.evictions = state.evictions;
         shard.retained = Retained::restored(state.retained);
         shard.strays = state.strays;
+        shard.fences = Fences::restored(fences);
         for record in state.sessions {
             let session = session(record, &messages).ok_or_else(|| invalid("a message is missing".into()))?;
             shard.sessions.insert(session);

@@ -138,6 +138,7 @@ impl Core {
             return self.refuse_publish(slot, &publish);
         }
         let (persistent, publisher_id) = (session.terms.persistent, session.terms.client_id.clone());
+        let epoch = session.terms.epoch;
         let version = session.terms.version;
         // What `$SYS` reports is the broker's own.
         let permitted = !publish.topic.starts_with("$SYS/") && self.may_publish(timed, publish.topic);
@@ -208,7 +209,7 @@ impl Core {
         }
         if let Some((message, targets, recipients)) = reach.beyond {
             let connection = self.id_of(slot);
-            self.to_cluster.push(ToCluster::Publish { connection, token, message, targets, recipients });
+            self.to_cluster.push(ToCluster::Publish { connection, token, epoch, message, targets, recipients });
         }
     }
 

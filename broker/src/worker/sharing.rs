@@ -130,7 +130,7 @@ impl Core {
             }
             Some(member) => {
                 let (targets, recipients) = (Targets::new(), Recipients::from([member]));
-                self.tell(ToCluster::Publish { connection: NOBODY, token: 0, message, targets, recipients });
+                self.tell(ToCluster::Publish { connection: NOBODY, token: 0, epoch: 0, message, targets, recipients });
             }
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Room, Wait};
-use crate::cluster::frames::Frame;
+use crate::cluster::frames::{Frame, PROTOCOL};
 use crate::cluster::links::CallError;
 use crate::cluster::mesh::{Directory, Forwarder, LocalFuture, Mesh, NotLinked, RouteAnnouncer, Workers};
 use crate::door::ToWorker;
@@ -65,6 +65,15 @@ impl Mesh for Room {
 
     fn peer(&self, node: NodeId) -> Option<Incarnation> {
         self.links.peer(node)
+    }
+
+    fn protocol(&self) -> u16 {
+        let me = self.myself().node;
+        let oldest = self.with_control(|control| {
+            let others = control.members.keys().filter(|node| **node != me);
+            others.map(|node| self.links.protocol(*node)).min()
+        });
+        oldest.flatten().unwrap_or(PROTOCOL)
     }
 
     fn send_shard(&self, to: NodeId, frame: Bytes) -> Result<(), NotLinked> {

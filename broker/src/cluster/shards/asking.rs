@@ -77,6 +77,7 @@ impl ShardRooms {
     pub(super) fn publish(
         &self,
         origin: Option<PublishOrigin>,
+        epoch: u64,
         message: Message,
         targets: &Targets,
         recipients: Recipients,
@@ -94,7 +95,7 @@ impl ShardRooms {
             self.publishes.borrow_mut().insert(key, pending);
         }
         if keep {
-            self.retain(message.clone(), counted.then_some(key));
+            self.retain(message.clone(), epoch, counted.then_some(key));
         }
         for target in targets {
             self.give(counted.then_some(key), *target, message.clone());
@@ -134,8 +135,9 @@ impl ShardRooms {
         }
     }
 
-    /// Gives a message to the shard that keeps its topic's ([MQTT-3.3.1-5]); `key` is that of the publish.
-    pub(super) fn retain(&self, message: Message, key: Option<u64>) {
+    /// Gives a message to the shard that keeps its topic's ([MQTT-3.3.1-5]); `epoch` is that of the publisher's connection,
+    /// `key` that of the publish.
+    fn retain(&self, message: Message, epoch: u64, key: Option<u64>) {
         let shard = match self.around.directory.shards() {
             0 => None,
             shards => Some(ShardId::of_topic(&message.topic, shards)),
@@ -143,7 +145,9 @@ impl ShardRooms {
         match (shard.filter(|shard| !self.is_full(*shard)), key) {
             (Some(shard), key) => {
                 let waiter = key.map_or(Waiter::Nobody, Waiter::Publish);
-                self.push(shard, Command::Retain(message), waiter);
+                let fenced = epoch > 0 && self.fences();
+                let command = if fenced { Command::Keep { message, epoch } } else { Command::Retain(message) };
+                self.push(shard, command, waiter);
             }
             (None, Some(key)) => {
                 let refusal = if shard.is_some() { Refusal::Quota } else { Refusal::Unavailable };
@@ -151,6 +155,11 @@ impl ShardRooms {
             }
             (None, None) => tracing::debug!(topic = %message.topic, "a retained message of QoS 0 was dropped"),
         }
+    }
+
+    /// Whether every member knows of fences, and of questions about what is under way.
+    pub(super) fn fences(&self) -> bool {
+        self.around.mesh.protocol() >= 2
     }
 
     /// One part of a publish is done; the last one answers whoever waits (K1).

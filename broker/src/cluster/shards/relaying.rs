@@ -98,10 +98,20 @@ impl ShardRooms {
         if matches!(to, Destination::Shard(other) | Destination::Keeper(other) if self.is_full(other)) {
             return;
         }
-        let messages = self.with_led(shard, |group, leader| group.with(|state| leader.relays.next(state, to)));
-        for (number, message) in messages.into_iter().flatten() {
+        let keeper = matches!(to, Destination::Keeper(_)) && self.fences();
+        let messages = self.with_led(shard, |group, leader| {
+            group.with(|state| {
+                let messages = leader.relays.next(state, to).into_iter();
+                let sender = |number| keeper.then(|| state.sender(to, number)).flatten();
+                messages.map(|(number, message)| (number, message, sender(number))).collect::<Vec<_>>()
+            })
+        });
+        for (number, message, sender) in messages.into_iter().flatten() {
             match to {
                 Destination::Shard(other) | Destination::Keeper(other) => {
+                    if let Some((client_id, epoch)) = sender {
+                        self.push(other, Command::Fence { client_id, epoch }, Waiter::Nobody);
+                    }
                     let (from, keep) = (shard, to == Destination::Keeper(other));
                     self.push(
                         other,

@@ -16,7 +16,7 @@ fn publish(node: &Node, token: u64, topic: &str, to: NodeId) {
     let message = Message { topic: topic.into(), qos: QoS::AtLeastOnce, ..Message::default() };
     let targets = [RouteOwner::Node(to)].into_iter().collect();
     let recipients = Vec::new();
-    node.say(ToCluster::Publish { connection: CONNECTION, token, message, targets, recipients });
+    node.say(ToCluster::Publish { connection: CONNECTION, token, epoch: 0, message, targets, recipients });
 }
 
 fn settled(node: &Node, token: u32) -> bool {

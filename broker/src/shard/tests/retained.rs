@@ -179,3 +179,82 @@ fn a_snapshot_has_what_is_retained_and_what_is_owed() {
     given.enqueue(epoch, vec![retained("d", "older")], None);
     assert_eq!(given.queue("c"), [(1, "newer".to_owned())]);
 }
+
+impl Given {
+    /// A retained message of the client `p`, by its connection of this epoch.
+    fn keep(&mut self, origin: Origin, epoch: u64, topic: &str, payload: &str) -> Outcome {
+        let message = Message { publisher: "p".into(), ..retained(topic, payload) };
+        self.say(origin, Command::Keep { message, epoch })
+    }
+}
+
+const LATE: Outcome = Outcome::Refused(Refusal::Unavailable);
+
+#[test]
+fn k8_what_an_older_connection_left_on_its_way_brings_nothing_back() {
+    let mut given = Given::default();
+    assert_eq!(given.keep(NODE_A, 1, "t", "1"), Outcome::Stored(0));
+    // Node A stands still with a second and a third message; the publisher goes on at node B.
+    assert_eq!(given.keep(NODE_B, 2, "t", "4"), Outcome::Stored(0));
+    assert_eq!(given.keep(NODE_A, 1, "t", "2"), LATE);
+    assert_eq!(given.matching("t"), ["4"]);
+    assert_eq!(given.keep(NODE_B, 2, "t", ""), Outcome::Stored(0));
+    let Expected::Next(seq) = given.shard.expected(NODE_A) else { panic!() };
+    let third = Message { publisher: "p".into(), ..retained("t", "3") };
+    let third = Command::Keep { message: third, epoch: 1 };
+    for _ in 0..2 {
+        let outcome = given.say_numbered(NODE_A, seq, third.clone());
+        assert!(matches!(outcome, Some(Outcome::Refused(_))), "never said to be stored: {outcome:?}");
+    }
+    assert_eq!(given.matching("t"), [""; 0], "it was ended");
+    assert_eq!(given.keep(NODE_B, 2, "t", "5"), Outcome::Stored(0));
+    // Somebody else's is no matter of the publisher's connections.
+    assert_eq!(given.retain("t", "6"), Outcome::Stored(0));
+    assert_eq!(given.keep(NODE_A, 1, "t", "7"), LATE);
+    assert_eq!(given.matching("t"), ["6"]);
+}
+
+#[test]
+fn k8_who_goes_on_by_way_of_an_outbox_is_fenced_off_alike() {
+    let mut given = Given::default();
+    let (older, _) = given.open(NODE_A, durable("p", 1));
+    let (newer, _) = given.open(NODE_B, durable("p", 2));
+    let publish_once = |keep, packet_id| {
+        let message = Message { publisher: "p".into(), qos: QoS::ExactlyOnce, ..retained("t", "2") };
+        let spread = match keep {
+            true => Spread { keep, ..Spread::default() },
+            false => Spread { destinations: vec![Destination::Keeper(ShardId(1))], ..Spread::default() },
+        };
+        Command::PublishOnce(PublishOnce { client_id: "p".into(), epoch: newer, packet_id, message, spread })
+    };
+    let Expected::Next(seq) = given.shard.expected(NODE_B) else { panic!() };
+    assert_eq!(given.say_numbered(NODE_B, seq, publish_once(false, 1)), None);
+    let keeper = Destination::Keeper(ShardId(1));
+    assert_eq!(given.shard.sender(keeper, 1), Some(("p".into(), newer)));
+    assert_eq!(given.shard.sender(keeper, 2), None);
+    assert_eq!(given.keep(NODE_A, older, "t", "0"), Outcome::Stored(0), "nothing newer is here");
+    assert_eq!(given.say(NODE_B, publish_once(true, 2)), Outcome::Stored(0));
+    assert_eq!(given.keep(NODE_A, older, "t", "1"), LATE);
+    assert_eq!(given.matching("t"), ["2"]);
+    // Elsewhere its leader says it.
+    let mut other = Given::default();
+    other.say(NODE_B, Command::Fence { client_id: "p".into(), epoch: newer });
+    assert_eq!(other.keep(NODE_A, older, "t", "1"), LATE);
+}
+
+#[test]
+fn k8_a_snapshot_has_the_fences_and_one_without_is_read() {
+    let mut given = Given::default();
+    given.keep(NODE_B, 2, "t", "2");
+    let snapshot = given.shard.snapshot().to_bytes();
+    given.shard = Shard::default();
+    given.shard.restore(&snapshot).unwrap();
+    assert_eq!(given.keep(NODE_A, 1, "t", "1"), LATE);
+    // As version 4 wrote it: nothing stands behind the state.
+    let mut older = snapshot.to_vec();
+    older[0] = 4;
+    older.truncate(older.len() - b"\x01\x01p\x02".len());
+    given.shard = Shard::default();
+    given.shard.restore(&older.into()).unwrap();
+    assert_eq!(given.matching("t"), ["2"]);
+}

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::super::ShardRooms;
 use crate::cluster::convergence::Step;
+use crate::cluster::frames::PROTOCOL;
 use crate::cluster::mesh::{
     Directory, Forwarder, LocalFuture, Mesh, NotLinked, RouteAnnouncer, Shards, Surroundings, Workers,
 };
@@ -367,6 +368,7 @@ impl World {
         self.0.node(at).unwrap().rooms.worker(ToCluster::Publish {
             connection,
             token,
+            epoch: 0,
             message,
             targets,
             recipients: Vec::new(),
@@ -448,6 +450,10 @@ impl Mesh for Wire {
 
     fn peer(&self, node: NodeId) -> Option<Incarnation> {
         self.world.upgrade()?.linked(self.me, node).then_some(Incarnation(1))
+    }
+
+    fn protocol(&self) -> u16 {
+        PROTOCOL
     }
 
     fn send_shard(&self, to: NodeId, frame: Bytes) -> Result<(), NotLinked> {
