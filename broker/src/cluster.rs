@@ -23,6 +23,7 @@ pub mod tasks;
 mod delivery;
 mod relays;
 mod retained_reads;
+mod retained_rounds;
 mod room;
 mod shard_client;
 mod shard_frames;

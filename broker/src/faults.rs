@@ -16,6 +16,12 @@ pub fn breaks_k4() -> bool {
     is_set("MQTT_BROKER_BREAK_K4")
 }
 
+/// Whether retained messages are kept and read whatever older connections and other nodes have under way, against K8: when
+/// `MQTT_BROKER_BREAK_K8` is set.
+pub fn breaks_k8() -> bool {
+    is_set("MQTT_BROKER_BREAK_K8")
+}
+
 fn is_set(name: &str) -> bool {
     cfg!(debug_assertions) && std::env::var_os(name).is_some()
 }

@@ -3,6 +3,7 @@
 //! Links come and go; nothing sent is kept for later. Whoever needs a frame to arrive sends it again when the link is
 //! back, and fences what it says with [`Origin`], term or epoch.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,6 +51,9 @@ pub trait Directory {
 
     /// Who was last heard to lead `shard`, and in which term. It may have been deposed since.
     fn leader(&self, shard: ShardId) -> Option<(NodeId, u64)>;
+
+    /// The other members that may accept publishes.
+    fn members(&self) -> BTreeSet<NodeId>;
 
     /// The voters that `shard` shall have; the first shall lead.
     fn placement(&self, shard: ShardId) -> Vec<NodeId>;

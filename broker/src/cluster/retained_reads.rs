@@ -45,6 +45,8 @@ struct Read {
     place: Place,
     /// The last shard to ask.
     last: ShardId,
+    /// A round of questions comes first (`retained_rounds`).
+    held: bool,
     /// Not answered since before the last [`Reads::ask_again`].
     quiet: bool,
 }
@@ -74,10 +76,24 @@ impl Reads {
             place.shard = last;
         }
         self.last += 1;
-        let read = Read { reader, filter, place, last, quiet: false };
+        let read = Read { reader, filter, place, last, held: false, quiet: false };
         let question = read.question(self.last);
         self.waiting.insert(self.last, read);
         Some(question)
+    }
+
+    /// A question that was begun is not asked before [`Reads::release`].
+    pub(super) fn hold(&mut self, read: u64) {
+        if let Some(read) = self.waiting.get_mut(&read) {
+            read.held = true;
+        }
+    }
+
+    /// The question may be asked now.
+    pub(super) fn release(&mut self, number: u64) -> Option<Question> {
+        let read = self.waiting.get_mut(&number)?;
+        (read.held, read.quiet) = (false, false);
+        Some(read.question(number))
     }
 
     /// A leader has answered: what who asked hears, or the next question. Neither if it was answered before.
@@ -101,10 +117,9 @@ impl Reads {
 
     /// Called at intervals: the questions that were not answered since before the last call.
     pub(super) fn ask_again(&mut self) -> Vec<Question> {
-        let unanswered = self
-            .waiting
-            .iter_mut()
-            .filter_map(|(number, read)| std::mem::replace(&mut read.quiet, true).then(|| read.question(*number)));
+        let asked = self.waiting.iter_mut().filter(|(_, read)| !read.held);
+        let unanswered =
+            asked.filter_map(|(number, read)| std::mem::replace(&mut read.quiet, true).then(|| read.question(*number)));
         unanswered.collect()
     }
 
@@ -202,6 +217,18 @@ mod tests {
         assert!(reads.answered(question.read, page(&["a"], None)).0.is_some());
         assert!(reads.answered(question.read, page(&["a"], None)).0.is_none());
         assert!(reads.ask_again().is_empty());
+    }
+
+    #[test]
+    fn a_question_that_is_held_is_asked_when_it_is_released() {
+        let mut reads = Reads::default();
+        let question = begin(&mut reads, "a", Place::default());
+        reads.hold(question.read);
+        assert!((0..3).all(|_| reads.ask_again().is_empty()));
+        assert_eq!(reads.release(question.read), Some(question.clone()));
+        assert!(reads.ask_again().is_empty());
+        assert_eq!(reads.ask_again(), std::slice::from_ref(&question));
+        assert_eq!(reads.release(question.read + 1), None);
     }
 
     #[test]

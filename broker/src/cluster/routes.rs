@@ -268,6 +268,11 @@ impl<W> Routes<W> {
         (0..shards).all(|shard| self.shards.contains_key(&ShardId(shard)))
     }
 
+    /// The other members that may accept publishes.
+    pub fn members(&self) -> &BTreeSet<NodeId> {
+        &self.members
+    }
+
     /// Who was last heard to lead `shard`, and in which term.
     pub fn leader(&self, shard: ShardId) -> Option<(NodeId, u64)> {
         self.shards.get(&shard).map(|list| (list.leader, list.term))

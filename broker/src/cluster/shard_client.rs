@@ -2,8 +2,9 @@
 //!
 //! Deliberately absent: time and the network. `shards` says when to send and where.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use super::retained_rounds::Scope;
 use crate::identity::{ConnectionId, NodeId, ShardId};
 use crate::limits;
 use crate::message::Message;
@@ -60,15 +61,32 @@ pub(super) struct ShardClient {
     sent: usize,
     /// Nothing was answered since the last [`ShardClient::tick`].
     quiet: bool,
+    /// The numbers in `queue` that lead to retained messages, and the shard that will keep each.
+    keeping: BTreeMap<u64, ShardId>,
     /// Whom to send to.
     pub leader: Option<(NodeId, u64)>,
 }
 
 impl ShardClient {
     /// Puts a command at the end of the stream.
-    pub(super) fn push(&mut self, command: Command, waiter: Waiter) {
+    pub(super) fn push(&mut self, shard: ShardId, command: Command, waiter: Waiter) {
         self.bytes += command_bytes(&command);
+        if let Some(keeper) = keeper(shard, &command) {
+            self.keeping.insert(self.answered + 1 + self.queue.len() as u64, keeper);
+        }
         self.queue.push_back(Some(Waiting { command, waiter }));
+    }
+
+    /// The last number under way that leads to a retained message of `scope`.
+    pub(super) fn last_kept(&self, scope: Scope) -> Option<u64> {
+        let within = |keeper: &ShardId| scope.is_none_or(|scope| scope == *keeper);
+        self.keeping.iter().rev().find(|(_, keeper)| within(keeper)).map(|(seq, _)| *seq)
+    }
+
+    /// Whether something up to this number is under way that leads to a retained message of `scope`.
+    pub(super) fn keeps(&self, scope: Scope, last: u64) -> bool {
+        let within = |keeper: &ShardId| scope.is_none_or(|scope| scope == *keeper);
+        self.keeping.range(..=last).any(|(_, keeper)| within(keeper))
     }
 
     /// Whether so much is unanswered that no publish is taken.
@@ -99,6 +117,7 @@ impl ShardClient {
         let place = usize::try_from(seq.checked_sub(self.answered + 1)?).ok()?;
         let Waiting { command, waiter } = self.queue.get_mut(place)?.take()?;
         self.bytes -= command_bytes(&command);
+        self.keeping.remove(&seq);
         self.quiet = false;
         while let Some(None) = self.queue.front() {
             self.queue.pop_front();
@@ -168,6 +187,22 @@ impl ShardClient {
     }
 }
 
+/// The shard that will keep what a command to `shard` says, if that is to be kept. What is relayed from an outbox is asked of
+/// whoever leads its shard.
+fn keeper(shard: ShardId, command: &Command) -> Option<ShardId> {
+    let spread = match command {
+        Command::Retain(_) | Command::Keep { .. } => return Some(shard),
+        Command::PublishOnce(publish) => &publish.spread,
+        Command::FireWill { spread, .. } => spread,
+        _ => return None,
+    };
+    let elsewhere = |to: &Destination| match to {
+        Destination::Keeper(keeper) => Some(*keeper),
+        Destination::Shard(_) | Destination::Node(_) => None,
+    };
+    if spread.keep { Some(shard) } else { spread.destinations.iter().find_map(elsewhere) }
+}
+
 /// About what a command takes in an entry.
 pub(super) fn command_bytes(command: &Command) -> usize {
     match command {
@@ -218,6 +253,27 @@ fn message_bytes(message: &Message) -> usize {
 mod tests {
     use super::*;
 
+    const SHARD: ShardId = ShardId(0);
+
+    #[test]
+    fn what_leads_to_retained_messages_is_under_way_until_it_is_answered() {
+        let mut client = ShardClient::default();
+        client.push(SHARD, Command::Tick, Waiter::Nobody);
+        client.push(SHARD, Command::Retain(Message::default()), Waiter::Nobody);
+        let destinations = vec![Destination::Shard(ShardId(2)), Destination::Keeper(ShardId(3))];
+        let spread = Spread { destinations, ..Spread::default() };
+        client.push(SHARD, Command::FireWill { client_id: "c".into(), epoch: 1, spread }, Waiter::Nobody);
+        let keeps = [None, Some(SHARD), Some(ShardId(3)), Some(ShardId(2))];
+        assert_eq!(keeps.map(|scope| client.last_kept(scope)), [Some(3), Some(2), Some(3), None]);
+        assert!(client.keeps(None, 2) && !client.keeps(None, 1) && !client.keeps(Some(ShardId(3)), 2));
+        client.answer(2);
+        client.push(SHARD, Command::Keep { message: Message::default(), epoch: 1 }, Waiter::Nobody);
+        assert!(!client.keeps(Some(SHARD), 3), "it came later");
+        assert_eq!(client.last_kept(Some(SHARD)), Some(4));
+        client.reset();
+        assert_eq!(client.last_kept(None), None);
+    }
+
     fn numbers(commands: &[(u64, Command)]) -> Vec<u64> {
         commands.iter().map(|(seq, _)| *seq).collect()
     }
@@ -226,7 +282,7 @@ mod tests {
     fn what_is_unanswered_is_sent_again_in_order_to_a_new_leader() {
         let mut client = ShardClient::default();
         for key in 1..=4 {
-            client.push(Command::Tick, Waiter::Publish(key));
+            client.push(SHARD, Command::Tick, Waiter::Publish(key));
         }
         assert!(!client.has_unsent(), "nobody leads");
         client.leader_known(NodeId(1), 1);
@@ -237,7 +293,7 @@ mod tests {
         assert!(client.answer(3).is_none(), "answered once");
         client.leader_known(NodeId(2), 2);
         assert_eq!(numbers(&client.take_unsent()), [2, 4]);
-        client.push(Command::Tick, Waiter::Nobody);
+        client.push(SHARD, Command::Tick, Waiter::Nobody);
         assert_eq!(numbers(&client.take_unsent()), [5]);
         client.leader_known(NodeId(1), 1);
         assert_eq!(client.leader, Some((NodeId(2), 2)), "an older term is not believed");
@@ -248,7 +304,7 @@ mod tests {
         let mut client = ShardClient::default();
         client.leader_known(NodeId(1), 1);
         for _ in 0..5 {
-            client.push(Command::Tick, Waiter::Nobody);
+            client.push(SHARD, Command::Tick, Waiter::Nobody);
         }
         client.take_unsent();
         client.answer(1);
@@ -260,7 +316,7 @@ mod tests {
     fn a_stream_without_answers_is_sent_again_at_the_second_tick() {
         let mut client = ShardClient::default();
         client.leader_known(NodeId(1), 1);
-        client.push(Command::Tick, Waiter::Nobody);
+        client.push(SHARD, Command::Tick, Waiter::Nobody);
         client.take_unsent();
         client.tick();
         assert!(!client.has_unsent());
@@ -273,9 +329,9 @@ mod tests {
         let mut client = ShardClient::default();
         let payload = vec![0; limits::STREAM_BYTES_MAX / 2];
         let publish = Command::Publish(crate::message::Message { payload: payload.into(), ..Default::default() });
-        client.push(publish.clone(), Waiter::Nobody);
+        client.push(SHARD, publish.clone(), Waiter::Nobody);
         assert!(!client.is_full());
-        client.push(publish, Waiter::Nobody);
+        client.push(SHARD, publish, Waiter::Nobody);
         assert!(client.is_full());
         client.answer(2);
         assert!(!client.is_full());
@@ -285,11 +341,11 @@ mod tests {
     fn a_new_run_begins_at_one_and_lets_everybody_go() {
         let mut client = ShardClient::default();
         client.leader_known(NodeId(1), 1);
-        client.push(Command::Tick, Waiter::Publish(7));
-        client.push(Command::Tick, Waiter::Nobody);
+        client.push(SHARD, Command::Tick, Waiter::Publish(7));
+        client.push(SHARD, Command::Tick, Waiter::Nobody);
         client.answer(2);
         assert_eq!(client.reset(), [(Command::Tick, Waiter::Publish(7))]);
-        client.push(Command::Tick, Waiter::Nobody);
+        client.push(SHARD, Command::Tick, Waiter::Nobody);
         assert_eq!(numbers(&client.take_unsent()), [1]);
     }
 }

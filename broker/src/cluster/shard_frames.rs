@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::retained_rounds::Scope;
 use crate::identity::{ClientId, ConnectionId, Incarnation, NodeId, ShardId};
 use crate::message::Message;
 use crate::shard::{Command, Delivery, Evicted, Outcome, StoredSession};
@@ -40,6 +41,15 @@ pub(super) enum ShardFrame {
     ReadSessions { shard: ShardId, read: u64, after: Arc<str>, count: u32 },
     /// The answer.
     Sessions { shard: ShardId, read: u64, sessions: Vec<StoredSession> },
+    /// To a node: say when what you have under way now for the retained messages of `scope` is kept. This and the next three
+    /// only while every member speaks protocol 2.
+    AskUnderWay { number: u64, scope: Scope },
+    /// The answer.
+    UnderWayKept { number: u64 },
+    /// To a leader: say when what is in the outboxes of the shard now for the retained messages of `scope` is kept.
+    AskOutboxes { shard: ShardId, number: u64, scope: Scope },
+    /// The answer.
+    OutboxesKept { shard: ShardId, number: u64 },
 }
 
 impl ShardFrame {

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use crate::cluster::delivery::Deliveries;
 use crate::cluster::relays::Relays;
+use crate::cluster::retained_rounds::Owed;
 use crate::cluster::shard_client::command_bytes;
 use crate::identity::{ClientId, Origin};
-use crate::shard::{Command, Entry, Expected, Numbered, Shard};
+use crate::shard::{Command, Destination, Entry, Expected, Numbered, Shard};
 
 /// An entry holds commands of about this many bytes.
 pub(super) const ENTRY_BYTES: usize = 16 << 10;
@@ -22,6 +23,8 @@ pub(super) struct ShardLeader {
     pub deliveries: Deliveries,
     pub relays: Relays,
     pub handing: Handing,
+    /// Who asks when what stood in these outboxes, up to these numbers, is kept.
+    pub outboxes_asked: Owed<Vec<(Destination, u64)>>,
     /// The last number taken of each origin; ahead of what is applied.
     taken: BTreeMap<Origin, u64>,
     gathered: Vec<Numbered>,
@@ -56,6 +59,7 @@ impl ShardLeader {
             deliveries: Deliveries::default(),
             relays: Relays::default(),
             handing: Handing::default(),
+            outboxes_asked: Owed::default(),
             taken: BTreeMap::new(),
             gathered: Vec::new(),
             gathered_bytes: 0,

@@ -7,6 +7,7 @@
 mod asking;
 mod handing;
 mod inspecting;
+mod keeping;
 mod leading;
 mod relaying;
 
@@ -26,6 +27,7 @@ use super::mesh::{LocalFuture, Shards, Surroundings};
 use super::relays::Relays;
 use super::replica::{Replica, replica_of};
 use super::retained_reads::{Answer, Asked, Question, Reader, Reads};
+use super::retained_rounds::{self, Owed, Rounds};
 use super::shard_client::{ShardClient, Waiter};
 use super::shard_frames::ShardFrame;
 use super::shard_leader::ShardLeader;
@@ -59,6 +61,10 @@ pub struct ShardRooms {
     deletions: RefCell<BTreeMap<u64, oneshot::Sender<bool>>>,
     reads: RefCell<Reads>,
     asked: RefCell<BTreeMap<ShardId, Asked>>,
+    /// What comes before reads for new subscriptions.
+    rounds: RefCell<Rounds>,
+    /// Who asks when the commands of these shards, up to these numbers, are answered.
+    under_way_asked: RefCell<Owed<Vec<(ShardId, u64)>>>,
     next_key: Cell<u64>,
     /// Wills of led shards that are being sent on their way, until their shard has done it.
     firing: RefCell<BTreeSet<(ShardId, ClientId, u64)>>,
@@ -66,6 +72,8 @@ pub struct ShardRooms {
     acknowledges_early: bool,
     /// Against K4, likewise.
     lets_two_hold: bool,
+    /// Against K8, likewise.
+    forgets_what_is_under_way: bool,
     /// The runs of other nodes that are linked, or were last.
     runs: RefCell<BTreeMap<NodeId, Incarnation>>,
     /// The last number that this run has taken from the outbox of each shard.
@@ -112,10 +120,13 @@ impl ShardRooms {
             deletions: RefCell::default(),
             reads: RefCell::default(),
             asked: RefCell::default(),
+            rounds: RefCell::default(),
+            under_way_asked: RefCell::default(),
             next_key: Cell::new(1),
             firing: RefCell::default(),
             acknowledges_early: faults::breaks_k1(),
             lets_two_hold: faults::breaks_k4(),
+            forgets_what_is_under_way: faults::breaks_k8(),
             runs: RefCell::default(),
             taken: RefCell::default(),
             arrived: RefCell::default(),
@@ -155,7 +166,7 @@ impl ShardRooms {
         if client.leader.is_none() {
             client.leader = self.around.directory.leader(shard);
         }
-        client.push(command, waiter);
+        client.push(shard, command, waiter);
         self.work.notify_one();
     }
 
@@ -182,6 +193,7 @@ impl ShardRooms {
         for (shard, relayed) in arrived {
             self.push(shard, Command::Relayed(relayed), Waiter::Nobody);
         }
+        self.answer_under_way();
         let mut frames = Vec::new();
         for (shard, client) in self.clients.borrow_mut().iter_mut() {
             while client.has_unsent() {
@@ -219,6 +231,7 @@ impl ShardRooms {
         }
         self.ask_to_inspect();
         self.forget_listings();
+        self.tick_rounds();
         let questions = self.reads.borrow_mut().ask_again();
         for question in questions {
             self.ask_retained(question);
@@ -297,6 +310,14 @@ impl ShardRooms {
             }
             ShardFrame::ReadSessions { shard, read, after, count } => {
                 self.asked_sessions(from, shard, read, &after, count);
+            }
+            ShardFrame::AskUnderWay { number, scope } => self.asked_under_way(from, number, scope),
+            ShardFrame::UnderWayKept { number } => {
+                self.answered_in_round(number, retained_rounds::Asked::Node(from.node));
+            }
+            ShardFrame::AskOutboxes { shard, number, scope } => self.asked_outboxes(from, shard, number, scope),
+            ShardFrame::OutboxesKept { shard, number } => {
+                self.answered_in_round(number, retained_rounds::Asked::Shard(shard));
             }
             ShardFrame::Sessions { shard, read, sessions } => self.inspected(shard, read, sessions),
             ShardFrame::Retained { read, messages, next } => {
@@ -384,12 +405,7 @@ impl Shards for ShardRooms {
                 }
             }
             ToCluster::ReadRetained { connection, token, filter, place } => {
-                let shards = self.around.directory.shards();
-                let reader = Reader::Subscriber { connection, token };
-                let question = self.reads.borrow_mut().begin(reader, filter, place, shards);
-                if let Some(question) = question {
-                    self.ask_retained(question);
-                }
+                self.read_retained(Reader::Subscriber { connection, token }, filter, place);
             }
             ToCluster::Enqueue { connection, token, client_id, epoch, filter, messages, next } => {
                 let waiter = Waiter::Enqueue { connection, token };
@@ -518,6 +534,8 @@ impl Shards for ShardRooms {
         self.taken.borrow_mut().clear();
         let mut unanswered = Vec::new();
         self.reads.borrow_mut().clear();
+        self.rounds.borrow_mut().end();
+        self.under_way_asked.borrow_mut().clear();
         self.listings.borrow_mut().clear();
         for client in self.clients.borrow_mut().values_mut() {
             unanswered.extend(client.reset().into_iter().map(|(_, waiter)| waiter));

@@ -7,7 +7,7 @@ use super::machine::{Shard, held};
 use super::queue::size;
 use super::stored::Stored;
 use super::streams::Expected;
-use crate::identity::{ClientId, Origin};
+use crate::identity::{ClientId, Origin, ShardId};
 use crate::limits;
 use crate::message::Message;
 
@@ -231,6 +231,15 @@ impl Shard {
     pub fn destinations(&self) -> Vec<Destination> {
         let outboxes = self.traffic.outboxes.iter();
         outboxes.filter(|(_, outbox)| !outbox.leaving.is_empty()).map(|(to, _)| *to).collect()
+    }
+
+    /// The outboxes of what is to be kept, by all shards or by one, that are not empty, and the last number in each.
+    pub fn to_be_kept(&self, keeper: Option<ShardId>) -> Vec<(Destination, u64)> {
+        let within =
+            |to: &Destination| matches!(to, Destination::Keeper(to) if keeper.is_none_or(|keeper| keeper == *to));
+        let outboxes = self.traffic.outboxes.iter();
+        let outboxes = outboxes.filter(|(to, outbox)| within(to) && !outbox.leaving.is_empty());
+        outboxes.map(|(to, outbox)| (*to, outbox.first + outbox.leaving.len() as u64 - 1)).collect()
     }
 
     /// The first number on its way to `to`.

@@ -28,7 +28,8 @@ use crate::replication::{Image, StateMachine};
 
 /// In front of a snapshot. A broker that does not know the version stops the replica and says so.
 const VERSION: u8 = 5;
-/// It had no fences; is read still.
+/// What a state without fences is written as. Brokers before protocol 2 read this alone, and while one is a member there are
+/// none.
 const VERSION_WITHOUT_FENCES: u8 = 4;
 
 /// Behind [`State`].
@@ -128,11 +129,13 @@ impl StateMachine for Shard {
             retained: self.retained.all(),
             strays: self.strays.clone(),
         };
-        let mut bytes = vec![VERSION];
+        let fences: FenceRecords = self.fences.all();
+        let mut bytes = vec![if fences.is_empty() { VERSION_WITHOUT_FENCES } else { VERSION }];
         // Serialising plain data to memory has no way to fail.
         bytes.extend(postcard::to_stdvec(&state).unwrap_or_default());
-        let fences: FenceRecords = self.fences.all();
-        bytes.extend(postcard::to_stdvec(&fences).unwrap_or_default());
+        if !fences.is_empty() {
+            bytes.extend(postcard::to_stdvec(&fences).unwrap_or_default());
+        }
         Image { head: Bytes::from(bytes), kept: messages.places.all }
     }
 

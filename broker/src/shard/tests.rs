@@ -547,6 +547,12 @@ fn any_command() -> impl Strategy<Value = (u8, Command)> {
         Just(Command::Tick),
         (prop::sample::select(vec!["c", "d", "e"]), 0..12_u64)
             .prop_map(|(client_id, epoch)| Command::Released { client_id: client_id.into(), epoch }),
+        (prop::sample::select(vec!["c", "d"]), 0..4_u64, prop::sample::select(vec!["", "x"])).prop_map(
+            |(publisher, epoch, payload)| {
+                let message = Message { publisher: publisher.into(), retain: true, ..message("t", payload) };
+                Command::Keep { message, epoch }
+            }
+        ),
     ];
     (0..3_u8, command)
 }

@@ -1,5 +1,6 @@
 //! The node as the shards' rooms and the replicas see it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +89,10 @@ impl Directory for Room {
 
     fn leader(&self, shard: ShardId) -> Option<(NodeId, u64)> {
         self.routes.borrow().leader(shard)
+    }
+
+    fn members(&self) -> BTreeSet<NodeId> {
+        self.routes.borrow().members().clone()
     }
 
     fn placement(&self, shard: ShardId) -> Vec<NodeId> {

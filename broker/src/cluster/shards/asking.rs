@@ -13,6 +13,9 @@ impl ShardRooms {
     pub(super) fn answered(&self, shard: ShardId, seq: u64, outcome: Outcome) {
         let answer = self.clients.borrow_mut().get_mut(&shard).and_then(|client| client.answer(seq));
         let Some((command, waiter)) = answer else { return };
+        if !self.under_way_asked.borrow().is_empty() {
+            self.work.notify_one();
+        }
         match waiter {
             Waiter::Nobody => {
                 if let Command::FireWill { client_id, epoch, .. } = command {
@@ -145,7 +148,7 @@ impl ShardRooms {
         match (shard.filter(|shard| !self.is_full(*shard)), key) {
             (Some(shard), key) => {
                 let waiter = key.map_or(Waiter::Nobody, Waiter::Publish);
-                let fenced = epoch > 0 && self.fences();
+                let fenced = epoch > 0 && self.minds_what_is_under_way();
                 let command = if fenced { Command::Keep { message, epoch } } else { Command::Retain(message) };
                 self.push(shard, command, waiter);
             }
@@ -158,8 +161,8 @@ impl ShardRooms {
     }
 
     /// Whether every member knows of fences, and of questions about what is under way.
-    pub(super) fn fences(&self) -> bool {
-        self.around.mesh.protocol() >= 2
+    pub(super) fn minds_what_is_under_way(&self) -> bool {
+        !self.forgets_what_is_under_way && self.around.mesh.protocol() >= 2
     }
 
     /// One part of a publish is done; the last one answers whoever waits (K1).
@@ -235,9 +238,14 @@ impl ShardRooms {
     /// Asks the leader of a shard. Without one, or a link to it, the question is asked again at the pace of `tick`.
     pub(super) fn ask_retained(&self, question: Question) {
         let Question { shard, read, filter, after } = question;
-        let known = self.clients.borrow().get(&shard).and_then(|client| client.leader);
-        if let Some((leader, _)) = known.or_else(|| self.around.directory.leader(shard)) {
+        if let Some(leader) = self.leader_of(shard) {
             self.send(leader, ShardFrame::ReadRetained { shard, read, filter, after });
         }
+    }
+
+    /// Who leads a shard, as far as is known.
+    pub(super) fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
+        let known = self.clients.borrow().get(&shard).and_then(|client| client.leader);
+        known.or_else(|| self.around.directory.leader(shard)).map(|(leader, _)| leader)
     }
 }

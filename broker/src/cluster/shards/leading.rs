@@ -167,6 +167,7 @@ impl ShardRooms {
         if unplaced {
             self.hand_over(shard);
         }
+        self.answer_outboxes(shard);
     }
 
     /// Carries out what may have been carried out before, by an earlier leader or over a link that was lost.

@@ -98,7 +98,7 @@ impl ShardRooms {
         if matches!(to, Destination::Shard(other) | Destination::Keeper(other) if self.is_full(other)) {
             return;
         }
-        let keeper = matches!(to, Destination::Keeper(_)) && self.fences();
+        let keeper = matches!(to, Destination::Keeper(_)) && self.minds_what_is_under_way();
         let messages = self.with_led(shard, |group, leader| {
             group.with(|state| {
                 let messages = leader.relays.next(state, to).into_iter();

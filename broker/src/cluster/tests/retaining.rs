@@ -1,21 +1,21 @@
 //! Retained messages whose way to their shard is long, while publishers and subscribers go on elsewhere.
 
 use super::*;
-use crate::shard::{Close, CloseCause, Open};
+use crate::shard::{Close, CloseCause, Open, Will};
 
 /// A connection of this node's first worker.
 fn connection(slot: u32) -> ConnectionId {
     ConnectionId { worker: 0, slot, generation: 1 }
 }
 
-fn open(node: &Node, slot: u32, client_id: &str) {
+fn open(node: &Node, slot: u32, client_id: &str, will: Option<Message>) {
     node.say(ToCluster::Open(Open {
         client_id: client_id.into(),
         connection: connection(slot),
         clean_start: true,
         session_expiry_seconds: 0,
         receive_maximum: 10,
-        will: None,
+        will: will.map(|message| Will { message, delay_seconds: 0, expiry_seconds: None }),
     }));
 }
 
@@ -31,15 +31,13 @@ fn close(node: &Node, client_id: &str, epoch: u64) {
     node.say(ToCluster::Close(Close { client_id, epoch, cause, session_expiry_seconds: None, sent_to: 0 }));
 }
 
+fn retained(topic: &str, payload: &str) -> Message {
+    let payload = payload.to_owned().into();
+    Message { topic: topic.into(), payload, qos: QoS::AtLeastOnce, retain: true, ..Message::default() }
+}
+
 fn retain(node: &Node, token: u64, (client_id, epoch): (&str, u64), topic: &str, payload: &str) {
-    let message = Message {
-        topic: topic.into(),
-        payload: payload.to_owned().into(),
-        qos: QoS::AtLeastOnce,
-        retain: true,
-        publisher: client_id.into(),
-        ..Message::default()
-    };
+    let message = Message { publisher: client_id.into(), ..retained(topic, payload) };
     let (targets, recipients) = Default::default();
     node.say(ToCluster::Publish { connection: connection(9), token, epoch, message, targets, recipients });
 }
@@ -59,15 +57,20 @@ fn found(node: &Node, token: u32) -> Option<Vec<String>> {
 
 const TOPICS: u64 = 8;
 
-/// Three nodes, of which `b` and `c` do not reach each other, and both keep their leases. A client of `b` has published
-/// "older" on a topic whose shard `c` leads. Gives its client id and epoch, and the number of the topic.
-async fn with_a_message_that_is_on_its_way(cluster: &mut Cluster) -> (String, u64, u64) {
+/// Three nodes, of which `b` and `c` do not reach each other, and both keep their leases.
+async fn with_a_link_that_is_cut(cluster: &mut Cluster) {
     cluster.start(&["a", "b", "c"]).await;
     cluster.until_whole().await;
     // Neither leads the control group, whose leader a member must reach.
     cluster.net.cut("b", "c");
+}
+
+/// So, and a client of `b` has published "older" on a topic whose shard `c` leads. Gives its client id and epoch, and the
+/// number of the topic.
+async fn with_a_message_that_is_on_its_way(cluster: &mut Cluster) -> (String, u64, u64) {
+    with_a_link_that_is_cut(cluster).await;
     let b = cluster.node("b");
-    (1..=8).for_each(|slot| open(b, slot, &format!("p{slot}")));
+    (1..=8).for_each(|slot| open(b, slot, &format!("p{slot}"), None));
     let opened = || (1..=8).find_map(|slot| Some((format!("p{slot}"), epoch(b, slot)?)));
     cluster.until("a session whose shard b reaches", |_| opened().is_some()).await;
     let (client, older) = opened().expect("opened");
@@ -85,7 +88,7 @@ fn k8_a_message_that_comes_late_does_not_replace_what_its_publisher_has_publishe
         let (client, older, number) = with_a_message_that_is_on_its_way(&mut cluster).await;
         let (a, b, topic) = (cluster.node("a"), cluster.node("b"), format!("t/{number}"));
         close(b, &client, older);
-        open(a, 1, &client);
+        open(a, 1, &client, None);
         cluster.until("it goes on at a", |_| epoch(a, 1).is_some()).await;
         let newer = epoch(a, 1).expect("opened");
         retain(a, 100, (&client, newer), &topic, "newer");
@@ -97,5 +100,85 @@ fn k8_a_message_that_comes_late_does_not_replace_what_its_publisher_has_publishe
         read(b, 1, &topic);
         cluster.until("read", |_| found(b, 1).is_some()).await;
         assert_eq!(found(b, 1), Some(vec!["newer".to_owned()]));
+    });
+}
+
+#[test]
+fn k8_a_new_subscriber_reads_what_was_on_its_way_when_it_came() {
+    simulate(async |mut cluster| {
+        let (_, _, number) = with_a_message_that_is_on_its_way(&mut cluster).await;
+        let topic = format!("t/{number}");
+        // Each has had its SUBACK: every member routes to it by now, and what was published before passes it by.
+        for (token, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            read(cluster.node(name), token, &topic);
+            read(cluster.node(name), token + 10, "t/+");
+        }
+        sleep(Duration::from_secs(3)).await;
+        let told = |name: &str| cluster.node(name).told.borrow().retained.clone();
+        assert_eq!([told("a"), told("b"), told("c")], [const { BTreeMap::new() }; 3], "one would have missed it");
+        cluster.net.heal("b", "c");
+        for (token, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            cluster.until("read", |cluster| found(cluster.node(name), token).is_some()).await;
+            assert_eq!(found(cluster.node(name), token), Some(vec!["older".to_owned()]), "at {name}");
+            cluster.until("read", |cluster| found(cluster.node(name), token + 10).is_some()).await;
+        }
+    });
+}
+
+#[test]
+fn k8_a_subscriber_waits_for_nothing_that_a_dead_node_had_on_its_way() {
+    simulate(async |mut cluster| {
+        let (_, _, number) = with_a_message_that_is_on_its_way(&mut cluster).await;
+        let topic = format!("t/{number}");
+        read(cluster.node("a"), 1, &topic);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(found(cluster.node("a"), 1), None);
+        cluster.kill("b").await;
+        let took = cluster.until("read", |cluster| found(cluster.node("a"), 1).is_some()).await;
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        assert_eq!(found(cluster.node("a"), 1), Some(vec![]), "it was acknowledged to nobody");
+    });
+}
+
+#[test]
+fn k8_a_subscriber_reads_after_nothing_that_came_later_and_at_once_when_nothing_is_on_its_way() {
+    simulate(async |mut cluster| {
+        cluster.start(&["a", "b", "c"]).await;
+        cluster.until_whole().await;
+        retain(cluster.node("b"), 1, ("p", 1), "t/1", "x");
+        cluster.until("acknowledged", |cluster| answer(cluster.node("b"), 1).is_some()).await;
+        read(cluster.node("c"), 1, "t/1");
+        let took = cluster.until("read", |cluster| found(cluster.node("c"), 1).is_some()).await;
+        assert!(took < Duration::from_millis(100), "{took:?}");
+        assert_eq!(found(cluster.node("c"), 1), Some(vec!["x".to_owned()]));
+    });
+}
+
+#[test]
+fn k8_a_new_subscriber_reads_the_wills_that_were_on_their_way() {
+    const SLOTS: std::ops::RangeInclusive<u32> = 20..=59;
+    simulate(async |mut cluster| {
+        with_a_link_that_is_cut(&mut cluster).await;
+        let (a, b) = (cluster.node("a"), cluster.node("b"));
+        let (client, topic) = (|slot: u32| format!("w{slot}"), |slot: u32| format!("will/{slot}"));
+        SLOTS.for_each(|slot| open(b, slot, &client(slot), Some(retained(&topic(slot), &client(slot)))));
+        sleep(Duration::from_secs(3)).await;
+        // Those whose shard c leads are not opened.
+        let opened: Vec<(u32, u64)> = SLOTS.filter_map(|slot| Some((slot, epoch(b, slot)?))).collect();
+        opened.iter().for_each(|(slot, epoch)| close(b, &client(*slot), *epoch));
+        sleep(Duration::from_secs(1)).await;
+        opened.iter().for_each(|(slot, _)| read(a, *slot, &topic(*slot)));
+        sleep(Duration::from_secs(3)).await;
+        let held = opened.iter().filter(|(slot, _)| found(a, *slot).is_none()).count();
+        assert!(
+            (1..opened.len()).contains(&held),
+            "{held} of {} had a shard of b to leave, and one of c to go to",
+            opened.len()
+        );
+        cluster.net.heal("b", "c");
+        for (slot, _) in &opened {
+            cluster.until("read", |_| found(a, *slot).is_some()).await;
+            assert_eq!(found(a, *slot), Some(vec![client(*slot)]), "the will of {}", client(*slot));
+        }
     });
 }
