@@ -142,7 +142,6 @@ impl Sender {
         self.send(&Packet::Publish(Publish { dup, qos, retain: false, topic, packet_id, properties, payload })).await
     }
 
-    #[allow(dead_code, reason = "the simulation, which shares this file, does not use it")]
     pub async fn publish_retained(&mut self, packet_id: u16, topic: &str, payload: &[u8]) -> Result<()> {
         let (dup, qos, properties) = (false, QoS::AtLeastOnce, Properties::default());
         self.send(&Packet::Publish(Publish { dup, qos, retain: true, topic, packet_id, properties, payload })).await

@@ -10,6 +10,8 @@ mod groups;
 mod history;
 #[path = "../ledger/load.rs"]
 mod load;
+#[path = "../ledger/retained.rs"]
+mod retained;
 mod spoilt;
 mod world;
 
@@ -20,6 +22,9 @@ use history::{History, Violation};
 use load::{Load, Shape};
 use mqtt_broker::storage::Crash;
 use mqtt_broker::storage::disk::FileName;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use retained::Keepers;
 use tokio::time::sleep;
 use world::simulate;
 
@@ -72,24 +77,36 @@ fn faults_on_groups(seed: u64) -> Vec<String> {
 }
 
 const SHAPE: Shape = Shape { publishers: 2, persistent: 3, passing: 1, contended: 1, pace: Duration::from_millis(50) };
+/// Publishers of retained messages.
+const KEEPERS: u32 = 3;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Until there is something worth damaging.
 const DAMAGE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Kills, power cuts and cuts of the network under QoS 1 load. Gives the clients' ledger and the history.
+/// Kills, power cuts and cuts of the network, of one node from all or of two from each other, under QoS 1 load and retained
+/// messages. Gives the clients' ledger and the history.
 fn faults_on_brokers(seed: u64) -> (History, Vec<String>) {
     simulate(seed, async |world| {
         let brokers = Brokers::start(&world, spoilt::honest);
         brokers.until_whole().await;
         let load = Load::start(brokers::HOSTS.map(|host| brokers.dial(host)).to_vec(), SHAPE, seed);
         load.until_subscribed(SHAPE.persistent + SHAPE.passing, SETTLE_TIMEOUT).await.expect("subscribers");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let dials = brokers::HOSTS.map(|host| brokers.dial(host)).to_vec();
+        let keepers = Keepers::start(dials, KEEPERS, || StdRng::from_rng(&mut rng));
         for _ in 0..FAULTS {
-            let host = brokers::HOSTS[world.draw(0..3) as usize];
-            match world.draw(0..4) {
+            let at = world.draw(0..3) as usize;
+            let [host, other] = [0, 1].map(|step| brokers::HOSTS[(at + step) % 3]);
+            match world.draw(0..5) {
                 0 => {
                     world.isolate(host, true);
                     world.wait_ms(50..6_000).await;
                     world.isolate(host, false);
+                }
+                4 => {
+                    world.part(host, other, true);
+                    world.wait_ms(50..6_000).await;
+                    world.part(host, other, false);
                 }
                 1 => {
                     // Everybody at once (K10).
@@ -107,6 +124,7 @@ fn faults_on_brokers(seed: u64) -> (History, Vec<String>) {
             world.note(format_args!("{} messages acknowledged", load.acknowledged()));
         }
         brokers.until_whole().await;
+        keepers.check().await.expect("K8");
         let ledger = load.finish(SETTLE_TIMEOUT).await.expect("every message is acknowledged in the end");
         world.note(format_args!("{ledger:?}"));
         assert_eq!(brokers.damaged.get(), 0, "an honest disk loses nothing");

@@ -156,6 +156,16 @@ impl World {
         self.note(format_args!("{host} is {}", if cut { "cut off" } else { "back" }));
     }
 
+    /// Cuts two hosts off from each other alone, or undoes it.
+    pub fn part(&self, one: &str, other: &str, cut: bool) {
+        if cut {
+            self.net.cut(one, other)
+        } else {
+            self.net.heal(one, other)
+        }
+        self.note(format_args!("{one} and {other} are {}", if cut { "parted" } else { "linked" }));
+    }
+
     /// Time since the world began.
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
