@@ -191,8 +191,10 @@ pub async fn a_paused_resource_is_left_alone(cluster: &Cluster) -> Result<()> {
     let before = versions(&broker).await?;
 
     // What would roll every pod, what would delete an object, and an object that is missing.
-    let image = broker.get().await?["spec"]["image"].clone();
-    let edit = json!({ "image": "localhost/mqtt-broker:no-such", "podDisruptionBudget": { "enabled": false } });
+    let spec = &broker.get().await?["spec"];
+    let right = json!({ "image": spec["image"], "version": spec["version"] });
+    let image = "localhost/mqtt-broker:no-such";
+    let edit = json!({ "image": image, "version": null, "podDisruptionBudget": { "enabled": false } });
     broker.patch(&edit).await?;
     cluster.kubectl(["delete", "networkpolicy", BROKER, "-n", NAMESPACE]).output().await?;
     // The condition is of the new generation: the edit was seen, and all that was done about it is done.
@@ -202,7 +204,7 @@ pub async fn a_paused_resource_is_left_alone(cluster: &Cluster) -> Result<()> {
     ensure!(policies.len() == 1, "the NetworkPolicies were {policies:?}");
     ensure!(after == others, "a paused resource was carried out: {others:?} have become {after:?}");
 
-    broker.patch(&json!({ "image": image })).await?;
+    broker.patch(&right).await?;
     broker.annotate(&format!("{PAUSED}-")).await?;
     broker.says("Paused", "False", "NotAnnotated", TRAFFIC_DEADLINE).await?;
     let kinds = async |kind: &str, wanted: usize| {
