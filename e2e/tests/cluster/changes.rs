@@ -70,13 +70,13 @@ async fn a_name_that_is_taken_is_left_alone(cluster: &Cluster) -> Result<Resourc
     Ok(taken)
 }
 
-pub async fn one_becomes_three_and_one_again(cluster: &Cluster) -> Result<()> {
+pub async fn one_becomes_five_and_one_again(cluster: &Cluster) -> Result<()> {
     side::make(cluster).await?;
     let broker = Resource::named(cluster, SIDE, "small");
     broker.apply(&reachable(cluster)).await?;
     broker.available(1, TRAFFIC_DEADLINE).await?;
     ensure!(broker.owned("poddisruptionbudget").await?.is_empty(), "a single broker must not block its node");
-    for replicas in [3, 1] {
+    for replicas in [3, 5, 3, 1] {
         broker.patch(&json!({ "replicas": replicas })).await?;
         broker.available(replicas, ROLL_DEADLINE).await?;
         let budgets = broker.owned("poddisruptionbudget").await?.len();

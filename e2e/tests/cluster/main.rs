@@ -69,8 +69,8 @@ const TESTS: [Test; 22] = [
     Test("a_full_volume_refuses_and_goes_on_when_there_is_room", 240, Local, |cluster| {
         Box::pin(volume::a_full_volume_refuses_and_goes_on(cluster))
     }),
-    Test("one_broker_becomes_three_and_one_again_and_goes_with_its_volumes", 300, Any, |cluster| {
-        Box::pin(changes::one_becomes_three_and_one_again(cluster))
+    Test("one_broker_becomes_three_five_three_and_one_again_and_goes_with_its_volumes", 360, Any, |cluster| {
+        Box::pin(changes::one_becomes_five_and_one_again(cluster))
     }),
     Test("a_bad_image_stops_the_roll_and_a_good_one_mends_it", 300, Local, |cluster| {
         Box::pin(changes::a_bad_image_stops_the_roll(cluster))
