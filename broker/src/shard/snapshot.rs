@@ -28,8 +28,8 @@ use crate::replication::{Image, StateMachine};
 
 /// In front of a snapshot. A broker that does not know the version stops the replica and says so.
 const VERSION: u8 = 5;
-/// What a state without fences is written as. Brokers before protocol 2 read this alone, and while one is a member there are
-/// none.
+/// What a state without fences is written as. Brokers before protocol 2 read this alone, and no fence is set while one is a
+/// member.
 const VERSION_WITHOUT_FENCES: u8 = 4;
 
 /// Behind [`State`].

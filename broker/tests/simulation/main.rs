@@ -89,10 +89,10 @@ fn faults_on_brokers(seed: u64) -> (History, Vec<String>) {
     simulate(seed, async |world| {
         let brokers = Brokers::start(&world, spoilt::honest);
         brokers.until_whole().await;
-        let load = Load::start(brokers::HOSTS.map(|host| brokers.dial(host)).to_vec(), SHAPE, seed);
+        let dials = brokers::HOSTS.map(|host| brokers.dial(host)).to_vec();
+        let load = Load::start(dials.clone(), SHAPE, seed);
         load.until_subscribed(SHAPE.persistent + SHAPE.passing, SETTLE_TIMEOUT).await.expect("subscribers");
         let mut rng = StdRng::seed_from_u64(seed);
-        let dials = brokers::HOSTS.map(|host| brokers.dial(host)).to_vec();
         let keepers = Keepers::start(dials, KEEPERS, || StdRng::from_rng(&mut rng));
         for _ in 0..FAULTS {
             let at = world.draw(0..3) as usize;

@@ -178,7 +178,7 @@ impl Suite<'_> {
             let asked_for = index == 0 || only.split(',').any(|word| name.contains(word));
             let why_not = match on {
                 _ if !asked_for => Some("was not asked for"),
-                On::Local if !self.cluster.is_local() => Some("needs the local cluster"),
+                Local if !self.cluster.is_local() => Some("needs the local cluster"),
                 _ => None,
             };
             if let Some(why_not) = why_not {
