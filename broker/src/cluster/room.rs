@@ -19,7 +19,7 @@ use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use self::rebuilding::Damaged;
 use super::asks::Ask;
@@ -226,11 +226,13 @@ impl Room {
         if let Some(listen) = &self.config.listen {
             self.links.start(listen).await?;
         }
-        self.every(Duration::from_millis(20), Room::membership_turn);
-        self.every(Duration::from_millis(100), Room::hosting_turn);
-        self.every(Duration::from_millis(100), Room::duties_turn);
-        self.every(rebuilding::REBUILDING_TURN, Room::rebuilding_turn);
-        self.every(Duration::from_millis(100), Room::publish_status);
+        // They beat together: to wake the thread costs more than what most of them do.
+        let beat = Instant::now();
+        self.every(beat, Duration::from_millis(20), Room::membership_turn);
+        self.every(beat, Duration::from_millis(100), Room::hosting_turn);
+        self.every(beat, Duration::from_millis(100), Room::duties_turn);
+        self.every(beat, rebuilding::REBUILDING_TURN, Room::rebuilding_turn);
+        self.every(beat, Duration::from_millis(100), Room::publish_status);
         let renewals = self.clone();
         self.tasks.spawn(async move { renewals.renew_for_ever().await });
         let joins = self.clone();
@@ -247,12 +249,14 @@ impl Room {
         Ok(())
     }
 
-    fn every(self: &Rc<Self>, period: Duration, act: impl Fn(&Rc<Room>) + 'static) {
+    fn every(self: &Rc<Self>, start: Instant, period: Duration, act: impl Fn(&Rc<Room>) + 'static) {
         let room = self.clone();
         self.tasks.spawn(async move {
+            let mut beats = interval_at(start, period);
+            beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
             loop {
+                beats.tick().await;
                 act(&room);
-                tokio::time::sleep(period).await;
             }
         });
     }

@@ -21,7 +21,7 @@ use super::network::{Network, Transport};
 use super::raft::Types;
 use super::settings::Settings;
 use super::snapshot::Snapshots;
-use super::standing::Leadership;
+use super::standing::{Leadership, leads_alone};
 use crate::identity::{GroupId, NodeId};
 use crate::storage::{Claim, GroupLog};
 
@@ -171,10 +171,13 @@ async fn watch_until_stopped<S: StateMachine>(
 ) -> Option<String> {
     let mut metrics = raft.metrics();
     loop {
-        let (now, failed) = {
+        let (now, alone, failed) = {
             let metrics = metrics.borrow_watched();
-            (Leadership::read(&metrics), metrics.running_state.as_ref().err().map(ToString::to_string))
+            let failed = metrics.running_state.as_ref().err().map(ToString::to_string);
+            (Leadership::read(&metrics), leads_alone(&metrics), failed)
         };
+        // Nobody waits for its heartbeats, and it needs no vote but its own: an idle node sleeps.
+        raft.runtime_config().tick(!alone);
         let replica = replica.upgrade()?;
         if let Some(reason) = failed {
             replica.publish(Leadership { failed: Some(reason.clone()), ..Leadership::default() });

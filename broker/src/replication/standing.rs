@@ -63,6 +63,12 @@ impl Leadership {
     }
 }
 
+/// Whether this replica leads a group that has no other member.
+pub(super) fn leads_alone(metrics: &RaftMetrics<Types>) -> bool {
+    let membership = metrics.membership_config.membership();
+    Leadership::read(metrics).is_leader && membership.nodes().all(|(member, ())| *member == metrics.id)
+}
+
 impl Standing {
     pub(super) fn read(metrics: &RaftMetrics<Types>) -> Standing {
         let membership = metrics.membership_config.membership();

@@ -277,6 +277,34 @@ fn members_come_and_go_and_a_new_one_catches_up_from_a_snapshot() {
 }
 
 #[test]
+fn who_leads_alone_sleeps_until_there_is_somebody_else() {
+    simulate(8, async |nodes| {
+        let first = nodes.start(1).await;
+        first.initialize(&set([1])).await.unwrap();
+        nodes.write("alone").await;
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let before = metrics.worker_park_count(0);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let parked = metrics.worker_park_count(0) - before;
+        assert!(parked < 10, "woke up {parked} times in a minute");
+
+        nodes.write("still").await;
+        for node in [2, 3] {
+            nodes.start(node).await;
+            first.add_learner(NodeId(node)).await.unwrap();
+        }
+        within(5, || [2, 3].iter().all(|node| first.standing().in_sync(NodeId(*node), 0)).then_some(())).await;
+        first.change_voters(&set([1, 2, 3])).await.unwrap();
+        let second = nodes.groups.borrow()[&NodeId(2)].clone();
+        let term = second.leadership().borrow().term;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(second.leadership().borrow().term, term, "a follower heard nothing of its leader");
+        nodes.kill(1).await;
+        nodes.write("without it").await;
+    });
+}
+
+#[test]
 fn leadership_is_given_to_a_member_in_sync_and_to_nobody_else() {
     simulate(5, async |nodes| {
         let leader = three(&nodes).await;
