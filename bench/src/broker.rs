@@ -67,7 +67,6 @@ impl Broker {
             (_, Kind::Trie { .. }) => Some("a program's inside, of ours alone"),
             (_, Kind::Closed(load)) if load.persistent => Some("does not sync a message before it acknowledges"),
             (Broker::Floor, Kind::Closed(load)) if load.qos == 2 => Some("knows no QoS 2"),
-            (Broker::Floor, Kind::Closed(load)) if load.shape.has_wildcards() => Some("knows no wildcards"),
             _ => None,
         }
     }
@@ -305,11 +304,7 @@ mod tests {
             all.filter(|scenario| broker.cannot(scenario).is_none()).map(|scenario| scenario.name).collect::<Vec<_>>()
         };
         assert_eq!(can(Broker::Ours("x".into())).len(), scenario::all(5000).len());
-        assert!(
-            !can(Broker::Floor)
-                .iter()
-                .any(|name| ["pairs-qos2", "wildcards", "scattered", "durable", "trie"].contains(name))
-        );
+        assert!(!can(Broker::Floor).iter().any(|name| ["pairs-qos2", "durable", "trie"].contains(name)));
         assert!(can(Broker::Mosquitto).contains(&"pairs-qos2"));
         assert!(!can(Broker::Mosquitto).contains(&"durable"));
     }

@@ -42,6 +42,8 @@ pub struct Load {
     pub qos: u8,
     /// Subscribers have sessions that outlive their connections.
     pub persistent: bool,
+    /// For the floor, which knows no wildcards: topics in place of filters that have some.
+    pub without_wildcards: bool,
 }
 
 /// Connects, warms up, then measures for `measure`; `cpu` reads the broker's CPU time so far.
@@ -83,7 +85,10 @@ struct Shared {
 
 /// Connects everybody and lets them run, each as a task.
 fn start(address: SocketAddr, load: Load) -> Result<Rc<Shared>> {
-    let plan = load.shape.plan();
+    let mut plan = load.shape.plan();
+    if load.without_wildcards {
+        plan = plan.without_wildcards();
+    }
     let subscribers: Vec<Client> = plan
         .filters
         .into_iter()

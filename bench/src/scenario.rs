@@ -42,7 +42,7 @@ pub fn all(idle_connections: usize) -> Vec<Scenario> {
     let closed = |name, title, shape, window, qos| Scenario {
         name,
         title,
-        kind: Kind::Closed(Load { shape, payload: PAYLOAD, window, qos, persistent: false }),
+        kind: Kind::Closed(Load { shape, payload: PAYLOAD, window, qos, persistent: false, without_wildcards: false }),
     };
     let scattered = Shape::Scattered { publishers: 100, subscribers: 2000 };
     vec![
@@ -64,6 +64,7 @@ pub fn all(idle_connections: usize) -> Vec<Scenario> {
                 window: 4,
                 qos: 0,
                 persistent: false,
+                without_wildcards: false,
             }),
         },
         Scenario {
@@ -75,6 +76,7 @@ pub fn all(idle_connections: usize) -> Vec<Scenario> {
                 window: DURABLE_WINDOW,
                 qos: 1,
                 persistent: true,
+                without_wildcards: false,
             }),
         },
         Scenario {

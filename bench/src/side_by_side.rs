@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::broker::Broker;
 use crate::figure::{Figure, median};
+use crate::load::Load;
 use crate::report::{Line, Report};
 use crate::scenario::{Kind, Scenario};
 use crate::{idle, latency, load, trie};
@@ -74,6 +75,7 @@ fn measure(broker: &Broker, scenario: &Scenario, plan: &Plan) -> Result<Figure> 
     Ok(match scenario.kind {
         Kind::Closed(load) => {
             let running = start()?;
+            let load = Load { without_wildcards: *broker == Broker::Floor, ..load };
             let cpu_time = || running.cpu_time();
             Figure::Throughput(load::run(running.address, load, warm_up, plan.measure, cpu_time)?)
         }

@@ -32,11 +32,6 @@ pub struct Plan {
 }
 
 impl Shape {
-    /// Whether a filter of it is not simply a topic.
-    pub fn has_wildcards(self) -> bool {
-        matches!(self, Shape::Wildcards(_) | Shape::Scattered { .. })
-    }
-
     /// Spells it out.
     pub fn plan(self) -> Plan {
         match self {
@@ -73,6 +68,17 @@ impl Shape {
     }
 }
 
+impl Plan {
+    /// The same messages to the same subscribers, whose filters are the topics themselves.
+    pub fn without_wildcards(mut self) -> Plan {
+        let publishers = self.topics.len();
+        for (number, filter) in self.filters.iter_mut().enumerate().filter(|(_, filter)| filter.contains('+')) {
+            *filter = self.topics[number % publishers][number / publishers].clone();
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use mqtt_broker::router::Trie;
@@ -105,6 +111,9 @@ mod tests {
             let plan = shape.plan();
             assert!(matches(&plan).iter().all(|receivers| *receivers == plan.receivers), "{shape:?}");
             assert!(plan.topics.iter().all(|topics| !topics.is_empty()), "{shape:?}");
+            let exact = shape.plan().without_wildcards();
+            assert!(exact.filters.iter().all(|filter| !filter.contains(['+', '#'])), "{shape:?}");
+            assert!(matches(&exact).iter().all(|receivers| *receivers == plan.receivers), "{shape:?}");
         }
     }
 

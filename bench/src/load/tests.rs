@@ -16,7 +16,7 @@ fn floor() -> SocketAddr {
 }
 
 fn load(shape: Shape, qos: u8, payload: usize) -> Result<Throughput> {
-    let load = Load { shape, payload, window: 4, qos, persistent: false };
+    let load = Load { shape, payload, window: 4, qos, persistent: false, without_wildcards: false };
     let (warm_up, measure) = (Duration::from_millis(50), Duration::from_millis(200));
     run(floor(), load, warm_up, measure, || Ok(Duration::ZERO))
 }
