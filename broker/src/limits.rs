@@ -199,6 +199,9 @@ pub const RETAINED_PAGE_ITEMS_MAX: usize = 256;
 pub const RETAINED_PAGE_BYTES_MAX: usize = 64 << 10;
 /// Topics that a shard looks at before others have their turn.
 pub const RETAINED_PAGE_STEPS_MAX: usize = 1024;
+/// Questions for retained messages that wait while the leader of a shard hears from a majority. At the bound one is passed
+/// over; its node asks again at intervals.
+pub const RETAINED_QUESTIONS_MAX: usize = 65_536;
 /// Ticks until retained messages are read again for a session whose queue had no room for them.
 pub const RETAINED_RETRY_TICKS: u32 = 5;
 /// Topics whose retained message changed while a session was being sent those of before. At the bound the first is

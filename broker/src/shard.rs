@@ -26,7 +26,7 @@ mod tests;
 
 pub use command::{
     Ack, Close, CloseCause, Command, Delivery, Destination, Effect, Entry, Evicted, HandOver, Holder, Numbered, Onward,
-    Open, Outcome, Place, PublishOnce, Refusal, Relayed, Spread, Will,
+    Open, Outcome, Place, PublishOnce, Refusal, Relayed, Sender, Spread, Will,
 };
 pub use inspection::StoredSession;
 pub use machine::{Shard, Totals};

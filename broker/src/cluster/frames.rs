@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::identity::{GroupId, NodeId, Origin, ShardId};
 use crate::message::Message;
 
-/// Version of this protocol. A node speaks its own and the one before. From 2 on shards fence off what older connections of
-/// a publisher left on its way, and nodes are asked what they have under way for retained messages; neither is said while a
-/// member speaks 1.
-pub const PROTOCOL: u16 = 2;
+/// Version of this protocol. From 2 on shards fence off what older connections of a publisher left on its way, and nodes are
+/// asked what they have under way for retained messages; from 3 on each retained message names the connection that published
+/// it. Nothing is said that a member does not understand.
+pub const PROTOCOL: u16 = 3;
+
+/// The oldest version that is spoken with.
+pub const PROTOCOL_MIN: u16 = 1;
 
 /// The first frame in both directions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use rand::rngs::SmallRng;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::frames::{Frame, Hello, PROTOCOL, Peer};
+use super::frames::{Frame, Hello, PROTOCOL, PROTOCOL_MIN, Peer};
 use super::link::{self, LinkError, Outbound};
 use super::mesh::LocalFuture;
 use super::net::{BoxStream, Net};
@@ -366,7 +366,7 @@ impl Links {
             }
             return Err(LinkError::Dropped("it is this node itself"));
         }
-        if theirs.protocol + 1 < PROTOCOL {
+        if theirs.protocol < PROTOCOL_MIN {
             tracing::warn!(name = theirs.name, "peer speaks protocol {}", theirs.protocol);
             return Err(LinkError::Dropped("its protocol is too old"));
         }

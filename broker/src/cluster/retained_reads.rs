@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::identity::{ConnectionId, Origin, ShardId};
+use crate::limits;
 use crate::message::Message;
 use crate::shard::{Page, Place};
 
@@ -36,6 +37,8 @@ pub(super) struct Answer {
 pub(super) struct Reads {
     last: u64,
     waiting: BTreeMap<u64, Read>,
+    /// The one that a connection waits for, by its worker and place there: it reads one filter at a time.
+    by_place: BTreeMap<(u16, u32), u64>,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,14 @@ pub(super) struct Question {
 }
 
 impl Reads {
+    /// A subscriber is about to ask: what it, or who had its place before, asked earlier nobody wants any more (it has
+    /// unsubscribed, or gone). So no client makes more wait here than it has connections (K9). Gives that read.
+    pub(super) fn drop_earlier(&mut self, reader: Reader) -> Option<u64> {
+        let read = self.by_place.remove(&reader.place()?)?;
+        self.waiting.remove(&read);
+        Some(read)
+    }
+
     /// Somebody wants what matches `filter` from `place` on. Gives the first question; `None` if nothing can be there.
     pub(super) fn begin(
         &mut self,
@@ -78,7 +89,7 @@ impl Reads {
         self.last += 1;
         let read = Read { reader, filter, place, last, held: false, quiet: false };
         let question = read.question(self.last);
-        self.waiting.insert(self.last, read);
+        self.wait(read);
         Some(question)
     }
 
@@ -99,6 +110,7 @@ impl Reads {
     /// A leader has answered: what who asked hears, or the next question. Neither if it was answered before.
     pub(super) fn answered(&mut self, read: u64, page: Page) -> (Option<Answer>, Option<Question>) {
         let Some(mut known) = self.waiting.remove(&read) else { return (None, None) };
+        known.reader.place().map(|place| self.by_place.remove(&place));
         let Page { messages, next: after } = page;
         let next = match after {
             Some(_) => Some(Place { shard: known.place.shard, after }),
@@ -109,7 +121,7 @@ impl Reads {
             known.place = place.clone();
             self.last += 1;
             let question = known.question(self.last);
-            self.waiting.insert(self.last, known);
+            self.wait(known);
             return (None, Some(question));
         }
         (Some(Answer { reader: known.reader, messages, next }), None)
@@ -134,6 +146,22 @@ impl Reads {
     /// The connections are over.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
+        self.by_place.clear();
+    }
+
+    /// Under the last number.
+    fn wait(&mut self, read: Read) {
+        self.by_place.extend(read.reader.place().map(|place| (place, self.last)));
+        self.waiting.insert(self.last, read);
+    }
+}
+
+impl Reader {
+    fn place(&self) -> Option<(u16, u32)> {
+        match self {
+            Reader::Subscriber { connection, .. } => Some((connection.worker, connection.slot)),
+            Reader::Administrator(_) => None,
+        }
     }
 }
 
@@ -152,9 +180,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Takes a question. True if a round is to begin.
+    /// Takes a question. True if a round is to begin. At the bound it is passed over, and asked again by its node.
     pub(super) fn ask(&mut self, from: Origin, question: Question) -> bool {
-        self.waiting.push((from, question));
+        if self.waiting.len() < limits::RETAINED_QUESTIONS_MAX {
+            self.waiting.push((from, question));
+        }
         !std::mem::replace(&mut self.confirming, true)
     }
 
@@ -229,6 +259,42 @@ mod tests {
         assert!(reads.ask_again().is_empty());
         assert_eq!(reads.ask_again(), std::slice::from_ref(&question));
         assert_eq!(reads.release(question.read + 1), None);
+    }
+
+    #[test]
+    fn k9_a_connection_waits_for_what_it_asked_last_and_so_does_who_takes_its_place() {
+        let mut reads = Reads::default();
+        let reader = |slot, generation| {
+            let connection = ConnectionId { worker: 1, slot, generation };
+            Reader::Subscriber { connection, token: 7 }
+        };
+        let mut ask = |reader, filter: &str| {
+            let earlier = reads.drop_earlier(reader);
+            (reads.begin(reader, filter.into(), Place::default(), 3).unwrap().read, earlier, reads.waiting.len())
+        };
+        let (first, _, _) = ask(reader(1, 1), "a");
+        let (second, earlier, waiting) = ask(reader(1, 1), "b/#");
+        assert_eq!((earlier, waiting), (Some(first), 1));
+        let (third, earlier, waiting) = ask(reader(1, 2), "c/#");
+        assert_eq!((earlier, waiting), (Some(second), 1));
+        let (_, earlier, waiting) = ask(reader(2, 1), "d");
+        assert_eq!((earlier, waiting), (None, 2), "another connection");
+        assert_eq!(reads.answered(second, page(&[], None)), (None, None));
+        let (_, more) = reads.answered(third, page(&[], None));
+        let fourth = more.expect("the next shard").read;
+        assert_eq!(reads.drop_earlier(reader(1, 2)), Some(fourth));
+        assert_eq!(reads.drop_earlier(reader(1, 2)), None);
+        assert_eq!((reads.waiting.len(), reads.by_place.len()), (1, 1));
+    }
+
+    #[test]
+    fn k9_a_leader_passes_over_what_is_asked_beyond_the_bound() {
+        let (mut asked, mut reads) = (Asked::default(), Reads::default());
+        let question = begin(&mut reads, "a", Place::default());
+        for _ in 0..=limits::RETAINED_QUESTIONS_MAX {
+            asked.ask(Origin::default(), question.clone());
+        }
+        assert_eq!(asked.round().len(), limits::RETAINED_QUESTIONS_MAX);
     }
 
     #[test]

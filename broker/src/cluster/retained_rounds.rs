@@ -51,13 +51,13 @@ pub(super) struct Rounds {
 struct Lane {
     round: Round,
     /// Reads that wait for the next round.
-    next: Vec<u64>,
+    next: BTreeSet<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Round {
     number: u64,
-    reads: Vec<u64>,
+    reads: BTreeSet<u64>,
     /// Who has not answered; shards only when all nodes have.
     outstanding: BTreeSet<Asked>,
     shards_asked: bool,
@@ -77,11 +77,19 @@ impl Rounds {
     pub(super) fn join(&mut self, scope: Scope, read: u64, everybody: impl Fn() -> Everybody) -> Turn {
         let mut turn = Turn::default();
         let begins = !self.lanes.contains_key(&scope);
-        self.lanes.entry(scope).or_default().next.push(read);
+        self.lanes.entry(scope).or_default().next.insert(read);
         if begins {
             self.begin(scope, &everybody, &mut turn);
         }
         turn
+    }
+
+    /// A read is not wanted any more.
+    pub(super) fn leave(&mut self, read: u64) {
+        for lane in self.lanes.values_mut() {
+            lane.next.remove(&read);
+            lane.round.reads.remove(&read);
+        }
     }
 
     /// Somebody has answered in the round of this number.
@@ -151,7 +159,7 @@ impl Rounds {
                 return;
             }
         }
-        turn.over.append(&mut round.reads);
+        turn.over.extend(std::mem::take(&mut round.reads));
         if next.is_empty() {
             self.lanes.remove(&scope);
         } else {
@@ -263,6 +271,17 @@ mod tests {
         let turn = rounds.answered(first, NODES[0], everybody);
         assert_eq!((turn.over, turn.inquiries.len()), (vec![1], 1));
         assert_eq!(rounds.answered(turn.inquiries[0].number, NODES[0], everybody).over, [2, 3]);
+    }
+
+    #[test]
+    fn k9_nobody_waits_for_a_read_that_is_not_wanted_any_more() {
+        let (mut rounds, everybody) = (Rounds::default(), || (members(&[1]), 0));
+        let number = rounds.join(None, 1, everybody).inquiries[0].number;
+        (2..=4).for_each(|read| drop(rounds.join(None, read, everybody)));
+        [1, 3].into_iter().for_each(|read| rounds.leave(read));
+        let turn = rounds.answered(number, NODES[0], everybody);
+        assert_eq!(turn.over, [0; 0]);
+        assert_eq!(rounds.answered(turn.inquiries[0].number, NODES[0], everybody).over, [2, 4]);
     }
 
     #[test]

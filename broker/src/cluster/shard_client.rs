@@ -191,7 +191,7 @@ impl ShardClient {
 /// whoever leads its shard.
 fn keeper(shard: ShardId, command: &Command) -> Option<ShardId> {
     let spread = match command {
-        Command::Retain(_) | Command::Keep { .. } => return Some(shard),
+        Command::Retain(_) | Command::Keep { .. } | Command::KeepAs { .. } => return Some(shard),
         Command::PublishOnce(publish) => &publish.spread,
         Command::FireWill { spread, .. } => spread,
         _ => return None,
@@ -209,6 +209,8 @@ pub(super) fn command_bytes(command: &Command) -> usize {
         Command::Publish(message)
         | Command::Retain(message)
         | Command::Keep { message, .. }
+        | Command::KeepAs { message, .. }
+        | Command::KeepRelayed { message, .. }
         | Command::Relay { message, .. } => 64 + message_bytes(message),
         Command::PublishOnce(publish) => {
             64 + publish.client_id.len() + message_bytes(&publish.message) + spread_bytes(&publish.spread)

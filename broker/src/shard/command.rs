@@ -153,6 +153,37 @@ pub enum Command {
         /// The epoch that [`Outcome::Opened`] gave.
         epoch: u64,
     },
+    /// [`Command::Keep`], and its topic remembers the epoch. Only said when every member reads it, as the next: a broker
+    /// before protocol 3 passes over it.
+    KeepAs {
+        /// What is published.
+        message: Message,
+        /// The epoch that [`Outcome::Opened`] gave to the connection.
+        epoch: u64,
+    },
+    /// A message from the outbox of another shard becomes its topic's retained message. Answered as [`Command::Relay`] is.
+    KeepRelayed {
+        /// Whose outbox.
+        from: ShardId,
+        /// Its number there.
+        number: u64,
+        /// What is published.
+        message: Message,
+        /// By which connection.
+        sender: Sender,
+    },
+}
+
+/// The connection that a message from an outbox is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sender {
+    /// Nobody knows: of an older broker.
+    Unknown,
+    /// A session that waits for the answer, and is held or was held last by this epoch.
+    Waits(u64),
+    /// One that is over, with its session or but for its will: it gives way to what newer ones have published. 0 if nobody
+    /// knows which.
+    Over(u64),
 }
 
 /// A message of a shared subscription goes to another member.

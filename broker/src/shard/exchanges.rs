@@ -16,9 +16,6 @@ use crate::identity::{ClientId, Origin, ShardId};
 use crate::message::Message;
 use crate::seldom::Nothing;
 
-/// The exchange of a message that nobody waits for: a will, or what one member of a shared subscription leaves to another.
-pub(super) const NO_EXCHANGE: u64 = 0;
-
 /// An outbox for this shard: whose, and whether it holds what is to be kept.
 pub(super) type Source = (ShardId, bool);
 
@@ -59,13 +56,23 @@ impl Pending {
     }
 }
 
-/// A message on its way, and the exchange that waits for it.
+/// A message on its way, and on whose behalf.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Leaving {
     pub message: Stored,
-    pub client_id: ClientId,
-    pub packet_id: u16,
-    pub exchange: u64,
+    pub behalf: Behalf,
+}
+
+/// Who sent a message on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Behalf {
+    /// Nobody who waits or comes back: one member of a shared subscription leaves it to another, or it is a will on its way
+    /// to subscribers.
+    Nobody,
+    /// An exchange of a session, which may have ended since.
+    Exchange { client_id: ClientId, packet_id: u16, number: u64 },
+    /// The connection of this epoch, whose will is on its way to be kept.
+    Over { client_id: ClientId, epoch: u64 },
 }
 
 /// What is on its way to one destination.

@@ -42,6 +42,17 @@ impl Fences {
         true
     }
 
+    /// A connection is over, and all that it published is here: what is of it still is refused from now on.
+    pub(super) fn end(&mut self, client_id: &ClientId, epoch: u64) {
+        // The epochs of a client id grow, so the next is not less than this.
+        self.admit(client_id, epoch.saturating_add(1));
+    }
+
+    /// Whether a newer connection of a client than this has published.
+    pub(super) fn is_over(&self, client_id: &ClientId, epoch: u64) -> bool {
+        self.by_client.get(client_id).is_some_and(|(newest, _)| *newest > epoch)
+    }
+
     /// All of them, in the order raised.
     pub(super) fn all(&self) -> Vec<(ClientId, u64)> {
         let epoch = |client_id: &ClientId| self.by_client.get(client_id).map_or(0, |(epoch, _)| *epoch);

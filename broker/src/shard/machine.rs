@@ -119,7 +119,7 @@ impl Shard {
                 if let (1, Some(before)) = (seq, origin.incarnation.0.checked_sub(1)) {
                     self.forget_destinations(Origin { incarnation: Incarnation(before), ..origin }, effects);
                 }
-                let is_publish = matches!(command, Command::Publish(_) | Command::Retain(_) | Command::Keep { .. });
+                let is_publish = is_publish(&command);
                 let outcome = self.command(origin, seq, command, effects);
                 if is_publish && matches!(outcome, Some(Outcome::Refused(_))) {
                     self.streams.refuse(origin, seq);
@@ -209,10 +209,9 @@ impl Shard {
             }
             Command::FireWill { client_id, epoch, spread } => self.fire_will(&client_id, epoch, spread, effects),
             Command::Tick => Outcome::Done,
-            Command::Retain(message) => self.retain(message),
-            Command::Keep { message, epoch } if self.fences.admit(&message.publisher, epoch) => self.retain(message),
-            // Its connection is over: nobody is owed an answer.
-            Command::Keep { .. } => Outcome::Refused(Refusal::Unavailable),
+            Command::Retain(message) => self.retain(message, 0),
+            Command::Keep { message, epoch } => self.keep(message, epoch, false),
+            Command::KeepAs { message, epoch } => self.keep(message, epoch, true),
             Command::Fence { client_id, epoch } => {
                 self.fences.admit(&client_id, epoch);
                 Outcome::Done
@@ -228,7 +227,12 @@ impl Shard {
             Command::EndExchange { client_id, epoch, packet_id } => {
                 self.end_exchange(&client_id, epoch, packet_id, effects)
             }
-            Command::Relay { from, number, message, keep } => self.relay((from, keep), number, message, effects),
+            Command::Relay { from, number, message, keep } => self.relayed_in((from, keep), number, |shard| {
+                if keep { shard.retain(message, 0) } else { shard.publish(message, effects) }
+            }),
+            Command::KeepRelayed { from, number, message, sender } => {
+                self.relayed_in((from, true), number, |shard| shard.keep_relayed(message, sender))
+            }
             Command::DeleteSession { client_id } => self.delete_session(&client_id, effects),
             Command::HandOver(hand_overs) => self.hand_over(hand_overs, effects),
             Command::Relayed(relayed) => {
@@ -271,12 +275,10 @@ impl Shard {
                 }
             }
             Command::Unsubscribe { filters, .. } => Outcome::Codes(vec![SUCCESS; filters.len()]),
-            Command::Publish(_) | Command::Retain(_) | Command::Keep { .. }
-                if self.streams.may_have_refused(origin, seq) =>
-            {
+            command if is_publish(command) && self.streams.may_have_refused(origin, seq) => {
                 Outcome::Refused(Refusal::Quota)
             }
-            Command::Publish(_) | Command::Retain(_) | Command::Keep { .. } => Outcome::Stored(1),
+            command if is_publish(command) => Outcome::Stored(1),
             Command::Enqueue { client_id, epoch, filter, .. } => {
                 let session = session(client_id).filter(|session| session.epoch == *epoch);
                 session.map_or(Outcome::Stale, |session| Outcome::Owes(session.owed.place(filter).cloned()))
@@ -288,6 +290,7 @@ impl Shard {
             }
             Command::PublishOnce(publish) => return self.once_again((origin, seq), publish),
             Command::Relay { from, number, keep, .. } => self.relayed_before((*from, *keep), *number),
+            Command::KeepRelayed { from, number, .. } => self.relayed_before((*from, true), *number),
             _ => Outcome::Done,
         })
     }
@@ -540,11 +543,6 @@ impl Shard {
         self.sessions.get(client_id).filter(|_| !self.evictions.is_waiting(client_id))?.attached()
     }
 
-    /// The newest epoch of a client id; `None` if it has no session.
-    pub fn epoch(&self, client_id: &str) -> Option<u64> {
-        self.sessions.get(client_id).map(|session| session.epoch)
-    }
-
     /// All sessions whose clients are connected and that have subscriptions or a queue.
     pub fn all_attached(&self) -> Vec<Attached> {
         let worth = |session: &&Session| {
@@ -638,6 +636,11 @@ impl Shard {
 const SUCCESS: u8 = 0x00;
 const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
 const QUOTA_EXCEEDED: u8 = 0x97;
+
+/// Whether a command is one message on its first way.
+fn is_publish(command: &Command) -> bool {
+    matches!(command, Command::Publish(_) | Command::Retain(_) | Command::Keep { .. } | Command::KeepAs { .. })
+}
 
 pub(super) fn held<'s>(sessions: &'s mut Sessions, client_id: &str, epoch: u64) -> Option<&'s mut Session> {
     sessions.get_mut(client_id).filter(|session| session.epoch == epoch && session.holder.is_some())

@@ -2,7 +2,7 @@
 //! each.
 
 use super::command::*;
-use super::exchanges::{Asker, Exchange, Leaving, NO_EXCHANGE, Pending, Source};
+use super::exchanges::{Asker, Behalf, Exchange, Leaving, Pending, Source};
 use super::machine::{Shard, held};
 use super::queue::size;
 use super::stored::Stored;
@@ -46,7 +46,8 @@ impl Shard {
             self.fences.admit(&client_id, epoch);
         }
         let number = self.traffic.next_exchange();
-        let sent = self.spread(message, spread, (&client_id, packet_id, number), effects);
+        let behalf = Behalf::Exchange { client_id: client_id.clone(), packet_id, number };
+        let sent = self.spread(message, spread, |_| behalf.clone(), effects);
         let pending = Pending { asker, outstanding: sent.outstanding, stored: sent.stored, refused: sent.refused };
         let settled = (pending.outstanding == 0).then(|| pending.outcome());
         let refused = matches!(settled, Some(Outcome::Refused(_)));
@@ -66,16 +67,20 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         let Some(message) = self.wills.fire(client_id, epoch) else { return Outcome::NotFound };
-        self.spread(message, spread, (&ClientId::default(), 0, NO_EXCHANGE), effects);
+        let behalf = |to| match to {
+            Destination::Keeper(_) => Behalf::Over { client_id: client_id.clone(), epoch },
+            Destination::Shard(_) | Destination::Node(_) => Behalf::Nobody,
+        };
+        self.spread(message, spread, behalf, effects);
         Outcome::Done
     }
 
-    /// Puts a message into the outboxes of everybody that it is for, on behalf of an exchange: whose, packet id, number.
+    /// Puts a message into the outboxes of everybody that it is for.
     fn spread(
         &mut self,
         message: Message,
         spread: Spread,
-        (client_id, packet_id, exchange): (&ClientId, u16, u64),
+        behalf: impl Fn(Destination) -> Behalf,
         effects: &mut Vec<Effect>,
     ) -> Sent {
         let Spread { here, keep, destinations, recipients } = spread;
@@ -102,14 +107,14 @@ impl Shard {
                 continue;
             }
             sent.outstanding += 1;
-            self.traffic.put(to, Leaving { message, client_id: client_id.clone(), packet_id, exchange });
+            self.traffic.put(to, Leaving { message, behalf: behalf(to) });
             effects.push(Effect::Relayable(to));
         }
         members_here.extend(here.then(|| message.clone()));
         let mut outcomes: Vec<Outcome> =
             members_here.into_iter().map(|message| self.publish(message, effects)).collect();
         if keep {
-            outcomes.push(self.retain(message));
+            outcomes.push(self.retain(message, 0));
         }
         for outcome in outcomes {
             match outcome {
@@ -147,8 +152,8 @@ impl Shard {
         Outcome::Done
     }
 
-    /// A message from the outbox of another shard.
-    pub(super) fn relay(&mut self, from: Source, number: u64, message: Message, effects: &mut Vec<Effect>) -> Outcome {
+    /// A message from the outbox of another shard: `take` is called if it is the next.
+    pub(super) fn relayed_in(&mut self, from: Source, number: u64, take: impl FnOnce(&mut Self) -> Outcome) -> Outcome {
         let last = self.traffic.taken.get(&from).map_or(0, |stream| stream.last);
         if number <= last {
             return self.relayed_before(from, number);
@@ -157,8 +162,7 @@ impl Shard {
             // Its leader begins with what is not known to be here, so there is no gap: whoever sees one sends it again.
             return Outcome::Refused(Refusal::Unavailable);
         }
-        let (_, keep) = from;
-        let outcome = if keep { self.retain(message) } else { self.publish(message, effects) };
+        let outcome = take(self);
         let stream = self.traffic.taken.entry(from).or_default();
         stream.last = number;
         if matches!(outcome, Outcome::Refused(_)) {
@@ -181,7 +185,7 @@ impl Shard {
     pub(super) fn relayed(&mut self, Relayed { to, number, refused }: Relayed, effects: &mut Vec<Effect>) {
         for (at, leaving) in self.traffic.take(to, number) {
             let refused = refused.filter(|_| at == number);
-            if refused.is_some() && leaving.exchange == NO_EXCHANGE && leaving.message.is_for_one() {
+            if refused.is_some() && leaving.behalf == Behalf::Nobody && leaving.message.is_for_one() {
                 self.stray(leaving.message.message());
             }
             self.arrived(leaving, 1, refused, effects);
@@ -205,7 +209,7 @@ impl Shard {
 
     /// One part of a message's way is done; the last one answers whoever asks.
     fn arrived(&mut self, leaving: Leaving, stored: u32, refused: Option<Refusal>, effects: &mut Vec<Effect>) {
-        let Leaving { client_id, packet_id, exchange: number, .. } = leaving;
+        let Behalf::Exchange { client_id, packet_id, number } = leaving.behalf else { return };
         let Some(session) = self.sessions.get_mut(&client_id) else { return };
         let Some(exchange) = session.exchanges.get_mut(&packet_id) else { return };
         let Some(pending) = exchange.pending.as_mut().filter(|_| exchange.number == number) else { return };
@@ -247,13 +251,25 @@ impl Shard {
         self.traffic.outboxes.get(&to).map_or(1, |outbox| outbox.first)
     }
 
-    /// The client that sent what is on its way to `to` under `number`, and the newest epoch of its client id. `None` for a
-    /// will, or when there is no such client any more.
-    pub fn sender(&self, to: Destination, number: u64) -> Option<(ClientId, u64)> {
-        let outbox = self.traffic.outboxes.get(&to)?;
-        let place = usize::try_from(number.checked_sub(outbox.first)?).ok()?;
-        let client_id = outbox.leaving.get(place)?.client_id.clone();
-        self.epoch(&client_id).map(|epoch| (client_id, epoch))
+    /// By which connection the message was sent that is on its way to `to` under `number`.
+    pub fn sender(&self, to: Destination, number: u64) -> Sender {
+        let leaving = self.traffic.outboxes.get(&to).and_then(|outbox| {
+            let place = usize::try_from(number.checked_sub(outbox.first)?).ok()?;
+            outbox.leaving.get(place)
+        });
+        match leaving.map(|leaving| &leaving.behalf) {
+            None | Some(Behalf::Nobody) => Sender::Unknown,
+            Some(Behalf::Over { epoch, .. }) => Sender::Over(*epoch),
+            Some(Behalf::Exchange { client_id, packet_id, number }) => {
+                let session = self.sessions.get(client_id);
+                let waits = session.and_then(|session| {
+                    let exchange = session.exchanges.get(packet_id)?;
+                    (exchange.number == *number).then_some(session.epoch)
+                });
+                // Its session has ended: it was acknowledged to nobody.
+                waits.map_or(Sender::Over(0), Sender::Waits)
+            }
+        }
     }
 
     /// What is on its way to `to` from `number` on, within about `bytes_max`.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::command::{Ack, Destination, Effect, HandOver, Onward, Outcome, Refusal};
-use super::exchanges::{Leaving, NO_EXCHANGE};
+use super::exchanges::{Behalf, Leaving};
 use super::machine::Shard;
 use super::queue::{Queued, size};
 use super::session::Session;
@@ -184,9 +184,7 @@ impl Shard {
                 }
                 Onward::To(destination, recipient) => {
                     let message = Stored::new(&self.shelf, &Message { recipient: Some(recipient), ..message });
-                    let leaving =
-                        Leaving { message, client_id: ClientId::default(), packet_id: 0, exchange: NO_EXCHANGE };
-                    self.traffic.put(destination, leaving);
+                    self.traffic.put(destination, Leaving { message, behalf: Behalf::Nobody });
                     effects.push(Effect::Relayable(destination));
                 }
             }

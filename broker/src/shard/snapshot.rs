@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{Destination, Effect, Entry, Holder, Will};
 use super::evictions::Evictions;
-use super::exchanges::{Exchange, Leaving, Outbox, Source, Traffic};
+use super::exchanges::{Behalf, Exchange, Leaving, Outbox, Source, Traffic};
 use super::fences::Fences;
 use super::machine::Shard;
 use super::owed::Owed;
@@ -27,13 +27,18 @@ use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::replication::{Image, StateMachine};
 
 /// In front of a snapshot. A broker that does not know the version stops the replica and says so.
-const VERSION: u8 = 5;
-/// What a state without fences is written as. Brokers before protocol 2 read this alone, and no fence is set while one is a
-/// member.
+const VERSION: u8 = 6;
+/// What a state is written as whose retained messages name no epochs. Brokers before protocol 3 read no other, and no epoch
+/// is named while one is a member.
+const VERSION_WITHOUT_EPOCHS: u8 = 5;
+/// What a state is written as that has no fences either; so with brokers before protocol 2.
 const VERSION_WITHOUT_FENCES: u8 = 4;
 
-/// Behind [`State`].
+/// Behind [`State`], from version 5 on.
 type FenceRecords = Vec<(ClientId, u64)>;
+/// Behind that, from version 6 on: by which connections the retained messages were published, in the order of
+/// [`State::retained`].
+type EpochRecords = Vec<u64>;
 
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -71,12 +76,34 @@ struct SessionRecord {
     owed: Owed,
 }
 
+/// No client has an exchange under packet id 0: with it, `exchange` is the epoch of the connection whose will this is, or 0
+/// when it is on nobody's behalf. Brokers before protocol 3 find no exchange, and pass over it alike.
 #[derive(Serialize, Deserialize)]
 struct LeavingRecord {
     message: usize,
     client_id: ClientId,
     packet_id: u16,
     exchange: u64,
+}
+
+impl LeavingRecord {
+    fn of(message: usize, behalf: &Behalf) -> LeavingRecord {
+        let (client_id, packet_id, exchange) = match behalf {
+            Behalf::Nobody => (ClientId::default(), 0, 0),
+            Behalf::Exchange { client_id, packet_id, number } => (client_id.clone(), *packet_id, *number),
+            Behalf::Over { client_id, epoch } => (client_id.clone(), 0, *epoch),
+        };
+        LeavingRecord { message, client_id, packet_id, exchange }
+    }
+
+    fn behalf(self) -> Behalf {
+        let LeavingRecord { client_id, packet_id, exchange, .. } = self;
+        match (packet_id, exchange) {
+            (0, 0) => Behalf::Nobody,
+            (0, epoch) => Behalf::Over { client_id, epoch },
+            (packet_id, number) => Behalf::Exchange { client_id, packet_id, number },
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -104,12 +131,7 @@ impl StateMachine for Shard {
         sessions.sort_by(|a, b| a.client_id.cmp(&b.client_id));
         let mut messages = Messages::default();
         let sessions = sessions.into_iter().map(|session| record(session, &mut messages)).collect();
-        let mut leaving = |leaving: &Leaving| LeavingRecord {
-            message: messages.place(&leaving.message),
-            client_id: leaving.client_id.clone(),
-            packet_id: leaving.packet_id,
-            exchange: leaving.exchange,
-        };
+        let mut leaving = |leaving: &Leaving| LeavingRecord::of(messages.place(&leaving.message), &leaving.behalf);
         let outboxes = self.traffic.outboxes.iter();
         let outboxes =
             outboxes.map(|(to, outbox)| (*to, outbox.first, outbox.leaving.iter().map(&mut leaving).collect()));
@@ -129,12 +151,20 @@ impl StateMachine for Shard {
             retained: self.retained.all(),
             strays: self.strays.clone(),
         };
-        let fences: FenceRecords = self.fences.all();
-        let mut bytes = vec![if fences.is_empty() { VERSION_WITHOUT_FENCES } else { VERSION }];
+        let (fences, epochs): (FenceRecords, EpochRecords) = (self.fences.all(), self.retained.epochs());
+        let version = match (fences.is_empty(), epochs.iter().any(|epoch| *epoch > 0)) {
+            (_, true) => VERSION,
+            (false, false) => VERSION_WITHOUT_EPOCHS,
+            (true, false) => VERSION_WITHOUT_FENCES,
+        };
+        let mut bytes = vec![version];
         // Serialising plain data to memory has no way to fail.
         bytes.extend(postcard::to_stdvec(&state).unwrap_or_default());
-        if !fences.is_empty() {
+        if version >= VERSION_WITHOUT_EPOCHS {
             bytes.extend(postcard::to_stdvec(&fences).unwrap_or_default());
+        }
+        if version >= VERSION {
+            bytes.extend(postcard::to_stdvec(&epochs).unwrap_or_default());
         }
         Image { head: Bytes::from(bytes), kept: messages.places.all }
     }
@@ -142,19 +172,19 @@ impl StateMachine for Shard {
     fn restore(&mut self, bytes: &Bytes) -> io::Result<()> {
         let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("shard snapshot: {why}"));
         let unreadable = |error: postcard::Error| invalid(error.to_string());
-        let (state, fences, rest) = match bytes.split_first() {
-            Some((&VERSION, rest)) => {
-                let (state, rest) = postcard::take_from_bytes::<State>(rest).map_err(unreadable)?;
-                let (fences, rest) = postcard::take_from_bytes::<FenceRecords>(rest).map_err(unreadable)?;
-                (state, fences, rest)
-            }
-            Some((&VERSION_WITHOUT_FENCES, rest)) => {
-                let (state, rest) = postcard::take_from_bytes::<State>(rest).map_err(unreadable)?;
-                (state, FenceRecords::new(), rest)
-            }
+        let (version, rest) = match bytes.split_first() {
+            Some((version @ VERSION_WITHOUT_FENCES..=VERSION, rest)) => (*version, rest),
             Some((version, _)) => return Err(invalid(format!("version {version} is not known"))),
             None => return Err(invalid("it is empty".into())),
         };
+        let (state, mut rest) = postcard::take_from_bytes::<State>(rest).map_err(unreadable)?;
+        let (mut fences, mut epochs) = (FenceRecords::new(), EpochRecords::new());
+        if version >= VERSION_WITHOUT_EPOCHS {
+            (fences, rest) = postcard::take_from_bytes(rest).map_err(unreadable)?;
+        }
+        if version >= VERSION {
+            (epochs, rest) = postcard::take_from_bytes(rest).map_err(unreadable)?;
+        }
         let messages = stored(&self.shelf, &state.messages, bytes.slice_ref(rest))
             .ok_or_else(|| invalid("it is longer or shorter than it says".into()))?;
         let mut shard = Shard::on(self.shelf.clone());
@@ -164,7 +194,7 @@ impl StateMachine for Shard {
         shard.dropped_queue_full = state.dropped_queue_full;
         shard.wills = state.wills;
         shard.evictions = state.evictions;
-        shard.retained = Retained::restored(state.retained);
+        shard.retained = Retained::restored(state.retained, epochs);
         shard.strays = state.strays;
         shard.fences = Fences::restored(fences);
         for record in state.sessions {
@@ -174,8 +204,7 @@ impl StateMachine for Shard {
         let missing = || invalid("a message is missing".into());
         let leaving = |record: LeavingRecord| {
             let message = messages.get(record.message).cloned();
-            let LeavingRecord { client_id, packet_id, exchange, .. } = record;
-            message.map(|message| Leaving { message, client_id, packet_id, exchange })
+            message.map(|message| Leaving { message, behalf: record.behalf() })
         };
         let mut outboxes = BTreeMap::new();
         for (to, first, records) in state.outboxes {

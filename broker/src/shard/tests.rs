@@ -553,6 +553,24 @@ fn any_command() -> impl Strategy<Value = (u8, Command)> {
                 Command::Keep { message, epoch }
             }
         ),
+        (prop::sample::select(vec!["c", "d"]), 0..4_u64, prop::sample::select(vec!["", "x"]), 0..4_u64).prop_map(
+            |(publisher, epoch, payload, number)| {
+                let message = Message { publisher: publisher.into(), retain: true, ..message("t", payload) };
+                match number {
+                    0 => Command::KeepAs { message, epoch },
+                    number => {
+                        let sender = if epoch % 2 == 0 { Sender::Over(epoch) } else { Sender::Waits(epoch) };
+                        Command::KeepRelayed { from: ShardId(9), number, message, sender }
+                    }
+                }
+            }
+        ),
+        (prop::sample::select(vec!["c", "d", "e"]).prop_map(ClientId::from), 0..12_u64).prop_map(
+            |(client_id, epoch)| {
+                let spread = Spread { destinations: vec![Destination::Keeper(ShardId(9))], ..Spread::default() };
+                Command::FireWill { client_id, epoch, spread }
+            }
+        ),
     ];
     (0..3_u8, command)
 }

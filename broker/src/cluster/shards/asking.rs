@@ -148,8 +148,13 @@ impl ShardRooms {
         match (shard.filter(|shard| !self.is_full(*shard)), key) {
             (Some(shard), key) => {
                 let waiter = key.map_or(Waiter::Nobody, Waiter::Publish);
-                let fenced = epoch > 0 && self.minds_what_is_under_way();
-                let command = if fenced { Command::Keep { message, epoch } } else { Command::Retain(message) };
+                let command = if epoch > 0 && self.names_connections() {
+                    Command::KeepAs { message, epoch }
+                } else if epoch > 0 && self.minds_what_is_under_way() {
+                    Command::Keep { message, epoch }
+                } else {
+                    Command::Retain(message)
+                };
                 self.push(shard, command, waiter);
             }
             (None, Some(key)) => {
@@ -163,6 +168,11 @@ impl ShardRooms {
     /// Whether every member knows of fences, and of questions about what is under way.
     pub(super) fn minds_what_is_under_way(&self) -> bool {
         !self.forgets_what_is_under_way && self.around.mesh.protocol() >= 2
+    }
+
+    /// Whether every member knows by which connections retained messages were published.
+    pub(super) fn names_connections(&self) -> bool {
+        !self.forgets_what_is_under_way && self.around.mesh.protocol() >= 3
     }
 
     /// One part of a publish is done; the last one answers whoever waits (K1).

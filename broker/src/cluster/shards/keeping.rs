@@ -13,6 +13,9 @@ use crate::shard::Place;
 impl ShardRooms {
     /// Reads retained messages for a subscriber: from the beginning only after a round.
     pub(super) fn read_retained(&self, reader: Reader, filter: Arc<str>, place: Place) {
+        if let Some(earlier) = self.reads.borrow_mut().drop_earlier(reader) {
+            self.rounds.borrow_mut().leave(earlier);
+        }
         let begins = place == Place::default();
         let exact = !filter.contains(['+', '#']);
         let question = self.reads.borrow_mut().begin(reader, filter, place, self.around.directory.shards());

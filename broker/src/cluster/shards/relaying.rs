@@ -8,7 +8,7 @@ use crate::cluster::shard_frames::ShardFrame;
 use crate::door::{Recipients, RouteOwner, Targets, ToWorker};
 use crate::identity::{ConnectionId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS};
-use crate::shard::{Command, Destination, Outcome, PublishOnce, Refusal, Relayed, Spread};
+use crate::shard::{Command, Destination, Outcome, PublishOnce, Refusal, Relayed, Sender, Spread};
 
 impl ShardRooms {
     /// Gives a message to the shard of its publisher, which sees to the rest.
@@ -59,7 +59,8 @@ impl ShardRooms {
         }
         if message.retain {
             let keeper = ShardId::of_topic(&message.topic, self.around.directory.shards());
-            keep = keeper == own;
+            // From the outbox, also to this shard itself, it names its connection.
+            keep = keeper == own && !self.names_connections();
             destinations.extend((!keep).then_some(Destination::Keeper(keeper)));
         }
         let mut recipients = Vec::with_capacity(members.len());
@@ -98,26 +99,30 @@ impl ShardRooms {
         if matches!(to, Destination::Shard(other) | Destination::Keeper(other) if self.is_full(other)) {
             return;
         }
-        let keeper = matches!(to, Destination::Keeper(_)) && self.minds_what_is_under_way();
         let messages = self.with_led(shard, |group, leader| {
             group.with(|state| {
                 let messages = leader.relays.next(state, to).into_iter();
-                let sender = |number| keeper.then(|| state.sender(to, number)).flatten();
-                messages.map(|(number, message)| (number, message, sender(number))).collect::<Vec<_>>()
+                messages.map(|(number, message)| (number, message, state.sender(to, number))).collect::<Vec<_>>()
             })
         });
+        let from = shard;
         for (number, message, sender) in messages.into_iter().flatten() {
+            let waiter = Waiter::Relay { from, to, number };
             match to {
-                Destination::Shard(other) | Destination::Keeper(other) => {
-                    if let Some((client_id, epoch)) = sender {
+                Destination::Shard(other) => {
+                    self.push(other, Command::Relay { from, number, message, keep: false }, waiter);
+                }
+                Destination::Keeper(other) if self.names_connections() => {
+                    self.push(other, Command::KeepRelayed { from, number, message, sender }, waiter);
+                }
+                Destination::Keeper(other) => {
+                    if let Sender::Waits(epoch) = sender
+                        && self.minds_what_is_under_way()
+                    {
+                        let client_id = message.publisher.clone();
                         self.push(other, Command::Fence { client_id, epoch }, Waiter::Nobody);
                     }
-                    let (from, keep) = (shard, to == Destination::Keeper(other));
-                    self.push(
-                        other,
-                        Command::Relay { from, number, message, keep },
-                        Waiter::Relay { from, to, number },
-                    );
+                    self.push(other, Command::Relay { from, number, message, keep: true }, waiter);
                 }
                 Destination::Node(run) => {
                     self.send_to_run(run, ShardFrame::Relay { shard, to: run.incarnation, number, message });

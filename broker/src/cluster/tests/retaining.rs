@@ -15,7 +15,10 @@ fn open(node: &Node, slot: u32, client_id: &str, will: Option<Message>) {
         clean_start: true,
         session_expiry_seconds: 0,
         receive_maximum: 10,
-        will: will.map(|message| Will { message, delay_seconds: 0, expiry_seconds: None }),
+        will: will.map(|message| {
+            let message = Message { publisher: client_id.into(), ..message };
+            Will { message, delay_seconds: 0, expiry_seconds: None }
+        }),
     }));
 }
 
@@ -46,9 +49,14 @@ fn answer(node: &Node, token: u64) -> Option<Outcome> {
     node.told.borrow().published.iter().find(|(published, _)| *published == token).map(|(_, outcome)| outcome.clone())
 }
 
+/// By a connection of its own.
 fn read(node: &Node, token: u32, filter: &str) {
+    read_by(node, 100 + token, token, filter);
+}
+
+fn read_by(node: &Node, slot: u32, token: u32, filter: &str) {
     let place = Default::default();
-    node.say(ToCluster::ReadRetained { connection: connection(8), token, filter: filter.into(), place });
+    node.say(ToCluster::ReadRetained { connection: connection(slot), token, filter: filter.into(), place });
 }
 
 fn found(node: &Node, token: u32) -> Option<Vec<String>> {
@@ -113,6 +121,9 @@ fn k8_a_new_subscriber_reads_what_was_on_its_way_when_it_came() {
             read(cluster.node(name), token, &topic);
             read(cluster.node(name), token + 10, "t/+");
         }
+        // Somebody subscribes and unsubscribes meanwhile, and subscribes to something else.
+        let fickle = |token| read_by(cluster.node("a"), 99, token, &topic);
+        (50..60).for_each(fickle);
         sleep(Duration::from_secs(3)).await;
         let told = |name: &str| cluster.node(name).told.borrow().retained.clone();
         assert_eq!([told("a"), told("b"), told("c")], [const { BTreeMap::new() }; 3], "one would have missed it");
@@ -122,6 +133,8 @@ fn k8_a_new_subscriber_reads_what_was_on_its_way_when_it_came() {
             assert_eq!(found(cluster.node(name), token), Some(vec!["older".to_owned()]), "at {name}");
             cluster.until("read", |cluster| found(cluster.node(name), token + 10).is_some()).await;
         }
+        cluster.until("the last is read", |cluster| found(cluster.node("a"), 59).is_some()).await;
+        assert!((50..59).all(|token| found(cluster.node("a"), token).is_none()), "K9: nobody waits for these");
     });
 }
 
@@ -154,31 +167,92 @@ fn k8_a_subscriber_reads_after_nothing_that_came_later_and_at_once_when_nothing_
     });
 }
 
+/// Clients of `b` whose wills have RETAIN: each slot is client `wSLOT` and topic `will/SLOT`. Gives those that are connected.
+async fn with_wills(cluster: &mut Cluster) -> Vec<(u32, u64)> {
+    const SLOTS: std::ops::RangeInclusive<u32> = 20..=59;
+    let b = cluster.node("b");
+    SLOTS.for_each(|slot| open(b, slot, &format!("w{slot}"), Some(retained(&format!("will/{slot}"), "gone"))));
+    sleep(Duration::from_secs(3)).await;
+    // Those whose shard c leads are not opened.
+    SLOTS.filter_map(|slot| Some((slot, epoch(b, slot)?))).collect()
+}
+
 #[test]
 fn k8_a_new_subscriber_reads_the_wills_that_were_on_their_way() {
-    const SLOTS: std::ops::RangeInclusive<u32> = 20..=59;
     simulate(async |mut cluster| {
         with_a_link_that_is_cut(&mut cluster).await;
+        let wills = with_wills(&mut cluster).await;
         let (a, b) = (cluster.node("a"), cluster.node("b"));
-        let (client, topic) = (|slot: u32| format!("w{slot}"), |slot: u32| format!("will/{slot}"));
-        SLOTS.for_each(|slot| open(b, slot, &client(slot), Some(retained(&topic(slot), &client(slot)))));
-        sleep(Duration::from_secs(3)).await;
-        // Those whose shard c leads are not opened.
-        let opened: Vec<(u32, u64)> = SLOTS.filter_map(|slot| Some((slot, epoch(b, slot)?))).collect();
-        opened.iter().for_each(|(slot, epoch)| close(b, &client(*slot), *epoch));
+        wills.iter().for_each(|(slot, epoch)| close(b, &format!("w{slot}"), *epoch));
         sleep(Duration::from_secs(1)).await;
-        opened.iter().for_each(|(slot, _)| read(a, *slot, &topic(*slot)));
+        wills.iter().for_each(|(slot, _)| read(a, *slot, &format!("will/{slot}")));
         sleep(Duration::from_secs(3)).await;
-        let held = opened.iter().filter(|(slot, _)| found(a, *slot).is_none()).count();
+        let held = wills.iter().filter(|(slot, _)| found(a, *slot).is_none()).count();
         assert!(
-            (1..opened.len()).contains(&held),
+            (1..wills.len()).contains(&held),
             "{held} of {} had a shard of b to leave, and one of c to go to",
-            opened.len()
+            wills.len()
         );
         cluster.net.heal("b", "c");
-        for (slot, _) in &opened {
+        for (slot, _) in &wills {
             cluster.until("read", |_| found(a, *slot).is_some()).await;
-            assert_eq!(found(a, *slot), Some(vec![client(*slot)]), "the will of {}", client(*slot));
+            assert_eq!(found(a, *slot), Some(vec!["gone".to_owned()]), "the will of w{slot}");
+        }
+    });
+}
+
+#[test]
+fn k8_a_will_that_comes_late_does_not_replace_what_its_client_has_published_since() {
+    simulate(async |mut cluster| {
+        with_a_link_that_is_cut(&mut cluster).await;
+        let wills = with_wills(&mut cluster).await;
+        let (a, b) = (cluster.node("a"), cluster.node("b"));
+        wills.iter().for_each(|(slot, epoch)| close(b, &format!("w{slot}"), *epoch));
+        sleep(Duration::from_secs(1)).await;
+        // Those whose shard b leads, and whose topic's shard c leads, are on their way still.
+        for (slot, _) in &wills {
+            open(a, *slot, &format!("w{slot}"), None);
+            cluster.until("it goes on at a", |_| epoch(a, *slot).is_some()).await;
+            let newer = epoch(a, *slot).expect("opened");
+            retain(a, u64::from(*slot), (&format!("w{slot}"), newer), &format!("will/{slot}"), "back");
+            cluster.until("acknowledged", |_| answer(a, u64::from(*slot)).is_some()).await;
+            read(a, *slot, &format!("will/{slot}"));
+        }
+        sleep(Duration::from_secs(1)).await;
+        let held = wills.iter().filter(|(slot, _)| found(a, *slot).is_none()).count();
+        assert!(held > 0, "none of {} was on its way", wills.len());
+        cluster.net.heal("b", "c");
+        for (slot, _) in &wills {
+            cluster.until("read", |_| found(a, *slot).is_some()).await;
+            assert_eq!(found(a, *slot), Some(vec!["back".to_owned()]), "of w{slot}");
+        }
+    });
+}
+
+#[test]
+fn k8_what_a_connection_left_on_its_way_does_not_replace_its_will() {
+    simulate(async |mut cluster| {
+        with_a_link_that_is_cut(&mut cluster).await;
+        let wills = with_wills(&mut cluster).await;
+        let (a, b) = (cluster.node("a"), cluster.node("b"));
+        for (slot, epoch) in &wills {
+            retain(b, u64::from(*slot), (&format!("w{slot}"), *epoch), &format!("will/{slot}"), "here");
+        }
+        sleep(Duration::from_secs(1)).await;
+        let late: Vec<u32> =
+            wills.iter().map(|(slot, _)| *slot).filter(|slot| answer(b, u64::from(*slot)).is_none()).collect();
+        wills.iter().for_each(|(slot, epoch)| close(b, &format!("w{slot}"), *epoch));
+        sleep(Duration::from_secs(1)).await;
+        cluster.net.heal("b", "c");
+        for slot in &late {
+            cluster.until("answered", |_| answer(b, u64::from(*slot)).is_some()).await;
+        }
+        let overtaken = late.iter().filter(|slot| matches!(answer(b, u64::from(**slot)), Some(Outcome::Refused(_))));
+        assert!(overtaken.count() > 0, "none of {} came after its will", late.len());
+        for (slot, _) in &wills {
+            read(a, *slot, &format!("will/{slot}"));
+            cluster.until("read", |_| found(a, *slot).is_some()).await;
+            assert_eq!(found(a, *slot), Some(vec!["gone".to_owned()]), "of w{slot}");
         }
     });
 }

@@ -230,8 +230,8 @@ fn k8_who_goes_on_by_way_of_an_outbox_is_fenced_off_alike() {
     let Expected::Next(seq) = given.shard.expected(NODE_B) else { panic!() };
     assert_eq!(given.say_numbered(NODE_B, seq, publish_once(false, 1)), None);
     let keeper = Destination::Keeper(ShardId(1));
-    assert_eq!(given.shard.sender(keeper, 1), Some(("p".into(), newer)));
-    assert_eq!(given.shard.sender(keeper, 2), None);
+    assert_eq!(given.shard.sender(keeper, 1), Sender::Waits(newer));
+    assert_eq!(given.shard.sender(keeper, 2), Sender::Unknown);
     assert_eq!(given.keep(NODE_A, older, "t", "0"), Outcome::Stored(0), "nothing newer is here");
     assert_eq!(given.say(NODE_B, publish_once(true, 2)), Outcome::Stored(0));
     assert_eq!(given.keep(NODE_A, older, "t", "1"), LATE);
@@ -242,20 +242,117 @@ fn k8_who_goes_on_by_way_of_an_outbox_is_fenced_off_alike() {
     assert_eq!(other.keep(NODE_A, older, "t", "1"), LATE);
 }
 
+impl Given {
+    /// So, and its topic remembers the epoch.
+    fn keep_as(&mut self, epoch: u64, topic: &str, payload: &str) -> Outcome {
+        let message = Message { publisher: "p".into(), ..retained(topic, payload) };
+        self.say(NODE_B, Command::KeepAs { message, epoch })
+    }
+
+    /// A retained message of the client `p` comes from the outbox of another shard.
+    fn keep_relayed(&mut self, number: u64, sender: Sender, topic: &str, payload: &str) -> Outcome {
+        let message = Message { publisher: "p".into(), ..retained(topic, payload) };
+        self.say(NODE_A, Command::KeepRelayed { from: ShardId(9), number, message, sender })
+    }
+}
+
 #[test]
-fn k8_a_snapshot_has_the_fences_and_one_without_is_read() {
+fn k8_a_will_that_comes_late_gives_way_to_what_its_client_has_published_since() {
     let mut given = Given::default();
-    given.keep(NODE_B, 2, "t", "2");
-    let snapshot = given.shard.snapshot().to_bytes();
-    given.shard = Shard::default();
-    given.shard.restore(&snapshot).unwrap();
+    assert_eq!(given.keep_as(1, "t", "online"), Outcome::Stored(0));
+    assert_eq!(given.keep_as(1, "u", "online"), Outcome::Stored(0));
+    assert_eq!(given.keep_as(2, "t", "back"), Outcome::Stored(0));
+    for (number, topic) in (1..).zip(["t", "u"]) {
+        assert_eq!(given.keep_relayed(number, Sender::Over(1), topic, "gone"), Outcome::Stored(0));
+    }
+    assert_eq!(given.matching("t"), ["back"]);
+    assert_eq!(given.matching("u"), ["gone"], "of this topic the newer connection has said nothing");
+    assert_eq!(given.keep_relayed(1, Sender::Over(1), "t", "gone"), Outcome::Stored(1), "it came before");
+    // What it ended is not brought back; somebody else's is no matter of its connections.
+    given.keep_as(2, "t", "");
+    given.keep_relayed(3, Sender::Over(1), "t", "gone");
+    assert_eq!(given.matching("t"), [""; 0]);
+    given.retain("t", "somebody else's");
+    given.keep_relayed(4, Sender::Over(1), "t", "gone");
+    assert_eq!(given.matching("t"), ["gone"]);
+}
+
+#[test]
+fn k8_what_a_connection_left_on_its_way_does_not_replace_its_will() {
+    let mut given = Given::default();
+    assert_eq!(given.keep_as(1, "t", "online"), Outcome::Stored(0));
+    assert_eq!(given.keep_relayed(1, Sender::Over(1), "t", "gone"), Outcome::Stored(0));
+    assert_eq!(given.keep_as(1, "t", "late"), LATE);
+    assert_eq!(given.matching("t"), ["gone"]);
+    assert_eq!(given.keep_as(2, "t", "back"), Outcome::Stored(0));
+    // A client of which nothing else is known.
+    given.keep_relayed(2, Sender::Over(3), "u", "gone");
+    assert_eq!(given.keep_as(3, "u", "late"), LATE);
+    assert_eq!(given.matching("u"), ["gone"]);
+}
+
+#[test]
+fn k8_what_a_session_that_has_ended_left_on_its_way_gives_way() {
+    let mut given = Given::default();
+    let (older, _) = given.open(NODE_B, durable("p", 1));
+    let message = Message { publisher: "p".into(), qos: QoS::ExactlyOnce, ..retained("t", "1") };
+    let keeper = Destination::Keeper(ShardId(1));
+    let spread = Spread { destinations: vec![keeper], ..Spread::default() };
+    let publish = PublishOnce { client_id: "p".into(), epoch: older, packet_id: 1, message, spread };
+    let Expected::Next(seq) = given.shard.expected(NODE_B) else { panic!() };
+    assert_eq!(given.say_numbered(NODE_B, seq, Command::PublishOnce(publish)), None);
+    let (newer, _) = given.open(NODE_B, durable("p", 2));
+    assert_eq!(given.shard.sender(keeper, 1), Sender::Waits(newer), "the session goes on");
+    given.open(NODE_B, Open { clean_start: true, ..durable("p", 3) });
+    assert_eq!(given.shard.sender(keeper, 1), Sender::Over(0));
+    // Where it is kept.
+    let mut other = Given::default();
+    other.keep_relayed(1, Sender::Waits(2), "t", "2");
+    other.keep_relayed(2, Sender::Over(0), "t", "1");
+    assert_eq!(other.matching("t"), ["2"]);
+    assert_eq!(other.keep_as(1, "t", "0"), LATE);
+    other.keep_relayed(3, Sender::Waits(1), "t", "acknowledged when it is here");
+    other.keep_relayed(4, Sender::Unknown, "t", "of an older broker");
+    assert_eq!(other.matching("t"), ["of an older broker"]);
+}
+
+#[test]
+fn k8_a_snapshot_has_the_fences_and_the_epochs_and_older_ones_are_read() {
+    let given_of = |snapshot: Vec<u8>| {
+        let mut given = Given::default();
+        given.shard.restore(&snapshot.into()).unwrap();
+        given
+    };
+    let mut given = Given::default();
+    given.keep_as(2, "t", "2");
+    given.retain("u", "unknown");
+    let newest = given.shard.snapshot().to_bytes().to_vec();
+    let mut given = given_of(newest.clone());
     assert_eq!(given.keep(NODE_A, 1, "t", "1"), LATE);
-    // As an older broker wrote it, and reads it: nothing stands behind the state.
-    assert_eq!((Shard::default().snapshot().to_bytes()[0], snapshot[0]), (4, 5));
-    let mut older = snapshot.to_vec();
-    older[0] = 4;
-    older.truncate(older.len() - b"\x01\x01p\x02".len());
-    given.shard = Shard::default();
-    given.shard.restore(&older.into()).unwrap();
+    given.keep_relayed(1, Sender::Over(1), "t", "gone");
+    given.keep_relayed(2, Sender::Over(1), "u", "gone");
+    assert_eq!((given.matching("t"), given.matching("u")), (vec!["2".into()], vec!["gone".into()]));
+    // As older brokers wrote it: the epochs, and the fences in front of them, stand behind the state.
+    let (fences, epochs) = (b"\x01\x01p\x02".len(), b"\x02\x02\x00".len());
+    let older = |version, without: usize| {
+        let mut older = newest[..newest.len() - without].to_vec();
+        older[0] = version;
+        given_of(older)
+    };
+    let mut given = older(5, epochs);
+    assert_eq!(given.keep(NODE_A, 1, "t", "1"), LATE);
     assert_eq!(given.matching("t"), ["2"]);
+    let mut given = older(4, epochs + fences);
+    assert_eq!(given.keep(NODE_A, 1, "t", "1"), Outcome::Stored(0));
+}
+
+#[test]
+fn k8_a_snapshot_is_no_newer_than_what_is_in_it() {
+    let mut given = Given::default();
+    given.retain("t", "1");
+    assert_eq!(given.shard.snapshot().to_bytes()[0], 4);
+    given.keep(NODE_B, 1, "t", "2");
+    assert_eq!(given.shard.snapshot().to_bytes()[0], 5);
+    given.keep_as(1, "t", "3");
+    assert_eq!(given.shard.snapshot().to_bytes()[0], 6);
 }

@@ -33,6 +33,8 @@ fn a_will_leaves_once_however_often_it_is_fired_and_whoever_leads() {
     given.shard = Shard::default();
     given.shard.restore(&bytes.to_bytes()).unwrap();
     assert!(given.shard.due_wills().is_empty());
+    assert_eq!(given.shard.sender(TO_KEEPER, 1), Sender::Over(epoch), "K8");
+    assert_eq!(given.shard.sender(TO_SHARD, 1), Sender::Unknown);
     assert_eq!(given.say(NODE_B, fire(epoch, everywhere())), Outcome::NotFound);
     for to in [TO_SHARD, TO_NODE, TO_KEEPER] {
         assert_eq!(given.shard.leaving(to, 0, usize::MAX).len(), 1, "{to:?}");
