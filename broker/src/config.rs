@@ -138,7 +138,7 @@ impl Config {
             listeners: listeners(run, file.listeners, password_file.is_some())?,
             password_file,
             acl_file: run.acl_file.clone().or(auth.acl_file),
-            log_filter: file.log.and_then(|log| log.filter),
+            log_filter: log_filter(file.log.and_then(|log| log.filter))?,
             sys_interval_seconds: match file.sys_interval_seconds {
                 None => Some(SYS_INTERVAL_SECONDS_DEFAULT),
                 Some(0) => None,
@@ -240,7 +240,8 @@ fn listeners(run: &Run, file: Option<Vec<file::Listener>>, users: bool) -> Resul
         }
         Some(asked) => {
             let each = asked.into_iter().enumerate();
-            each.map(|(index, one)| Listen::from_file(&format!("listeners[{index}]"), one, users)).collect()
+            let each = each.map(|(index, one)| Listen::from_file(&format!("listeners[{index}]"), one, users));
+            distinct(each.collect::<Result<_, _>>()?)
         }
     }
 }
@@ -273,6 +274,29 @@ fn peers(flag: Option<String>, file: file::Cluster) -> Result<Peers, ConfigError
         cert_file: file.tls.cert_file,
         key_file: file.tls.key_file,
     })
+}
+
+fn log_filter(file: Option<String>) -> Result<Option<String>, ConfigError> {
+    if let Some(filter) = &file
+        && tracing_subscriber::EnvFilter::try_new(filter).is_err()
+    {
+        let remedy =
+            "write a level (off, error, warn, info, debug, trace), or TARGET=LEVEL, with commas between several";
+        return Err(ConfigError::value("log.filter", format!("{filter:?}"), remedy));
+    }
+    Ok(file)
+}
+
+/// No two listeners want the same port of the same address; any may have one that the system chooses.
+fn distinct(listeners: Vec<Listen>) -> Result<Vec<Listen>, ConfigError> {
+    for (index, listen) in listeners.iter().enumerate() {
+        let same = |other: &Listen| other.address == listen.address && listen.address.port() > 0;
+        if let Some(first) = listeners[..index].iter().position(same) {
+            let remedy = format!("listeners[{first}] is there already; choose another port");
+            return Err(ConfigError::value(&format!("listeners[{index}].url"), &listen.url, &remedy));
+        }
+    }
+    Ok(listeners)
 }
 
 fn strategy(file: Option<String>) -> Result<Strategy, ConfigError> {

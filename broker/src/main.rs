@@ -1,5 +1,6 @@
 //! `mqtt-broker`: see `mqtt-broker --help`.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -34,7 +35,9 @@ fn start_log() -> (SetLogFilter, bool) {
         Err(_) => (EnvFilter::new(LOG_FILTER_DEFAULT), false),
     };
     let (filter, handle) = reload::Layer::new(filter);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let stderr = std::io::stderr;
+    // Colours are for eyes: who reads a file or a container's log wants `key=value`.
+    let lines = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
     tracing_subscriber::registry().with(filter).with(lines).init();
     let set = move |text: &str| {
         let filter = EnvFilter::try_new(text).with_context(|| format!("log.filter: {text}"))?;
@@ -62,6 +65,7 @@ fn run(cli: Cli, set_log_filter: SetLogFilter, from_environment: bool) -> Result
 async fn serve(run: Run, set_log_filter: Option<SetLogFilter>) -> Result<()> {
     let config = Config::load(&run)?;
     if run.check_config {
+        node::check_files(&config)?;
         println!("the configuration is good");
         return Ok(());
     }

@@ -74,17 +74,7 @@ pub async fn start(config: Config, run: Run, set_log_filter: Option<SetLogFilter
         None => None,
         Some(asked) => Some(admin::bind(asked).await?),
     };
-    let policy = Policy {
-        passwords: config
-            .password_file
-            .as_deref()
-            .map(reload::read_passwords)
-            .transpose()
-            .context("auth.password_file")?,
-        acl: config.acl_file.as_deref().map(reload::read_acl).transpose().context("auth.acl_file")?,
-        limits: config.limits.clone(),
-        strategy: config.shared_subscriptions,
-    };
+    let policy = policy(&config)?;
     let checker = match &policy.passwords {
         None => Checker::idle(),
         Some(_) => Checker::start(usize::from(config.workers).min(limits::CHECK_THREADS_MAX))
@@ -208,6 +198,32 @@ fn spawn_cluster(
         let _ = end.send(result);
     })?;
     Ok(ended)
+}
+
+/// Reads every file that a configuration names, as [`start`] does, and uses none.
+///
+/// # Errors
+/// The first that can't be read or understood, with its key and name.
+pub fn check_files(config: &Config) -> Result<()> {
+    for listen in &config.listeners {
+        Entrance::new(listen).with_context(|| format!("listener {}", listen.url))?;
+    }
+    policy(config)?;
+    if let Some(path) = config.admin.as_ref().and_then(|admin| admin.token_file.as_deref()) {
+        reload::read_token(path)?;
+    }
+    config.cluster.as_ref().map(peer_net).transpose()?;
+    Ok(())
+}
+
+fn policy(config: &Config) -> Result<Policy> {
+    let (passwords, acl) = (config.password_file.as_deref(), config.acl_file.as_deref());
+    Ok(Policy {
+        passwords: passwords.map(reload::read_passwords).transpose().context("auth.password_file")?,
+        acl: acl.map(reload::read_acl).transpose().context("auth.acl_file")?,
+        limits: config.limits.clone(),
+        strategy: config.shared_subscriptions,
+    })
 }
 
 fn peer_net(peers: &Peers) -> Result<TlsNet> {

@@ -149,8 +149,13 @@ impl Rule {
             Some(("write", filter)) => (Access::Write, filter),
             Some(("readwrite", filter)) => (Access::ReadWrite, filter),
             Some(("deny", filter)) => (Access::Deny, filter),
-            // A topic may have spaces.
-            _ => (Access::ReadWrite, text),
+            // As in Mosquitto: whoever mistypes `deny` must not allow something by it.
+            Some((word, _)) => {
+                return Err(format!(
+                    "{word:?} is no access: write read, write, readwrite or deny; also before a topic with spaces"
+                ));
+            }
+            None => (Access::ReadWrite, text),
         };
         let filter = filter.trim();
         if crate::protocol::parse_filter(filter).is_none_or(|parsed| parsed.share.is_some()) {
@@ -332,6 +337,7 @@ pattern read to-%c
             ("tpic a", 1, "tpic"),
             ("topic read a/#/b", 1, "a/#/b"),
             ("topic", 1, "filter"),
+            ("topic dney secret/#", 1, "dney"),
         ] {
             let error = Acl::parse(text).unwrap_err();
             assert!(error.line == line && error.what.contains(word), "{error}");

@@ -188,6 +188,19 @@ fn how_messages_are_shared_out_is_one_of_the_strategies() {
 }
 
 #[test]
+fn two_listeners_of_one_port_and_a_log_filter_that_is_none_are_named() {
+    let two = |first: &str, second: &str| format!("listeners:\n  - url: {first}\n  - url: {second}\n");
+    refused(
+        &two("mqtt://127.0.0.1:1883", "ws://127.0.0.1:1883"),
+        &["broker.yaml:3", "listeners[1].url", "ws://127.0.0.1:1883", "listeners[0]", "another port"],
+    );
+    load(&two("mqtt://127.0.0.1:1883", "ws://127.0.0.2:1883")).unwrap();
+    load(&two("mqtt://127.0.0.1:0", "ws://127.0.0.1:0")).unwrap();
+    refused("log:\n  filter: mqtt_broker=loud\n", &["broker.yaml:2", "log.filter", "mqtt_broker=loud", "debug"]);
+    load("log: { filter: \"mqtt_broker=debug,warn\" }").unwrap();
+}
+
+#[test]
 fn an_address_that_is_none_is_named() {
     refused("listeners: [{url: 127.0.0.1:1883}]", &["broker.yaml:1: listeners[0].url: 127.0.0.1:1883: write mqtt://"]);
     refused("listeners: [{url: mqtt://127.0.0.1}]", &["HOST:PORT"]);
