@@ -122,8 +122,8 @@ type CountOf = fn(&Listener) -> u64;
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         for (name, (help, value)) in &self.workers {
-            if name.starts_with("dropped_") {
-                // These are one family, below.
+            if name.starts_with("dropped_") || name.starts_with("refused_") {
+                // These are two families, below.
                 continue;
             }
             if GAUGES.contains(name) {
@@ -157,6 +157,13 @@ impl Collector for Snapshot {
         }
         for (reason, value) in reasons {
             ConstCounter::new(value).encode(dropped.encode_family(&[("reason", reason)])?)?;
+        }
+        let help = "What clients asked and a limit did not allow, by reason";
+        let mut refused = encoder.encode_descriptor("refused", help, None, counter.metric_type())?;
+        for (name, (_, value)) in &self.workers {
+            if let Some(reason) = name.strip_prefix("refused_") {
+                ConstCounter::new(*value).encode(refused.encode_family(&[("reason", reason)])?)?;
+            }
         }
         let gauge = ConstGauge::new(0_i64);
         let mut open = encoder.encode_descriptor(

@@ -391,6 +391,16 @@ async fn metrics_are_well_formed_and_each_is_explained_once() {
     let told = samples.iter().filter(|sample| sample.starts_with("mqtt_broker_messages_dropped_total{")).count();
     // Those of other nodes' links, of queues, and of retained messages are not the workers'.
     assert_eq!(told, drops + 3);
+    let refusals = counters.named().filter(|(name, ..)| name.starts_with("refused_")).count();
+    let told = samples.iter().filter(|sample| sample.starts_with("mqtt_broker_refused_total{")).count();
+    assert_eq!(told, refusals);
+    // Their names are stable, and documented.
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    for (name, kind) in explained {
+        let name = name.strip_prefix("mqtt_broker_").unwrap();
+        let total = if kind.as_deref() == Some("counter") { "_total" } else { "" };
+        assert!(readme.contains(&format!("`{name}{total}`")), "README.md does not name {name}{total}");
+    }
 }
 
 #[tokio::test]

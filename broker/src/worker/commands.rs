@@ -117,7 +117,10 @@ impl Core {
     fn published(&mut self, timed: Timed, token: u64, outcome: &Outcome) {
         let reason = match outcome {
             Outcome::Stored(_) | Outcome::Done => ReasonCode::SUCCESS,
-            Outcome::Refused(Refusal::Quota) => ReasonCode::QUOTA_EXCEEDED,
+            Outcome::Refused(Refusal::Quota) => {
+                self.table.counters.refused_publish_quota += 1;
+                ReasonCode::QUOTA_EXCEEDED
+            }
             _ => ReasonCode::UNSPECIFIED_ERROR,
         };
         let session = self.table.get(timed).and_then(|connection| connection.session());

@@ -84,6 +84,7 @@ impl Core {
                 Outcome::Refused(Refusal::Quota) => {
                     let words = "the broker's disk is full, or it keeps as many sessions as it may";
                     let why = ReasonCode::QUOTA_EXCEEDED.because(words);
+                    self.table.counters.refused_session_quota += 1;
                     self.refuse(slot, opening.version, why, opening.packet_bytes_max);
                 }
                 _ => {

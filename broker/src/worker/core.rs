@@ -271,6 +271,10 @@ impl Core {
                 connection.heard = now;
                 self.look_at_later(timed, now + silence_ticks_max);
             }
+            State::Connecting => {
+                self.table.counters.refused_connect_ms += 1;
+                self.remove(slot);
+            }
             _ => self.remove(slot),
         }
     }

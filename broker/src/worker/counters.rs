@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::protocol::ReasonCode;
+
 macro_rules! counters {
     ($(#[doc = $doc:literal] $name:ident,)*) => {
         /// The numbers of one worker, as it counts.
@@ -78,10 +80,39 @@ counters! {
     dropped_without_member,
     /// Subscriptions refused because the client may not have them.
     subscriptions_denied,
+    /// Connections ended because CONNECT did not come within `connect_ms`.
+    refused_connect_ms,
+    /// Packets refused that were larger than `packet_bytes_max`.
+    refused_packet_bytes_max,
+    /// Publishes refused because a queue, what is retained, what is on its way, or the disk was full.
+    refused_publish_quota,
+    /// Publishes of QoS 2 refused because the client had too many exchanges open.
+    refused_exchanges_max,
+    /// Publishes refused beyond `receive_maximum`.
+    refused_receive_maximum,
+    /// CONNECTs refused because a shard had as many sessions as it may, or no room on its disk.
+    refused_session_quota,
+    /// Subscriptions refused beyond `subscriptions_max`, or those that a session may keep.
+    refused_subscriptions_max,
+    /// Publishes refused whose topic alias was beyond `topic_aliases_max`.
+    refused_topic_aliases_max,
     /// Messages handed to other workers.
     forwarded_to_workers,
     /// Messages handed to other nodes and to shards.
     forwarded_to_cluster,
     /// Times a publisher was not read because a receiver did not keep up.
     publishers_slowed,
+}
+
+impl Counters {
+    /// Counts why a connection is ended, if it is a limit.
+    pub(super) fn ended(&mut self, reason: ReasonCode) {
+        match reason {
+            ReasonCode::PACKET_TOO_LARGE => self.refused_packet_bytes_max += 1,
+            ReasonCode::QUOTA_EXCEEDED => self.refused_exchanges_max += 1,
+            ReasonCode::RECEIVE_MAXIMUM_EXCEEDED => self.refused_receive_maximum += 1,
+            ReasonCode::TOPIC_ALIAS_INVALID => self.refused_topic_aliases_max += 1,
+            _ => {}
+        }
+    }
 }

@@ -82,8 +82,10 @@ impl Core {
 
     /// Ends a connection whose client broke a rule.
     pub(super) fn break_off(&mut self, slot: u32, why: impl Into<Why>) {
+        let why = why.into();
         self.table.counters.protocol_errors += 1;
-        self.close(slot, Some(why.into()), Ending::WithWill);
+        self.table.counters.ended(why.reason);
+        self.close(slot, Some(why), Ending::WithWill);
     }
 
     /// Ends a connection whose bytes are no packet.
@@ -100,6 +102,7 @@ impl Core {
         };
         if connecting {
             self.table.counters.protocol_errors += 1;
+            self.table.counters.ended(why.reason);
             self.refuse_unread(slot, bytes, why);
         } else {
             self.break_off(slot, why);

@@ -121,7 +121,7 @@ impl Core {
             return;
         };
         awaited.storing = false;
-        let mut refused = Vec::new();
+        let (mut refused, mut full) = (Vec::new(), 0);
         for (number, (place, filter)) in awaited.filters.iter().enumerate() {
             let code = match &outcome {
                 Outcome::Codes(codes) => codes.get(number).copied().unwrap_or(ReasonCode::UNSPECIFIED_ERROR.0),
@@ -129,10 +129,12 @@ impl Core {
                 _ => ReasonCode::UNSPECIFIED_ERROR.0,
             };
             awaited.codes[*place] = code;
+            full += u64::from(ReasonCode(code) == ReasonCode::QUOTA_EXCEEDED);
             if ReasonCode(code).is_error() && awaited.kind == AwaitedKind::Suback {
                 refused.push(filter.clone());
             }
         }
+        self.table.counters.refused_subscriptions_max += full;
         for filter in refused {
             self.remove_subscription(timed, &filter);
         }
@@ -177,6 +179,7 @@ impl Core {
         let full = session.is_some_and(|session| {
             session.subscriptions.len() >= subscriptions_max && !session.subscriptions.contains(filter)
         });
+        self.table.counters.refused_subscriptions_max += u64::from(full);
         if full { Err(ReasonCode::QUOTA_EXCEEDED) } else { Ok(()) }
     }
 

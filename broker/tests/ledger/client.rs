@@ -43,7 +43,7 @@ pub struct Identity {
 /// What came from the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    Publish { qos: QoS, dup: bool, packet_id: u16, topic: String, payload: Vec<u8> },
+    Publish { qos: QoS, dup: bool, retain: bool, packet_id: u16, topic: String, payload: Vec<u8> },
     PubAck { packet_id: u16, reason: ReasonCode },
     PubRec { packet_id: u16, reason: ReasonCode },
     PubRel { packet_id: u16 },
@@ -195,6 +195,7 @@ impl Receiver {
                 Packet::Publish(publish) => Ok(Some(Event::Publish {
                     qos: publish.qos,
                     dup: publish.dup,
+                    retain: publish.retain,
                     packet_id: publish.packet_id,
                     topic: publish.topic.to_owned(),
                     payload: publish.payload.to_vec(),

@@ -49,6 +49,12 @@ const BREAK_K4: (&str, &str) = ("MQTT_BROKER_BREAK_K4", "let-the-older-be");
 /// Tells a broker to forget the packet ids of QoS 2 with their connection, likewise.
 const BREAK_K2: (&str, &str) = ("MQTT_BROKER_BREAK_K2", "forget-packet-ids");
 
+/// Tells a broker to keep and read retained messages whatever is under way, likewise.
+const BREAK_K8: (&str, &str) = ("MQTT_BROKER_BREAK_K8", "keep-what-is-late");
+
+/// Subscribers of each node who stay, where others come and go: more than there are workers.
+const STAY: u32 = 8;
+
 /// One cluster at a time: they would look for the same free ports, and take each other's time.
 static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
@@ -378,4 +384,38 @@ fn the_ledger_finds_a_broker_that_forgets_packet_ids() {
         }
     }
     panic!("the ledger does not see that K2 is broken");
+}
+
+#[test]
+fn the_ledger_finds_a_broker_that_does_not_mind_what_is_under_way() {
+    let seed = seed();
+    let checked = run(async {
+        let directory = tempfile::tempdir()?;
+        let mut nodes = cluster::start(directory.path(), NODES, &[BREAK_K8])?;
+        ready(&mut nodes).await?;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let dials: Vec<_> = nodes.iter().map(Node::dial).collect();
+        // Every worker has a subscriber, so that nobody else has to be told of a new one.
+        let mut stay = Vec::new();
+        for (node, dial) in dials.iter().enumerate() {
+            for number in 0..STAY {
+                stay.push(retained::stay(dial, format!("stays-{node}-{number}")).await?);
+            }
+        }
+        // Shards are read one after another: the first that is led by who stands still is to have a topic.
+        let keepers = Keepers::start(dials, 8 * KEEPERS, || StdRng::from_rng(&mut rng));
+        let begun = Instant::now();
+        while !keepers.have_missed() && begun.elapsed() < SETTLE_TIMEOUT {
+            // So that something is on its way to it for longer than a subscriber takes to come. It keeps its lease.
+            let node = &nodes[rng.random_range(0..nodes.len())];
+            node.signal("STOP")?;
+            sleep(Duration::from_millis(400)).await;
+            node.signal("CONT")?;
+            sleep(Duration::from_millis(200)).await;
+        }
+        println!("after {:?}", begun.elapsed());
+        Ok(keepers.check().await)
+    });
+    let error = checked.expect_err("the ledger does not see that K8 is broken").to_string();
+    assert!(error.contains("K8: "), "{error}");
 }

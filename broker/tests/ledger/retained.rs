@@ -2,7 +2,7 @@
 //! subscriber of every node must find in the end (K8).
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,10 +27,16 @@ const WATCHERS: u32 = 2;
 const WATCH_MS_MAX: u64 = 200;
 
 /// What was published with RETAIN on one topic.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Kept {
-    acknowledged: u64,
+    acknowledged: BTreeSet<u64>,
     attempted: u64,
+}
+
+impl Kept {
+    fn last(&self) -> u64 {
+        self.acknowledged.last().copied().unwrap_or(0)
+    }
 }
 
 /// The publishers, and what they know.
@@ -66,6 +72,12 @@ impl Keepers {
         Keepers { nodes, kept, go_on, tasks, watched }
     }
 
+    /// Whether a subscriber was sent what is wrong.
+    #[allow(dead_code, reason = "the simulation, which has this file too, need not ask")]
+    pub fn have_missed(&self) -> bool {
+        !self.watched.missed.borrow().is_empty()
+    }
+
     /// Ends the publishers, and subscribes on every node: it must find the last message that was acknowledged on each
     /// topic, or one that was sent after it.
     pub async fn check(self) -> Result<()> {
@@ -86,21 +98,37 @@ impl Keepers {
                     Err(_) => sleep(PACE).await,
                 }
             };
-            for (topic, Kept { acknowledged, attempted }) in &kept {
-                let found = found.get(topic).copied().unwrap_or(0);
+            for (topic, kept) in &kept {
+                let (found, acknowledged) = (found.get(topic).copied().unwrap_or(0), kept.last());
                 ensure!(
-                    (*acknowledged..=*attempted).contains(&found),
-                    "K8: node {number} has {found} on {topic}; {acknowledged} was acknowledged, {attempted} sent"
+                    (acknowledged..=kept.attempted).contains(&found),
+                    "K8: node {number} has {found} on {topic}; {acknowledged} was acknowledged, {} sent",
+                    kept.attempted
                 );
             }
         }
-        println!("{kept:?} are what every node has kept; {:?}", self.watched);
+        let last: Vec<u64> = kept.values().map(Kept::last).collect();
+        println!("{last:?} are what every node has kept; {:?}", self.watched);
         let missed = self.watched.missed.take();
         ensure!(missed.is_empty(), "K8: {missed:?}");
         ensure!(self.watched.complete.get() > 0, "no subscriber has seen everything");
-        ensure!(kept.values().all(|kept| kept.acknowledged > 0), "hardly any load: {kept:?}");
+        ensure!(last.iter().all(|last| *last > 0), "hardly any load: {last:?}");
         Ok(())
     }
+}
+
+/// Subscribes to all of them, and stays until it is dropped.
+#[allow(dead_code, reason = "the simulation, which has this file too, has nobody who stays")]
+pub async fn stay(node: &Dial, client_id: String) -> Result<JoinHandle<()>> {
+    let (mut sender, mut receiver, _) =
+        connect(node, &Identity { client_id, version: Version::V5, persistent: false }).await?;
+    sender.subscribe(1, QoS::AtMostOnce, &["kept/+"]).await?;
+    let suback = timeout(ANSWER_TIMEOUT, receiver.next()).await??;
+    ensure!(matches!(suback, Event::SubAck { .. }), "{suback:?} instead of a SUBACK");
+    Ok(tokio::task::spawn_local(async move {
+        let _sender = sender;
+        while receiver.next().await.is_ok() {}
+    }))
 }
 
 /// Publishes 1, 2, 3, …, each when the one before is acknowledged, wherever it can connect.
@@ -141,7 +169,7 @@ async fn keep_at(
             bail!("ended")
         };
         ensure!(!reason.is_error(), "refused: {}", reason.words());
-        kept.borrow_mut().entry(topic.to_owned()).or_default().acknowledged = next;
+        kept.borrow_mut().entry(topic.to_owned()).or_default().acknowledged.insert(next);
         sleep(PACE).await;
     }
     sender.disconnect().await
@@ -161,14 +189,46 @@ async fn watch(
         let node = rng.random_range(0..nodes.len());
         let wait = Duration::from_millis(rng.random_range(0..WATCH_MS_MAX));
         // A connection that ends says nothing.
-        if let Ok(missing) = watch_at(&nodes[node], &identity, &kept, wait).await {
+        let mut found = Found::default();
+        if let Ok(missing) = watch_at(&nodes[node], &identity, &kept, wait, &mut found).await {
             if missing.is_empty() {
                 watched.complete.set(watched.complete.get() + 1);
             } else {
                 watched.missed.borrow_mut().push(format!("a subscriber of node {node} waits for {missing:?}"));
             }
         }
+        let wrong = found.wrong.into_iter().map(|wrong| format!("a subscriber of node {node} was sent {wrong}"));
+        watched.missed.borrow_mut().extend(wrong);
         sleep(PACE).await;
+    }
+}
+
+/// What a watcher was sent.
+#[derive(Default)]
+struct Found {
+    newest: BTreeMap<String, u64>,
+    /// As a retained message, and nothing newer since.
+    retained: BTreeMap<String, u64>,
+    wrong: Vec<String>,
+}
+
+impl Found {
+    /// A retained message is none that was replaced before the watcher subscribed (`before`). What is published next follows
+    /// it: what was acknowledged in between has passed the watcher by.
+    fn take(&mut self, topic: String, value: u64, retain: bool, before: &BTreeMap<String, u64>, kept: &Kept) {
+        if retain {
+            let before = before.get(&topic).copied().unwrap_or(0);
+            if value < before {
+                self.wrong.push(format!("{value} as what {topic} keeps, when {before} had been acknowledged"));
+            }
+            self.retained.insert(topic.clone(), value);
+        } else if let Some(retained) = self.retained.remove(&topic)
+            && let Some(missed) = kept.acknowledged.range(retained + 1..value.max(retained + 1)).next()
+        {
+            self.wrong.push(format!("{retained} as what {topic} keeps, and then {value}, but not {missed}"));
+        }
+        let newest = self.newest.entry(topic).or_default();
+        *newest = value.max(*newest);
     }
 }
 
@@ -179,14 +239,20 @@ async fn watch_at(
     identity: &Identity,
     kept: &RefCell<BTreeMap<String, Kept>>,
     wait: Duration,
+    found: &mut Found,
 ) -> Result<BTreeMap<String, u64>> {
     let (mut sender, mut receiver, _) = connect(node, identity).await?;
+    let acknowledged = || -> BTreeMap<String, u64> {
+        let kept = kept.borrow();
+        let all = kept.iter().map(|(topic, kept)| (topic.clone(), kept.last()));
+        all.filter(|(_, last)| *last > 0).collect()
+    };
+    let before = acknowledged();
     sender.subscribe(1, QoS::AtLeastOnce, &["kept/+"]).await?;
     let suback = timeout(ANSWER_TIMEOUT, receiver.next()).await??;
     ensure!(matches!(suback, Event::SubAck { .. }), "{suback:?} instead of a SUBACK");
     let subscribed = Instant::now();
     let mut waits_for: Option<BTreeMap<String, u64>> = None;
-    let mut newest: BTreeMap<String, u64> = BTreeMap::new();
     let mut asked = false;
     loop {
         let limit = match (&waits_for, asked) {
@@ -196,20 +262,18 @@ async fn watch_at(
         };
         match tokio::time::timeout_at(subscribed + limit, receiver.next()).await {
             Ok(event) => match event? {
-                Event::Publish { packet_id, topic, payload, .. } => {
+                Event::Publish { packet_id, topic, payload, retain, .. } => {
                     sender.acknowledge(packet_id).await?;
-                    let newest = newest.entry(topic).or_default();
-                    *newest = std::str::from_utf8(&payload)?.parse::<u64>()?.max(*newest);
+                    let value = std::str::from_utf8(&payload)?.parse()?;
+                    if let Some(kept) = kept.borrow().get(&topic) {
+                        found.take(topic, value, retain, &before, kept);
+                    }
                 }
                 // It is alive, and has nothing more to say.
                 Event::SubAck { .. } => return Ok(waits_for.unwrap_or_default()),
                 _ => {}
             },
-            Err(_) if waits_for.is_none() => {
-                let acknowledged = kept.borrow();
-                let all = acknowledged.iter().map(|(topic, kept)| (topic.clone(), kept.acknowledged));
-                waits_for = Some(all.filter(|(_, acknowledged)| *acknowledged > 0).collect());
-            }
+            Err(_) if waits_for.is_none() => waits_for = Some(acknowledged()),
             // Is it there at all?
             Err(_) if !asked => {
                 asked = true;
@@ -218,7 +282,7 @@ async fn watch_at(
             Err(_) => bail!("no answer"),
         }
         if let Some(waits_for) = &mut waits_for {
-            waits_for.retain(|topic, acknowledged| newest.get(topic).is_none_or(|newest| newest < acknowledged));
+            waits_for.retain(|topic, last| found.newest.get(topic).is_none_or(|newest| newest < last));
             if waits_for.is_empty() {
                 sender.disconnect().await?;
                 return Ok(BTreeMap::new());

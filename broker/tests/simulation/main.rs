@@ -132,6 +132,51 @@ fn faults_on_brokers(seed: u64) -> (History, Vec<String>) {
     })
 }
 
+/// So many times two brokers don't reach each other.
+const PARTINGS: u32 = 2;
+
+/// Brokers that don't reach each other, one pair after another, for longer than publishers of retained messages wait for an
+/// acknowledgement before they go on elsewhere.
+fn partings_of_brokers(seed: u64) -> anyhow::Result<()> {
+    let (checked, _) = simulate(seed, async |world| {
+        let brokers = Brokers::start(&world, spoilt::honest);
+        brokers.until_whole().await;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let dials = brokers::HOSTS.map(|host| brokers.dial(host)).to_vec();
+        let keepers = Keepers::start(dials, KEEPERS, || StdRng::from_rng(&mut rng));
+        for _ in 0..PARTINGS {
+            let at = world.draw(0..3) as usize;
+            let [host, other] = [0, 1].map(|step| brokers::HOSTS[(at + step) % 3]);
+            world.part(host, other, true);
+            world.wait_ms(5_500..7_000).await;
+            world.part(host, other, false);
+            world.wait_ms(0..1_000).await;
+        }
+        brokers.until_whole().await;
+        keepers.check().await
+    });
+    checked
+}
+
+#[test]
+fn k8_what_is_late_because_brokers_do_not_reach_each_other_takes_no_newer_place() {
+    for seed in seeds(1) {
+        println!("SIMULATION_SEED={seed}");
+        partings_of_brokers(seed).unwrap_or_else(|error| panic!("{error:?}"));
+    }
+}
+
+/// In a process of its own, since what breaks a broker is in the environment.
+#[test]
+fn brokers_that_keep_what_comes_late_are_found_out() {
+    let test = "k8_what_is_late_because_brokers_do_not_reach_each_other_takes_no_newer_place";
+    let mut broken = std::process::Command::new(std::env::current_exe().expect("this program"));
+    let broken = broken.args(["--exact", test]).env("MQTT_BROKER_BREAK_K8", "keep-what-is-late");
+    let output = broken.env("SIMULATION_SEEDS", "5").output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && said.contains("K8: "), "nobody noticed: {said}");
+}
+
 /// Which file of a damaged disk has a byte flipped.
 #[derive(Clone, Copy, Debug)]
 enum Spoilt {

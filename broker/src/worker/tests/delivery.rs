@@ -159,6 +159,7 @@ fn acknowledgements_leave_in_the_order_of_the_publishes() {
             panic!("{refused:02x?} instead of PUBACK")
         };
         assert_eq!((refused.packet_id, refused.reason), (3, ReasonCode::QUOTA_EXCEEDED));
+        assert_eq!(node.counters(0).await.refused_publish_quota, 1);
         assert!(refused.properties.text(PropertyId::ReasonString).unwrap().contains("full"));
     });
 }

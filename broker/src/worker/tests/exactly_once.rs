@@ -136,6 +136,7 @@ fn an_exchange_counts_against_receive_maximum_until_pubcomp() {
         client.expect(pubrec(3, 0x10)).await;
         client.publish(Q2, 4, "a", "").await;
         client.expect_disconnect(0x93).await;
+        assert_eq!(node.counters(0).await.refused_receive_maximum, 1);
     });
 }
 

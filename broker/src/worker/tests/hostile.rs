@@ -44,7 +44,9 @@ fn a_broken_rule_ends_that_connection_with_its_code_and_nothing_else() {
         client.send_bytes(&[0x00, 0]).await;
         client.expect_end().await;
         bystander.expect_nothing().await;
-        assert_eq!(node.counters(0).await.protocol_errors, 14);
+        let counters = node.counters(0).await;
+        assert_eq!(counters.protocol_errors, 14);
+        assert_eq!((counters.refused_topic_aliases_max, counters.refused_packet_bytes_max), (2, 1));
     });
 }
 

@@ -118,6 +118,7 @@ fn suback_waits_for_the_shard_and_a_refused_filter_is_taken_back() {
         node.command(0, ToWorker::Subscribed { connection, token, outcome });
         let suback = client.receive().await;
         assert_eq!((&suback[2..4], &suback[suback.len() - 3..]), (&[0, 5][..], &[1, 0x8f, 0x97][..]), "{suback:02x?}");
+        assert_eq!(node.counters(0).await.refused_subscriptions_max, 1);
         let mut publisher = node.connect(0, Version::V5, "publisher").await;
         publisher.publish(Q0, 0, "b", "not subscribed").await;
         publisher.publish(Q0, 0, "a", "subscribed").await;

@@ -191,6 +191,7 @@ fn filters_are_answered_one_by_one() {
         client.subscribe("a", QoS::ExactlyOnce, 2).await;
         client.subscribe("b", Q0, 0).await;
         client.subscribe("c", Q0, 0x97).await;
+        assert_eq!(node.counters(0).await.refused_subscriptions_max, 1);
         client.subscribe("b", Q1, 1).await;
         let mut filters = Vec::new();
         UnsubscribeFilters::append(&mut filters, "b");
