@@ -298,3 +298,50 @@ fn cluster_config(config: &Config, seed: u64) -> ClusterConfig {
 fn wall_clock_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_file_that_a_configuration_names_is_checked() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let (users, rules, token) = (file("users", ""), file("rules", "topic read a\n"), file("token", "t\n"));
+        let check = |text: String| {
+            let config = Config::check(&Run::default(), &text).unwrap();
+            check_files(&config).map_err(|error| format!("{error:#}"))
+        };
+        let whole = |users: &str, rules: &str, token: &str| {
+            format!(
+                "auth: {{ password_file: {users}, acl_file: {rules} }}\n\
+                 admin: {{ listen: \"127.0.0.1:1\", token_file: {token} }}\n"
+            )
+        };
+        check(whole(&users, &rules, &token)).unwrap();
+        let bad = file("bad", "nonsense\n");
+        let tls = |file: &str| {
+            let files = format!("cert_file: {file}, key_file: {file}");
+            let listener =
+                format!("listeners:\n  - url: mqtts://127.0.0.1:0\n    tls: {{ certificates: [{{ {files} }}] }}\n");
+            let cluster = format!("cluster: {{ listen: \"127.0.0.1:1\", tls: {{ ca_file: {file}, {files} }} }}\n");
+            [listener, cluster]
+        };
+        let [listener, cluster] = tls(&bad);
+        for (text, words) in [
+            (whole("/nowhere/users", &rules, &token), "auth.password_file: /nowhere/users"),
+            (whole(&bad, &rules, &token), "auth.password_file"),
+            (whole(&users, &bad, &token), "auth.acl_file"),
+            (whole(&users, &rules, "/nowhere/token"), "/nowhere/token"),
+            (listener, "mqtts://127.0.0.1:0"),
+            (cluster, "cluster.tls"),
+        ] {
+            let error = check(text.clone()).expect_err(&text);
+            assert!(error.contains(words), "{error:?} does not say {words:?}");
+        }
+    }
+}

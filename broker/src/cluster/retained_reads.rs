@@ -100,6 +100,11 @@ impl Reads {
         }
     }
 
+    /// How many may not be asked yet.
+    pub(super) fn held(&self) -> usize {
+        self.waiting.values().filter(|read| read.held).count()
+    }
+
     /// The question may be asked now.
     pub(super) fn release(&mut self, number: u64) -> Option<Question> {
         let read = self.waiting.get_mut(&number)?;

@@ -84,6 +84,11 @@ impl Rounds {
         turn
     }
 
+    /// How many reads wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.lanes.values().map(|lane| lane.next.len() + lane.round.reads.len()).sum()
+    }
+
     /// A read is not wanted any more.
     pub(super) fn leave(&mut self, read: u64) {
         for lane in self.lanes.values_mut() {

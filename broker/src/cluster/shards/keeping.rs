@@ -31,6 +31,11 @@ impl ShardRooms {
 
     /// Called at intervals.
     pub(super) fn tick_rounds(&self) {
+        debug_assert_eq!(
+            self.rounds.borrow().waiting(),
+            self.reads.borrow().held(),
+            "rounds are for reads that somebody wants (K9)"
+        );
         let turn = if self.minds_what_is_under_way() {
             self.rounds.borrow_mut().tick(|| self.everybody())
         } else {

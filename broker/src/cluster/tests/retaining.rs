@@ -1,6 +1,7 @@
 //! Retained messages whose way to their shard is long, while publishers and subscribers go on elsewhere.
 
 use super::*;
+use crate::identity::ShardId;
 use crate::shard::{Close, CloseCause, Open, Will};
 
 /// A connection of this node's first worker.
@@ -254,5 +255,32 @@ fn k8_what_a_connection_left_on_its_way_does_not_replace_its_will() {
             cluster.until("read", |_| found(a, *slot).is_some()).await;
             assert_eq!(found(a, *slot), Some(vec!["gone".to_owned()]), "of w{slot}");
         }
+    });
+}
+
+#[test]
+fn k8_a_will_is_the_last_word_of_its_connection_also_where_its_own_shard_keeps_it() {
+    simulate(async |mut cluster| {
+        cluster.start(&["a"]).await;
+        let a = cluster.node("a");
+        let (client, topic) = (|slot: u32| format!("w{slot}"), |slot: u32| format!("will/{slot}"));
+        let own = |slot: &u32| ShardId::of_topic(&topic(*slot), SHARDS) == ShardId::of_client(&client(*slot), SHARDS);
+        let slot = (1..).find(own).expect("one of so many");
+        open(a, slot, &client(slot), Some(retained(&topic(slot), "gone")));
+        cluster.until("connected", |_| epoch(a, slot).is_some()).await;
+        let epoch = epoch(a, slot).expect("opened");
+        close(a, &client(slot), epoch);
+        let there = |token| {
+            read(a, token, &topic(slot));
+            move |cluster: &Cluster| found(cluster.node("a"), token).is_some()
+        };
+        sleep(Duration::from_secs(1)).await;
+        cluster.until("read", there(1)).await;
+        assert_eq!(found(a, 1), Some(vec!["gone".to_owned()]));
+        retain(a, 2, (&client(slot), epoch), &topic(slot), "late");
+        cluster.until("answered", |_| answer(a, 2).is_some()).await;
+        assert!(matches!(answer(a, 2), Some(Outcome::Refused(_))), "{:?}", answer(a, 2));
+        cluster.until("read", there(3)).await;
+        assert_eq!(found(a, 3), Some(vec!["gone".to_owned()]));
     });
 }
