@@ -292,7 +292,7 @@ impl Core {
             let Some(connection) = self.table.get(timed) else {
                 continue;
             };
-            let Some(mut congestion) = connection.congestion.take() else {
+            let Some(mut congestion) = connection.take_congestion() else {
                 continue;
             };
             if over {
@@ -302,7 +302,7 @@ impl Core {
                 self.table.congested.push((timed, since));
             }
             if let Some(connection) = self.table.get(timed) {
-                connection.congestion = Some(congestion);
+                connection.rare.congestion = Some(congestion);
             }
         }
     }
