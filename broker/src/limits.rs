@@ -14,10 +14,6 @@ pub const TOPIC_CACHE_TOPIC_BYTES_MAX: usize = 256;
 /// Topics that match more filters than this are matched anew each time.
 pub const TOPIC_CACHE_FILTERS_MAX: usize = 256;
 
-/// Bytes of recent log entries that a node without a data directory keeps beside its log, which is in memory already: what is
-/// about to be applied.
-pub const LOG_CACHE_IN_MEMORY_BYTES_MAX: usize = 256 << 10;
-
 /// Slices of one vectored write.
 pub const WRITE_SLICES_MAX: usize = 64;
 /// A written-out buffer larger than this is freed, not kept for the next connection.

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{Listen, UserFrom};
-use crate::connection::{Duplex, Origin, Stream};
+use crate::connection::{Duplex, Origin, Peer, Stream};
 use crate::limits::{ACCEPT_RETRY_MS, LISTEN_BACKLOG};
 
 pub use handshake::{HandshakeError, TurnTaking};
@@ -174,7 +174,7 @@ impl Accepted {
             AcceptedStream::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
             AcceptedStream::Other(stream) => stream,
         };
-        Ok(Arrival { stream, origin: Origin { entrance: self.ticket, peer: self.peer, user: None } })
+        Ok(Arrival { stream, origin: Origin { entrance: self.ticket, peer: self.peer.map(Peer::from), user: None } })
     }
 }
 

@@ -32,6 +32,7 @@ use crate::door::{ToCluster, ToWorker};
 use crate::identity::{self, Incarnation, NodeId, Origin};
 use crate::limits;
 use crate::listener::{self, Entrance};
+use crate::replication::Settings;
 use crate::storage::{self, FileDisk, Log, MemoryDisk, Options, Recovered};
 use crate::worker::{self, WorkerConfig, WorkerHandle};
 
@@ -236,18 +237,22 @@ fn peer_net(peers: &Peers) -> Result<TlsNet> {
 }
 
 async fn open_log(data_dir: Option<&Path>, kept_bytes_max: usize, origin: Origin) -> Result<Log> {
-    let mut bounds = storage::Limits { kept_bytes_max, ..Default::default() };
+    let bounds = storage::Limits { kept_bytes_max, ..Default::default() };
     let disk: Rc<dyn storage::Disk> = match data_dir {
-        None => {
-            bounds.cache_bytes_max = limits::LOG_CACHE_IN_MEMORY_BYTES_MAX;
-            Rc::new(MemoryDisk::default())
-        }
+        None => Rc::new(MemoryDisk::without_segments()),
         Some(path) => Rc::new(FileDisk::open(path).with_context(|| format!("data directory {}", path.display()))?),
     };
     let options = Options { identity: origin.node.0, limits: bounds };
     let (log, recovered) = Log::open(disk, options).await.context("the write-ahead log")?;
     tell_recovery(&recovered);
     Ok(log)
+}
+
+fn settings(config: &Config) -> Settings {
+    match (&config.cluster, &config.data_dir) {
+        (None, None) => Settings::alone_in_memory(),
+        _ => Settings::default(),
+    }
 }
 
 fn tell_recovery(recovered: &Recovered) {
@@ -290,7 +295,7 @@ fn cluster_config(config: &Config, seed: u64) -> ClusterConfig {
         }),
         shards: config.shards,
         factor: config.replication_factor,
-        settings: Default::default(),
+        settings: settings(config),
         seed,
     }
 }

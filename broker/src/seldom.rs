@@ -1,5 +1,6 @@
 //! Parts of something of which there are many, where most have nothing.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
@@ -17,6 +18,9 @@ pub trait Nothing: Sized + 'static {
 pub struct Seldom<T>(Option<Box<T>>);
 
 impl<T> Seldom<T> {
+    /// Nothing.
+    pub const NONE: Seldom<T> = Seldom(None);
+
     /// What is there, to be changed; `None` if nothing is, and then nothing comes there.
     pub fn if_any(&mut self) -> Option<&mut T> {
         self.0.as_deref_mut()
@@ -32,7 +36,7 @@ impl<T: Nothing> Seldom<T> {
 
 impl<T> Default for Seldom<T> {
     fn default() -> Self {
-        Seldom(None)
+        Seldom::NONE
     }
 }
 
@@ -76,6 +80,14 @@ impl<T: 'static> Nothing for Vec<T> {
 
     fn nothing() -> Self {
         Vec::new()
+    }
+}
+
+impl<T: 'static> Nothing for VecDeque<T> {
+    const NOTHING: &'static Self = &VecDeque::new();
+
+    fn nothing() -> Self {
+        VecDeque::new()
     }
 }
 

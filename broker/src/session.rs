@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::identity::ClientId;
 use crate::message::{Message, QoS};
 use crate::protocol::{ReasonCode, Version, Why, Words};
-use crate::seldom::Seldom;
+use crate::seldom::{Nothing, Seldom};
 use crate::shard::{Ack, Delivery};
 
 pub use aliases::{Aliases, TopicAlias};
@@ -70,22 +70,42 @@ pub struct Session {
     pub subscriptions: Subscriptions,
     /// What it published and the broker has not acknowledged.
     pub receipts: Receipts,
-    /// What it published at QoS 2 and has not released.
-    pub exchanges: Seldom<Exchanges>,
     /// SUBSCRIBE and UNSUBSCRIBE that are not answered yet.
     pub awaited: Seldom<Vec<Awaited>>,
-    /// CONNACK has not been sent: the client's subscriptions are still on their way to every node (K6).
-    pub held: bool,
-    /// Deliveries that came while `held`.
-    pub held_deliveries: Seldom<Vec<Delivery>>,
     /// Retained messages that it is still to be sent.
     pub readings: Option<Box<Readings>>,
+    /// What most sessions never have.
+    pub rare: Seldom<Rare>,
+    /// CONNACK has not been sent: the client's subscriptions are still on their way to every node (K6).
+    held: Option<Box<Held>>,
     window: Window,
     backlog: Option<Box<Backlog>>,
+}
+
+// One for every client: a size of the allocator. A field more makes it the next, 192 bytes.
+const _: () = assert!(size_of::<Session>() <= 160);
+
+/// What most sessions never have.
+#[derive(Debug, Default)]
+pub struct Rare {
+    /// What it published at QoS 2 and has not released.
+    pub exchanges: Seldom<Exchanges>,
     acks: Vec<Ack>,
     lent: Option<Box<Lent>>,
     aliases: Option<Box<Aliases>>,
 }
+
+impl Nothing for Rare {
+    const NOTHING: &'static Self = &Rare { exchanges: Seldom::NONE, acks: Vec::new(), lent: None, aliases: None };
+
+    fn nothing() -> Self {
+        Rare::default()
+    }
+}
+
+/// Deliveries that came before CONNACK was sent.
+#[derive(Debug, Default)]
+struct Held(Vec<Delivery>);
 
 /// What becomes of a message for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,23 +123,50 @@ impl Session {
             terms,
             subscriptions: Subscriptions::default(),
             receipts: Receipts::default(),
-            exchanges: Seldom::default(),
-            awaited: Seldom::default(),
-            held: false,
-            held_deliveries: Seldom::default(),
+            awaited: Seldom::NONE,
             readings: None,
+            rare: Seldom::NONE,
+            held: None,
             window: Window::default(),
             backlog: None,
-            acks: Vec::new(),
-            lent: None,
-            aliases: None,
         }
+    }
+
+    /// Sends nothing to the client until [`Session::let_go`].
+    pub fn hold(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// Whether nothing may be sent yet, CONNACK neither.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Keeps deliveries if the session is held; gives them back if it isn't.
+    pub fn hold_back(&mut self, deliveries: Vec<Delivery>) -> Option<Vec<Delivery>> {
+        match &mut self.held {
+            None => Some(deliveries),
+            Some(held) => {
+                held.0.extend(deliveries);
+                None
+            }
+        }
+    }
+
+    /// The highest queue number that was held back; 0 for none.
+    pub fn held_to(&self) -> u64 {
+        self.held.as_ref().and_then(|held| held.0.last()).map_or(0, |delivery| delivery.seq)
+    }
+
+    /// CONNACK is sent: gives what was held back.
+    pub fn let_go(&mut self) -> Vec<Delivery> {
+        self.held.take().map(|held| held.0).unwrap_or_default()
     }
 
     /// Whether a message may be sent now; `room` says whether the connection's output takes it. Takes a packet id if so.
     pub fn admit(&mut self, qos: QoS, room: bool) -> Admission {
         let behind = self.backlog.as_ref().is_some_and(|backlog| backlog.precedes(qos));
-        if !room || behind || self.held {
+        if !room || behind || self.is_held() {
             return Admission::Wait;
         }
         match qos {
@@ -141,7 +188,7 @@ impl Session {
 
     /// Takes the next message that waits and may be sent now, with its packet id.
     pub fn next_waiting(&mut self) -> Option<(Waiting, Option<u16>)> {
-        if self.held {
+        if self.is_held() {
             return None;
         }
         let backlog = self.backlog.as_mut()?;
@@ -177,7 +224,7 @@ impl Session {
     /// Whether something waits that may be sent as soon as the connection's output takes it.
     pub fn may_send_waiting(&self) -> bool {
         let room = self.window.has_room(self.terms.receive_maximum);
-        !self.held && self.backlog.as_ref().is_some_and(|backlog| backlog.has_next(room))
+        !self.is_held() && self.backlog.as_ref().is_some_and(|backlog| backlog.has_next(room))
     }
 
     /// Takes a delivery of the persistent queue; gives its packet id. `None` if this connection has sent it before.
@@ -216,11 +263,11 @@ impl Session {
             return Err(ReasonCode::TOPIC_ALIAS_INVALID.because(words));
         };
         if topic.is_empty() {
-            let known = self.aliases.as_ref().and_then(|aliases| aliases.topic(alias));
+            let known = self.rare.aliases.as_ref().and_then(|aliases| aliases.topic(alias));
             return known.ok_or(ReasonCode::PROTOCOL_ERROR.because("a topic alias was not given a topic before"));
         }
         let topic: Arc<str> = topic.into();
-        self.aliases.get_or_insert_default().learn(alias, topic.clone());
+        self.rare.aliases.get_or_insert_default().learn(alias, topic.clone());
         Ok(topic)
     }
 
@@ -231,20 +278,21 @@ impl Session {
             return None;
         }
         let fits = bytes + ALIAS_BYTES_MAX <= self.terms.packet_bytes_max as usize;
-        self.aliases.get_or_insert_default().name(topic, maximum, fits)
+        self.rare.aliases.get_or_insert_default().name(topic, maximum, fits)
     }
 
     /// Keeps a message of a shared subscription that was sent under this packet id, in case the client goes without having
     /// acknowledged it. One of QoS 2 goes to nobody else once it was sent ([MQTT-4.8.2-5]).
     pub fn lend(&mut self, packet_id: u16, qos: QoS, message: &Rc<Message>) {
         if qos == QoS::AtLeastOnce {
-            self.lent.get_or_insert_default().put(packet_id, message.clone());
+            self.rare.lent.get_or_insert_default().put(packet_id, message.clone());
         }
     }
 
     /// What the client leaves of shared subscriptions: somebody else's, in the order it was for this one.
     pub fn take_unfinished(&mut self) -> Vec<Rc<Message>> {
-        let mut unfinished = self.lent.take().map(|lent| lent.into_messages()).unwrap_or_default();
+        let lent = self.rare.if_any().and_then(|rare| rare.lent.take());
+        let mut unfinished = lent.map(|lent| lent.into_messages()).unwrap_or_default();
         if let Some(backlog) = &mut self.backlog {
             unfinished.extend(backlog.take_shared());
         }
@@ -271,23 +319,26 @@ impl Session {
     }
 
     fn is_returned(&mut self, packet_id: u16) {
-        if let Some(lent) = &mut self.lent
+        if let Some(rare) = self.rare.if_any()
+            && let Some(lent) = &mut rare.lent
             && lent.remove(packet_id)
         {
-            self.lent = None;
+            rare.lent = None;
         }
     }
 
     fn note(&mut self, ack: Option<Ack>) -> bool {
-        if self.terms.persistent {
-            self.acks.extend(ack);
+        if self.terms.persistent
+            && let Some(ack) = ack
+        {
+            self.rare.acks.push(ack);
         }
         ack.is_some()
     }
 
     /// What the client acknowledged of its persistent queue since this was last asked.
     pub fn take_acks(&mut self) -> Vec<Ack> {
-        std::mem::take(&mut self.acks)
+        self.rare.if_any().map(|rare| std::mem::take(&mut rare.acks)).unwrap_or_default()
     }
 
     /// The highest queue number sent on this connection; 0 for none, and for an ephemeral session.

@@ -13,9 +13,13 @@ use bytes::{Buf, Bytes};
 use super::stream::Stream;
 use crate::limits::{SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX, WRITE_SLICES_MAX};
 
-/// Encoded packets on their way to one client.
+/// Encoded packets on their way to one client. Takes one word while there are none.
 #[derive(Debug, Default)]
-pub struct Output {
+pub struct Output(Option<Box<Packets>>);
+
+/// Packets to write.
+#[derive(Debug, Default)]
+struct Packets {
     /// The copied bytes; those before `written` have left.
     copied: Vec<u8>,
     written: usize,
@@ -35,20 +39,17 @@ struct Shared {
 impl Output {
     /// Bytes to write.
     pub fn len(&self) -> usize {
-        self.copied.len() - self.written + self.shared.as_ref().map_or(0, |shared| shared.bytes)
+        self.0.as_ref().map_or(0, |packets| packets.len())
     }
 
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.copied.is_empty() && self.shared.is_none()
+        self.0.as_ref().is_none_or(|packets| packets.is_empty())
     }
 
     /// Where to append small packets.
     pub fn buffer(&mut self, spares: &mut Spares) -> &mut Vec<u8> {
-        if self.copied.capacity() == 0 {
-            self.copied = spares.take();
-        }
-        &mut self.copied
+        &mut self.0.get_or_insert_with(|| spares.take()).copied
     }
 
     /// Appends a payload without copying it.
@@ -56,15 +57,17 @@ impl Output {
         if payload.is_empty() {
             return;
         }
-        let shared = self.shared.get_or_insert_default();
+        let packets = self.0.get_or_insert_default();
+        let shared = packets.shared.get_or_insert_default();
         shared.bytes += payload.len();
-        shared.payloads.push_back((self.copied.len(), payload));
+        shared.payloads.push_back((packets.copied.len(), payload));
     }
 
     /// Forgets everything.
     pub fn clear(&mut self, spares: &mut Spares) {
-        spares.give_back(std::mem::take(&mut self.copied));
-        *self = Output::default();
+        if let Some(packets) = self.0.take() {
+            spares.give_back(packets);
+        }
     }
 
     /// Writes until all is written or the stream takes no more; returns the bytes written. Whether something is left,
@@ -76,17 +79,20 @@ impl Output {
         spares: &mut Spares,
     ) -> io::Result<usize> {
         let mut total = 0;
-        while !self.is_empty() {
-            let result = match &self.shared {
-                None => stream.poll_write(context, &[IoSlice::new(&self.copied[self.written..])]),
-                Some(shared) => self.write_gathered(&shared.payloads, stream, context),
+        while let Some(packets) = self.0.as_mut().filter(|packets| !packets.is_empty()) {
+            let result = match &packets.shared {
+                None => stream.poll_write(context, &[IoSlice::new(&packets.copied[packets.written..])]),
+                Some(shared) => packets.write_gathered(&shared.payloads, stream, context),
             };
             match result {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => {
                     total += count;
-                    self.advance(count, spares);
+                    packets.advance(count);
+                    if packets.is_empty() {
+                        self.clear(spares);
+                    }
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(error)) => return Err(error),
@@ -98,6 +104,16 @@ impl Output {
             return Err(error);
         }
         Ok(total)
+    }
+}
+
+impl Packets {
+    fn len(&self) -> usize {
+        self.copied.len() - self.written + self.shared.as_ref().map_or(0, |shared| shared.bytes)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.written == self.copied.len() && self.shared.is_none()
     }
 
     fn write_gathered(
@@ -127,7 +143,7 @@ impl Output {
         stream.poll_write(context, &slices[..used])
     }
 
-    fn advance(&mut self, mut count: usize, spares: &mut Spares) {
+    fn advance(&mut self, mut count: usize) {
         if let Some(shared) = &mut self.shared {
             while let Some((at, payload)) = shared.payloads.front_mut() {
                 let before = (*at - self.written).min(count);
@@ -146,9 +162,7 @@ impl Output {
         }
         self.written += count;
         debug_assert!(self.written <= self.copied.len());
-        if self.written == self.copied.len() {
-            self.clear(spares);
-        } else if self.written > self.copied.len() / 2 {
+        if self.written < self.copied.len() && self.written > self.copied.len() / 2 {
             self.copied.drain(..self.written);
             self.written = 0;
         }
@@ -157,18 +171,20 @@ impl Output {
 
 /// Buffers that were written out, for the next connections that have something to write.
 #[derive(Debug, Default)]
-pub struct Spares(Vec<Vec<u8>>);
+pub struct Spares(#[expect(clippy::vec_box, reason = "they go to connections as they are")] Vec<Box<Packets>>);
 
 impl Spares {
-    fn take(&mut self) -> Vec<u8> {
+    fn take(&mut self) -> Box<Packets> {
         self.0.pop().unwrap_or_default()
     }
 
-    fn give_back(&mut self, mut buffer: Vec<u8>) {
+    fn give_back(&mut self, mut packets: Box<Packets>) {
         let worth_keeping = 1..=SPARE_BUFFER_BYTES_MAX;
-        if worth_keeping.contains(&buffer.capacity()) && self.0.len() < SPARE_BUFFERS_MAX {
-            buffer.clear();
-            self.0.push(buffer);
+        if worth_keeping.contains(&packets.copied.capacity()) && self.0.len() < SPARE_BUFFERS_MAX {
+            packets.copied.clear();
+            packets.written = 0;
+            packets.shared = None;
+            self.0.push(packets);
         }
     }
 }

@@ -57,7 +57,7 @@ impl Arrival {
         if entrance.proxy_protocol
             && let Some(source) = proxy::read(&mut socket).await?
         {
-            self.origin.peer = Some(source);
+            self.origin.peer = Some(source.into());
         }
         let mut stream = Stream::Tcp(socket);
         if entrance.tls.is_some()

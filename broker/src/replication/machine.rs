@@ -58,16 +58,15 @@ type Meta = SnapshotMeta;
 pub(super) struct SnapshotRule {
     pub entries: u64,
     pub log_bytes: u64,
+    /// So many entries are kept at most, for the sake of a large state.
+    pub entries_max: u64,
 }
-
-/// So many times the entries of the rule are kept at most, for the sake of a large state: each takes a place in memory.
-const ENTRIES_FACTOR: u64 = 16;
 
 impl SnapshotRule {
     /// Whether one is due after so many entries, of so many bytes, since the last one, which had `snapshot_bytes`.
     fn is_due(self, entries: u64, log_bytes: u64, snapshot_bytes: u64) -> bool {
         let enough = entries >= self.entries || log_bytes >= self.log_bytes;
-        enough && (log_bytes >= snapshot_bytes || entries >= self.entries.saturating_mul(ENTRIES_FACTOR))
+        enough && (log_bytes >= snapshot_bytes || entries >= self.entries_max)
     }
 }
 
@@ -205,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_large_state_is_written_again_when_the_log_has_as_much() {
-        let rule = SnapshotRule { entries: 100, log_bytes: 1_000 };
+        let rule = SnapshotRule { entries: 100, log_bytes: 1_000, entries_max: 1_600 };
         assert!(!rule.is_due(99, 999, 0));
         assert!(rule.is_due(100, 0, 0) && rule.is_due(1, 1_000, 0));
         assert!(!rule.is_due(100, 4_999, 5_000) && rule.is_due(100, 5_000, 5_000));

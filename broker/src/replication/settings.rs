@@ -19,8 +19,10 @@ pub struct Settings {
     pub election_timeout_max_ms: u64,
     /// A snapshot is made, and the log before it purged, after so many entries …
     pub snapshot_entries: u64,
-    /// … or so many bytes of entries.
+    /// … or so many bytes of entries; of a large state only when the log has as many bytes as its last snapshot …
     pub snapshot_log_bytes: u64,
+    /// … or so many entries: each takes a place in memory.
+    pub snapshot_entries_max: u64,
     /// Entries kept behind a snapshot, for followers that are a little late.
     pub kept_entries: u64,
 }
@@ -33,12 +35,19 @@ impl Default for Settings {
             election_timeout_max_ms: 800,
             snapshot_entries: 20_000,
             snapshot_log_bytes: 64 << 20,
+            snapshot_entries_max: 320_000,
             kept_entries: 2_000,
         }
     }
 }
 
 impl Settings {
+    /// Of a node that has neither others nor a disk: what is applied serves nobody, and takes memory. So a log is about as
+    /// large as the snapshot before it, or has so few entries that it doesn't matter.
+    pub fn alone_in_memory() -> Settings {
+        Settings { snapshot_entries: 64, snapshot_log_bytes: 16 << 10, kept_entries: 0, ..Settings::default() }
+    }
+
     pub(super) fn config(&self, group: GroupId) -> Result<Config, openraft::ConfigError> {
         let config = Config {
             cluster_name: group.to_string(),
@@ -60,6 +69,10 @@ impl Settings {
     }
 
     pub(super) fn snapshot_rule(&self) -> SnapshotRule {
-        SnapshotRule { entries: self.snapshot_entries, log_bytes: self.snapshot_log_bytes }
+        SnapshotRule {
+            entries: self.snapshot_entries,
+            log_bytes: self.snapshot_log_bytes,
+            entries_max: self.snapshot_entries_max,
+        }
     }
 }

@@ -47,7 +47,7 @@ impl StoreBuilder<Types, RaftLog, Machine<Counter>> for Builder {
         let (log, _) = Log::open(disk, Options { identity: 1, limits }).await.unwrap();
         let group = log.group(GroupId(1));
         let state = Rc::new(RefCell::new(Counter::default()));
-        let rule = SnapshotRule { entries: 1, log_bytes: 1 };
+        let rule = SnapshotRule { entries: 1, log_bytes: 1, entries_max: 16 };
         let machine = Machine::recover(state, Snapshots::new(group.clone()), Rc::new(|_, _| {}), rule);
         Ok(((), RaftLog::new(group), machine.await.unwrap()))
     }

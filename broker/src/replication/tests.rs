@@ -12,7 +12,7 @@ use tokio::task::LocalSet;
 use super::*;
 use crate::identity::{GroupId, NodeId};
 use crate::kept::{Kept, Shelf};
-use crate::storage::{Crash, Faults, Limits, Log, Options, SimulatedDisk};
+use crate::storage::{Crash, Faults, Limits, Log, MemoryDisk, Options, SimulatedDisk};
 
 const GROUP: GroupId = GroupId(3);
 /// What stays in memory of what the states keep: little, so that the rest is in files.
@@ -104,8 +104,13 @@ impl Nodes {
         let options = Options { identity: node.0, limits };
         let (log, _) = Log::open(Rc::new(disk), options).await.unwrap();
         let effects = self.effects.clone();
-        let settings =
-            Settings { snapshot_entries: 50, snapshot_log_bytes: 20_000, kept_entries: 5, ..Settings::default() };
+        let settings = Settings {
+            snapshot_entries: 50,
+            snapshot_log_bytes: 20_000,
+            kept_entries: 5,
+            snapshot_entries_max: 800,
+            ..Settings::default()
+        };
         let group = Group::start(
             node,
             GROUP,
@@ -199,6 +204,34 @@ async fn three(nodes: &Nodes) -> Group<History> {
     nodes.start(3).await;
     first.initialize(&set([1, 2, 3])).await.unwrap();
     nodes.leader().await
+}
+
+#[test]
+fn a_replica_alone_in_memory_keeps_few_of_the_entries_that_it_has_applied() {
+    simulate(1, async |nodes| {
+        let disk = Rc::new(MemoryDisk::without_segments());
+        let (log, _) = Log::open(disk, Options { identity: 1, limits: Limits::default() }).await.unwrap();
+        let group = Group::start(
+            NodeId(1),
+            GROUP,
+            History { shelf: log.shelf(), entries: Vec::new() },
+            log.group(GROUP),
+            Rc::new(Wire { from: NodeId(1), nodes: nodes.clone() }),
+            Settings::alone_in_memory(),
+            Rc::new(|_, _| {}),
+        );
+        let group = group.await.unwrap();
+        nodes.groups.borrow_mut().insert(NodeId(1), group.clone());
+        group.initialize(&BTreeSet::from([NodeId(1)])).await.unwrap();
+        for number in 0..2_000 {
+            nodes.write(&number.to_string()).await;
+        }
+        assert_eq!(history(&group), (0..2_000).map(|number| number.to_string()).collect::<Vec<_>>());
+        // Of a state that grows, a log as large as the last snapshot.
+        let entries = || log.group(GROUP).next_index() - log.group(GROUP).first_index();
+        within(10, || (entries() < 1_500).then_some(())).await;
+        assert!(log.group(GROUP).first_index() > 0);
+    });
 }
 
 #[test]

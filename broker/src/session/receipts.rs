@@ -6,13 +6,15 @@
 use std::collections::VecDeque;
 
 use crate::message::QoS;
+use crate::seldom::Seldom;
 
 /// Receipts that are owed to a client, oldest first.
 #[derive(Debug, Default)]
 pub struct Receipts {
     /// The token of the front.
     first: u64,
-    owed: VecDeque<Receipt>,
+    /// Mostly none.
+    owed: Seldom<VecDeque<Receipt>>,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl Receipts {
         let Some(at) = token.checked_sub(self.first) else {
             return false;
         };
-        match self.owed.get_mut(at as usize) {
+        match self.owed.if_any().and_then(|owed| owed.get_mut(at as usize)) {
             Some(receipt) if receipt.reason.is_none() => {
                 receipt.reason = Some(reason);
                 true
@@ -60,12 +62,13 @@ impl Receipts {
 
     /// The next receipt that may leave: packet id, QoS of the PUBLISH, and reason code.
     pub fn next_settled(&mut self) -> Option<(u16, QoS, u8)> {
-        let Receipt { packet_id, qos, reason } = self.owed.front()?;
+        let owed = self.owed.if_any()?;
+        let Receipt { packet_id, qos, reason } = owed.front()?;
         let settled = (*packet_id, *qos, (*reason)?);
-        self.owed.pop_front();
+        owed.pop_front();
         self.first += 1;
-        if self.owed.is_empty() {
-            self.owed = VecDeque::new();
+        if owed.is_empty() {
+            self.owed = Seldom::NONE;
         }
         Some(settled)
     }

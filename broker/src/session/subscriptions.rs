@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::message::{Subscription, SubscriptionOptions};
 
-/// A session's subscriptions, ordered by filter.
+/// A session's subscriptions, ordered by filter. Most sessions have one, which takes no memory of its own.
 #[derive(Clone, Debug, Default)]
-pub struct Subscriptions(Vec<Subscription>);
+pub struct Subscriptions(SmallVec<[Subscription; 1]>);
 
 impl Subscriptions {
     /// How many there are.
@@ -28,13 +30,7 @@ impl Subscriptions {
     pub fn put(&mut self, subscription: Subscription) {
         match self.position(&subscription.filter) {
             Ok(at) => self.0[at].options = subscription.options,
-            Err(at) => {
-                if self.0.is_empty() {
-                    // Most sessions have one.
-                    self.0.reserve_exact(1);
-                }
-                self.0.insert(at, subscription);
-            }
+            Err(at) => self.0.insert(at, subscription),
         }
     }
 

@@ -57,11 +57,11 @@ fn what_comes_later_waits_behind_what_waits() {
 #[test]
 fn nothing_is_sent_before_connack() {
     let mut session = session(false, 10);
-    session.held = true;
+    session.hold();
     assert_eq!(session.admit(QoS::AtMostOnce, true), Admission::Wait);
     session.wait(waiting(QoS::AtMostOnce), BOUNDS);
     assert!(session.next_waiting().is_none());
-    session.held = false;
+    session.let_go();
     assert!(session.next_waiting().is_some());
 }
 

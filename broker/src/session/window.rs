@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use crate::message::QoS;
+use crate::seldom::{Nothing, Seldom};
 use crate::shard::Delivery;
 
 /// Packet ids in a cycle; the span stays below it, so that an id names one number.
@@ -31,23 +32,38 @@ enum Place {
 /// The numbers in flight.
 #[derive(Debug)]
 pub struct Window {
-    /// The number at the front of `places`, or the next to be sent if that is empty.
+    /// The oldest number in flight, or the next to be sent if none is.
     first: u64,
-    /// From `first` on. The front is never over.
+    /// A client that is sent nothing but QoS 0 has none.
+    sent: Seldom<Sent>,
+}
+
+/// What was sent.
+#[derive(Debug, Default)]
+struct Sent {
+    /// From the window's `first` on. The front is never over.
     places: VecDeque<Place>,
     in_flight: u32,
 }
 
+impl Nothing for Sent {
+    const NOTHING: &'static Self = &Sent { places: VecDeque::new(), in_flight: 0 };
+
+    fn nothing() -> Self {
+        Sent::default()
+    }
+}
+
 impl Default for Window {
     fn default() -> Self {
-        Window { first: 1, places: VecDeque::new(), in_flight: 0 }
+        Window { first: 1, sent: Seldom::NONE }
     }
 }
 
 impl Window {
     /// How many are sent and not acknowledged.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight
+        self.sent.in_flight
     }
 
     /// The highest number sent; 0 for none.
@@ -57,31 +73,33 @@ impl Window {
 
     /// Whether one more may be sent to a client that takes `receive_maximum` at once ([MQTT-3.3.4-9]).
     pub fn has_room(&self, receive_maximum: u16) -> bool {
-        self.in_flight < u32::from(receive_maximum) && (self.places.len() as u64) < IDS - 1
+        let sent = &*self.sent;
+        sent.in_flight < u32::from(receive_maximum) && (sent.places.len() as u64) < IDS - 1
     }
 
     /// Takes the next number; gives its packet id.
     pub fn send(&mut self, qos: QoS) -> u16 {
         let number = self.next();
-        self.places.push_back(if qos == QoS::ExactlyOnce { Place::ExactlyOnce } else { Place::AtLeastOnce });
-        self.in_flight += 1;
+        let sent = &mut *self.sent;
+        sent.places.push_back(if qos == QoS::ExactlyOnce { Place::ExactlyOnce } else { Place::AtLeastOnce });
+        sent.in_flight += 1;
         Delivery::packet_id(number)
     }
 
     /// Takes a number that the session's queue has given. Numbers grow; those that are left out were acknowledged on an
     /// earlier connection. `None` if it was sent before on this connection, or would make packet ids ambiguous.
     pub fn send_numbered(&mut self, number: u64, qos: QoS) -> Option<u16> {
-        if self.places.is_empty() {
+        if self.sent.places.is_empty() {
             if number < self.first {
                 return None;
             }
             self.first = number;
         }
         let gap = number.checked_sub(self.next())?;
-        if self.places.len() as u64 + gap >= IDS - 1 {
+        if self.sent.places.len() as u64 + gap >= IDS - 1 {
             return None;
         }
-        self.places.extend(std::iter::repeat_n(Place::Over, gap as usize));
+        self.sent.places.extend(std::iter::repeat_n(Place::Over, gap as usize));
         Some(self.send(qos))
     }
 
@@ -97,14 +115,14 @@ impl Window {
         if !matches!(place, Place::ExactlyOnce | Place::Received) {
             return None;
         }
-        self.places[at] = Place::Received;
+        self.sent.places[at] = Place::Received;
         Some(self.first + at as u64)
     }
 
     /// Whether PUBREL may be sent for this number.
     pub fn is_received(&self, number: u64) -> bool {
         let at = number.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
-        at.and_then(|at| self.places.get(at)) == Some(&Place::Received)
+        at.and_then(|at| self.sent.places.get(at)) == Some(&Place::Received)
     }
 
     /// PUBCOMP: the number that is over with it. `None` if none was received under this id.
@@ -122,15 +140,16 @@ impl Window {
         if !wanted(place) {
             return None;
         }
-        self.places[at] = Place::Over;
-        self.in_flight -= 1;
+        let sent = &mut *self.sent;
+        sent.places[at] = Place::Over;
+        sent.in_flight -= 1;
         let number = self.first + at as u64;
-        while self.places.front() == Some(&Place::Over) {
-            self.places.pop_front();
+        while sent.places.front() == Some(&Place::Over) {
+            sent.places.pop_front();
             self.first += 1;
         }
-        if self.places.is_empty() && self.places.capacity() > KEPT_CAPACITY {
-            self.places = VecDeque::new();
+        if sent.places.is_empty() && sent.places.capacity() > KEPT_CAPACITY {
+            self.sent = Seldom::NONE;
         }
         Some(number)
     }
@@ -141,11 +160,11 @@ impl Window {
         }
         let oldest = Delivery::packet_id(self.first);
         let at = ((u64::from(packet_id) + IDS - u64::from(oldest)) % IDS) as usize;
-        self.places.get(at).map(|place| (at, *place))
+        self.sent.places.get(at).map(|place| (at, *place))
     }
 
     fn next(&self) -> u64 {
-        self.first + self.places.len() as u64
+        self.first + self.sent.places.len() as u64
     }
 }
 

@@ -42,9 +42,9 @@ impl Shard {
             client_id: session.client_id.clone(),
             connected: session.holder.is_some(),
             session_expiry_seconds: session.expiry_seconds,
-            subscriptions: session.subscriptions.len(),
-            queued_messages: session.queue.items().iter().flatten().count(),
-            queued_bytes: session.queue.bytes(),
+            subscriptions: session.lasting.subscriptions.len(),
+            queued_messages: session.lasting.queue.items().iter().flatten().count(),
+            queued_bytes: session.lasting.queue.bytes(),
         });
         sessions.collect()
     }

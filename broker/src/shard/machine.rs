@@ -141,8 +141,8 @@ impl Shard {
                 let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
                 let mut codes = Vec::with_capacity(subscriptions.len());
                 for subscription in subscriptions {
-                    let known = session.subscriptions.contains_key(&subscription.filter);
-                    if !known && session.subscriptions.len() >= limits::SESSION_SUBSCRIPTIONS_MAX {
+                    let known = session.lasting.subscriptions.contains_key(&subscription.filter);
+                    if !known && session.lasting.subscriptions.len() >= limits::SESSION_SUBSCRIPTIONS_MAX {
                         codes.push(QUOTA_EXCEEDED);
                         continue;
                     }
@@ -150,9 +150,9 @@ impl Shard {
                     let shared = shared_filter(&subscription.filter).is_some();
                     let queued = subscription.options.qos > QoS::AtMostOnce;
                     if queued && !shared && subscription.options.wants_retained(known) {
-                        session.owed.begin(subscription.filter.clone());
+                        session.lasting.owed.begin(subscription.filter.clone());
                     }
-                    session.subscriptions.insert(subscription.filter.clone(), subscription.options);
+                    session.lasting.subscriptions.insert(subscription.filter.clone(), subscription.options);
                     if shared {
                         self.sharing.insert(client_id.clone());
                         set_member(&client_id, &subscription.filter, queued, effects);
@@ -172,8 +172,8 @@ impl Shard {
                 let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
                 let mut codes = Vec::with_capacity(filters.len());
                 for filter in filters {
-                    let existed = session.subscriptions.remove(&filter).is_some();
-                    if let Some(owed) = session.owed.if_any() {
+                    let existed = session.lasting.subscriptions.remove(&filter).is_some();
+                    if let Some(owed) = session.owed_if_any() {
                         owed.end(&filter);
                     }
                     codes.push(if existed { SUCCESS } else { NO_SUBSCRIPTION_EXISTED });
@@ -189,13 +189,13 @@ impl Shard {
             Command::Acknowledge { client_id, epoch, acks } => {
                 let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
                 for ack in acks {
-                    if let Some(queued) = session.queue.acknowledge(ack) {
+                    if let Some(queued) = session.lasting.queue.acknowledge(ack) {
                         self.queued_items -= 1;
                         self.queued_bytes -= queued.message.size();
                     }
                 }
                 // The bound of what may be sent has moved.
-                if session.queue.next() > session.queue.first() {
+                if session.lasting.queue.next() > session.lasting.queue.first() {
                     effects.push(Effect::Deliverable(client_id));
                 }
                 Outcome::Done
@@ -268,7 +268,11 @@ impl Shard {
                     None => Outcome::Stale,
                     Some(session) => {
                         let codes = subscriptions.iter().map(|asked| {
-                            session.subscriptions.get(&asked.filter).map_or(QUOTA_EXCEEDED, |options| options.qos as u8)
+                            session
+                                .lasting
+                                .subscriptions
+                                .get(&asked.filter)
+                                .map_or(QUOTA_EXCEEDED, |options| options.qos as u8)
                         });
                         Outcome::Codes(codes.collect())
                     }
@@ -281,7 +285,7 @@ impl Shard {
             command if is_publish(command) => Outcome::Stored(1),
             Command::Enqueue { client_id, epoch, filter, .. } => {
                 let session = session(client_id).filter(|session| session.epoch == *epoch);
-                session.map_or(Outcome::Stale, |session| Outcome::Owes(session.owed.place(filter).cloned()))
+                session.map_or(Outcome::Stale, |session| Outcome::Owes(session.lasting.owed.place(filter).cloned()))
             }
             Command::Acknowledge { client_id, epoch, .. } | Command::EndExchange { client_id, epoch, .. }
                 if session(client_id).is_none_or(|session| session.epoch != *epoch) =>
@@ -313,7 +317,8 @@ impl Shard {
         self.epochs += 1;
         let was_present = self.sessions.contains_key(&client_id);
         let session = self.sessions.get_or_create(&client_id);
-        if let Some(at) = session.expires_at_ms.take() {
+        let lasting = session.lasting.if_any();
+        if let Some(at) = lasting.and_then(|lasting| lasting.expires_at_ms.take()) {
             self.expiries.remove(&(at, client_id.clone()));
         }
         self.persistent -= usize::from(session.expiry_seconds > 0);
@@ -322,7 +327,7 @@ impl Shard {
         session.expiry_seconds = open.session_expiry_seconds;
         session.receive_maximum = open.receive_maximum.max(1);
         session.was_present = was_present;
-        session.will = open.will.map(Box::new);
+        session.set_will(open.will);
         self.persistent += usize::from(session.expiry_seconds > 0);
         session.tell_members(true, effects);
         if self.evictions.wait(&client_id, (origin, seq)) {
@@ -337,7 +342,7 @@ impl Shard {
         if session.has_queue() {
             effects.push(Effect::Opened(client_id.clone()));
         }
-        if session.queue.next() > session.queue.first() {
+        if session.lasting.queue.next() > session.lasting.queue.first() {
             effects.push(Effect::Deliverable(client_id.clone()));
         }
         opened(session)
@@ -382,9 +387,11 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(client_id) else { return };
         session.holder = None;
         self.evictions.stop_waiting(client_id);
-        session.sent_to = session.sent_to.max(sent_to);
+        if sent_to > session.lasting.sent_to {
+            session.lasting.sent_to = sent_to;
+        }
         session.tell_members(false, effects);
-        let will = session.will.take().map(|will| *will).filter(|_| cause == CloseCause::WithWill);
+        let will = session.set_will(None).filter(|_| cause == CloseCause::WithWill);
         if let Some(will) = will {
             let due_ms = self.now_ms.saturating_add(u64::from(will.delay_seconds) * 1000);
             self.wills.put(client_id.clone(), session.epoch, will, due_ms);
@@ -394,7 +401,7 @@ impl Shard {
             NEVER => self.wills.fall_due(self.now_ms, effects),
             seconds => {
                 let at = self.now_ms.saturating_add(u64::from(seconds) * 1000);
-                session.expires_at_ms = Some(at);
+                session.lasting.expires_at_ms = Some(at);
                 self.expiries.insert((at, client_id.clone()));
                 self.wills.fall_due(self.now_ms, effects);
             }
@@ -406,18 +413,18 @@ impl Shard {
         self.wills.hasten(client_id, self.now_ms);
         self.wills.fall_due(self.now_ms, effects);
         let Some(session) = self.sessions.remove(client_id) else { return };
-        abandon(session.exchanges.values(), effects);
+        abandon(session.lasting.exchanges.values(), effects);
         self.leave_to_others(&session, effects);
         let plain = |filter: &&Arc<str>| shared_filter(filter).is_none();
-        for filter in session.subscriptions.keys().filter(plain) {
+        for filter in session.lasting.subscriptions.keys().filter(plain) {
             set_matching(&mut self.matching, filter, client_id, None, effects);
         }
-        if let Some(at) = session.expires_at_ms {
+        if let Some(at) = session.lasting.expires_at_ms {
             self.expiries.remove(&(at, client_id.clone()));
         }
         self.persistent -= usize::from(session.expiry_seconds > 0);
-        self.queued_items -= session.queue.items().iter().flatten().count();
-        self.queued_bytes -= session.queue.bytes();
+        self.queued_items -= session.lasting.queue.items().iter().flatten().count();
+        self.queued_bytes -= session.lasting.queue.bytes();
     }
 
     /// All connections of a run of a node are over, and of those before it.
@@ -467,14 +474,14 @@ impl Shard {
         for (client_id, (qos, retain, mut identifiers)) in matched {
             let Some(session) = self.sessions.get_mut(client_id) else { continue };
             if message.retain
-                && let Some(owed) = session.owed.if_any()
+                && let Some(owed) = session.owed_if_any()
             {
                 owed.note(&message.topic);
             }
             identifiers.sort_unstable();
             let kept = kept.get_or_insert_with(|| Stored::new(&self.shelf, &message)).clone();
             let queued = Queued { message: kept, qos, retain, received: false, identifiers: identifiers.into() };
-            if !session.queue.push(queued) {
+            if !session.lasting.queue.push(queued) {
                 full += 1;
                 continue;
             }
@@ -509,18 +516,18 @@ impl Shard {
         self.sharing.clear();
         (self.queued_items, self.queued_bytes, self.persistent) = (0, 0, 0);
         for session in self.sessions.values() {
-            for (filter, options) in &session.subscriptions {
+            for (filter, options) in &session.lasting.subscriptions {
                 if shared_filter(filter).is_some() {
                     self.sharing.insert(session.client_id.clone());
                     continue;
                 }
                 set_matching(&mut self.matching, filter, &session.client_id, Some(*options), &mut Vec::new());
             }
-            if let Some(at) = session.expires_at_ms {
+            if let Some(at) = session.lasting.expires_at_ms {
                 self.expiries.insert((at, session.client_id.clone()));
             }
-            self.queued_items += session.queue.items().iter().flatten().count();
-            self.queued_bytes += session.queue.bytes();
+            self.queued_items += session.lasting.queue.items().iter().flatten().count();
+            self.queued_bytes += session.lasting.queue.bytes();
             self.persistent += usize::from(session.expiry_seconds > 0);
         }
     }
@@ -546,7 +553,7 @@ impl Shard {
     /// All sessions whose clients are connected and that have subscriptions or a queue.
     pub fn all_attached(&self) -> Vec<Attached> {
         let worth = |session: &&Session| {
-            (!session.subscriptions.is_empty() || session.queue.next() > 1)
+            (!session.lasting.subscriptions.is_empty() || session.lasting.queue.next() > 1)
                 && !self.evictions.is_waiting(&session.client_id)
         };
         self.sessions.values().filter(worth).filter_map(Session::attached).collect()
@@ -556,14 +563,14 @@ impl Shard {
     pub fn deliveries(&self, client_id: &str, from: u64, count: usize, bytes_max: usize) -> Vec<Delivery> {
         self.sessions
             .get(client_id)
-            .map(|session| session.queue.deliveries(from, count, bytes_max, session.sent_to))
+            .map(|session| session.lasting.queue.deliveries(from, count, bytes_max, session.lasting.sent_to))
             .unwrap_or_default()
     }
 
     /// What of `client_id`'s queue from number `from` on has to be read from a disk, looking at about `bytes_max`; and one
     /// past the last number that was looked at.
     pub fn ahead(&self, client_id: &str, from: u64, bytes_max: usize) -> (Vec<Bytes>, u64) {
-        self.sessions.get(client_id).map(|session| session.queue.ahead(from, bytes_max)).unwrap_or_default()
+        self.sessions.get(client_id).map(|session| session.lasting.queue.ahead(from, bytes_max)).unwrap_or_default()
     }
 
     /// All filters that this shard wants.
@@ -577,12 +584,12 @@ impl Shard {
 
     /// Which queue numbers up to `to` are not acknowledged.
     pub fn unacknowledged(&self, client_id: &str, to: u64) -> Vec<u64> {
-        self.sessions.get(client_id).map(|session| session.queue.numbers(to)).unwrap_or_default()
+        self.sessions.get(client_id).map(|session| session.lasting.queue.numbers(to)).unwrap_or_default()
     }
 
     /// Whether a queue number is not acknowledged.
     pub fn is_queued(&self, client_id: &str, number: u64) -> bool {
-        self.sessions.get(client_id).is_some_and(|session| session.queue.contains(number))
+        self.sessions.get(client_id).is_some_and(|session| session.lasting.queue.contains(number))
     }
 
     /// Connections that lost their client id and have not let go: a new leader's to tell.
@@ -654,14 +661,14 @@ fn opened(session: &Session) -> Outcome {
     Outcome::Opened {
         epoch: session.epoch,
         session_present: session.was_present,
-        subscriptions: session.subscriptions.iter().map(subscription).collect(),
-        owed: session.owed.all(),
+        subscriptions: session.lasting.subscriptions.iter().map(subscription).collect(),
+        owed: session.lasting.owed.all(),
     }
 }
 
 /// What may have been sent when nobody can say any more.
 fn presumed_sent(session: &Session) -> u64 {
-    session.send_bound().min(session.queue.next()) - 1
+    session.send_bound().min(session.lasting.queue.next()) - 1
 }
 
 /// Adds, replaces or removes what a session wants of a filter; tells when the shard begins or ceases to want it.

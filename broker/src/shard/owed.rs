@@ -92,11 +92,11 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         let Some(session) = held(&mut self.sessions, client_id, epoch) else { return Outcome::Stale };
-        let Some(place) = session.owed.place(filter).cloned() else { return Outcome::Owes(None) };
-        let Some(options) = session.subscriptions.get(filter).copied() else { return Outcome::Owes(None) };
+        let Some(place) = session.lasting.owed.place(filter).cloned() else { return Outcome::Owes(None) };
+        let Some(options) = session.lasting.subscriptions.get(filter).copied() else { return Outcome::Owes(None) };
         // The other half is for what is published.
-        let half_full = session.queue.items().len() > limits::SESSION_QUEUE_ITEMS_MAX / 2
-            || session.queue.bytes() > limits::SESSION_QUEUE_BYTES_MAX / 2
+        let half_full = session.lasting.queue.items().len() > limits::SESSION_QUEUE_ITEMS_MAX / 2
+            || session.lasting.queue.bytes() > limits::SESSION_QUEUE_BYTES_MAX / 2
             || self.queued_bytes > limits::SHARD_QUEUE_BYTES_MAX / 2;
         if half_full && !messages.is_empty() {
             return Outcome::Owes(Some(place));
@@ -104,22 +104,22 @@ impl Shard {
         for message in messages {
             let qos = options.qos.min(message.qos);
             let echo = options.no_local && message.publisher == *client_id;
-            if qos == QoS::AtMostOnce || echo || session.owed.is_superseded(&message.topic) {
+            if qos == QoS::AtMostOnce || echo || session.lasting.owed.is_superseded(&message.topic) {
                 continue;
             }
             let bytes = size(&message);
             let identifiers = Vec::from_iter(options.identifier).into();
             let message = Stored::new(&self.shelf, &message);
             let queued = Queued { message, qos, retain: true, received: false, identifiers };
-            if session.queue.push(queued) {
+            if session.lasting.queue.push(queued) {
                 self.queued_items += 1;
                 self.queued_bytes += bytes;
             } else {
                 self.dropped_queue_full += 1;
             }
         }
-        session.owed.go_on(filter, next);
+        session.lasting.owed.go_on(filter, next);
         effects.push(Effect::Deliverable(client_id.clone()));
-        Outcome::Owes(session.owed.place(filter).cloned())
+        Outcome::Owes(session.lasting.owed.place(filter).cloned())
     }
 }

@@ -29,7 +29,7 @@ impl Shard {
     ) -> Option<Outcome> {
         let PublishOnce { client_id, epoch, packet_id, message, spread } = publish;
         let Some(session) = held(&mut self.sessions, &client_id, epoch) else { return Some(Outcome::Stale) };
-        if let Some(exchange) = session.exchanges.get_mut(&packet_id) {
+        if let Some(exchange) = session.lasting.exchanges.get_mut(&packet_id) {
             // The client sends it again; its message is here already ([MQTT-4.3.3-10]).
             let Some(pending) = &mut exchange.pending else { return Some(Outcome::Stored(1)) };
             let (origin, seq) = std::mem::replace(&mut pending.asker, asker);
@@ -37,7 +37,7 @@ impl Shard {
             return None;
         }
         let bytes = size(&message) * (spread.destinations.len() + spread.recipients.len());
-        if session.exchanges.len() >= limits::SESSION_EXCHANGES_MAX
+        if session.lasting.exchanges.len() >= limits::SESSION_EXCHANGES_MAX
             || self.traffic.bytes() + bytes > limits::SHARD_OUTBOX_BYTES_MAX
         {
             return Some(Outcome::Refused(Refusal::Quota));
@@ -53,7 +53,7 @@ impl Shard {
         let refused = matches!(settled, Some(Outcome::Refused(_)));
         if !refused && let Some(session) = self.sessions.get_mut(&client_id) {
             let pending = settled.is_none().then_some(pending);
-            session.exchanges.insert(packet_id, Exchange { number, pending });
+            session.lasting.exchanges.insert(packet_id, Exchange { number, pending });
         }
         settled
     }
@@ -129,7 +129,7 @@ impl Shard {
     /// The same command again, from its node.
     pub(super) fn once_again(&self, asker: Asker, publish: &PublishOnce) -> Option<Outcome> {
         let session = self.sessions.get(&publish.client_id);
-        match session.and_then(|session| session.exchanges.get(&publish.packet_id)) {
+        match session.and_then(|session| session.lasting.exchanges.get(&publish.packet_id)) {
             Some(Exchange { pending: Some(pending), .. }) if pending.asker == asker => None,
             Some(Exchange { pending: None, .. }) => Some(Outcome::Stored(1)),
             // A newer command waits for it; or it was refused, and nobody knows any more.
@@ -147,7 +147,7 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         let Some(session) = held(&mut self.sessions, client_id, epoch) else { return Outcome::Stale };
-        let Some(exchange) = session.exchanges.remove(&packet_id) else { return Outcome::NotFound };
+        let Some(exchange) = session.lasting.exchanges.remove(&packet_id) else { return Outcome::NotFound };
         abandon([&exchange], effects);
         Outcome::Done
     }
@@ -211,7 +211,7 @@ impl Shard {
     fn arrived(&mut self, leaving: Leaving, stored: u32, refused: Option<Refusal>, effects: &mut Vec<Effect>) {
         let Behalf::Exchange { client_id, packet_id, number } = leaving.behalf else { return };
         let Some(session) = self.sessions.get_mut(&client_id) else { return };
-        let Some(exchange) = session.exchanges.get_mut(&packet_id) else { return };
+        let Some(exchange) = session.lasting.exchanges.get_mut(&packet_id) else { return };
         let Some(pending) = exchange.pending.as_mut().filter(|_| exchange.number == number) else { return };
         pending.outstanding -= 1;
         pending.stored += stored;
@@ -223,7 +223,7 @@ impl Shard {
         exchange.pending = None;
         if let Outcome::Refused(_) = outcome {
             // PUBREC with an error ends the exchange: the packet id is free (section 4.3.3).
-            session.exchanges.remove(&packet_id);
+            session.lasting.exchanges.remove(&packet_id);
         }
         effects.push(Effect::Reply { origin, seq, outcome });
     }

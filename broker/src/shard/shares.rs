@@ -64,14 +64,14 @@ impl Session {
     /// Whether a message of a shared subscription may still go to somebody else: not one of QoS 2 that may have been sent
     /// ([MQTT-4.8.2-4], [MQTT-4.8.2-5]).
     fn may_leave(&self, number: u64, queued: &Queued) -> bool {
-        let begun = queued.qos == QoS::ExactlyOnce && (queued.received || number <= self.sent_to);
+        let begun = queued.qos == QoS::ExactlyOnce && (queued.received || number <= self.lasting.sent_to);
         queued.message.is_for_one() && !begun
     }
 
     /// Tells that its memberships are other ones now that its client has come, or gone.
     pub(super) fn tell_members(&self, connected: bool, effects: &mut Vec<Effect>) {
         let shared = |(filter, _): &(&Arc<str>, _)| shared_filter(filter).is_some();
-        for (subscription, options) in self.subscriptions.iter().filter(shared) {
+        for (subscription, options) in self.lasting.subscriptions.iter().filter(shared) {
             if options.qos > QoS::AtMostOnce {
                 let member = |kind| Member { subscription, kind, client_id: &self.client_id }.text();
                 let (new, old) = if connected { (Kind::Connected, Kind::Away) } else { (Kind::Away, Kind::Connected) };
@@ -79,7 +79,7 @@ impl Session {
                 effects.push(Effect::RouteRemoved(member(old)));
             }
         }
-        if !connected && self.queue.items().iter().flatten().any(|queued| queued.message.is_for_one()) {
+        if !connected && self.lasting.queue.items().iter().flatten().any(|queued| queued.message.is_for_one()) {
             effects.push(Effect::Unplaced);
         }
     }
@@ -88,6 +88,7 @@ impl Session {
     fn members(&self) -> impl Iterator<Item = Arc<str>> + '_ {
         let kind = if self.holder.is_some() { Kind::Connected } else { Kind::Away };
         let stored = self
+            .lasting
             .subscriptions
             .iter()
             .filter(|(filter, options)| options.qos > QoS::AtMostOnce && shared_filter(filter).is_some());
@@ -115,7 +116,12 @@ impl Shard {
         let member = Member::parse(&recipient);
         let session = member.and_then(|member| self.sessions.get_mut(member.client_id));
         let options = session.as_ref().zip(member).and_then(|(session, member)| {
-            session.subscriptions.get(member.subscription).filter(|options| options.qos > QoS::AtMostOnce).copied()
+            session
+                .lasting
+                .subscriptions
+                .get(member.subscription)
+                .filter(|options| options.qos > QoS::AtMostOnce)
+                .copied()
         });
         let (Some(session), Some(options)) = (session, options) else {
             self.strays.put(message);
@@ -126,7 +132,7 @@ impl Shard {
         let retain = options.retain_as_published && message.retain;
         let identifiers = Vec::from_iter(options.identifier).into();
         let message = Stored::new(&self.shelf, &message);
-        if !session.queue.push(Queued { message, qos, retain, received: false, identifiers }) {
+        if !session.lasting.queue.push(Queued { message, qos, retain, received: false, identifiers }) {
             self.dropped_queue_full += 1;
             return Outcome::Refused(Refusal::Quota);
         }
@@ -141,9 +147,9 @@ impl Shard {
 
     /// A session has ended: what it had of shared subscriptions and did not begin is for others.
     pub(super) fn leave_to_others(&mut self, session: &Session, effects: &mut Vec<Effect>) {
-        let items = session.queue.items().iter().enumerate();
+        let items = session.lasting.queue.items().iter().enumerate();
         for (place, queued) in items.filter_map(|(place, queued)| Some((place, queued.as_ref()?))) {
-            if session.may_leave(session.queue.first() + place as u64, queued) {
+            if session.may_leave(session.lasting.queue.first() + place as u64, queued) {
                 self.strays.put(queued.message.message());
                 effects.push(Effect::Unplaced);
             }
@@ -202,11 +208,11 @@ impl Shard {
 
     fn take_shared(&mut self, client_id: &ClientId, number: u64) -> Option<Message> {
         let session = self.sessions.get_mut(client_id).filter(|session| session.holder.is_none())?;
-        let queued = session.queue.get(number)?;
+        let queued = session.lasting.queue.get(number)?;
         if !session.may_leave(number, queued) {
             return None;
         }
-        let queued = session.queue.acknowledge(Ack::Done(number))?;
+        let queued = session.lasting.queue.acknowledge(Ack::Done(number))?;
         self.queued_items -= 1;
         self.queued_bytes -= queued.message.size();
         Some(queued.message.message())
@@ -228,8 +234,8 @@ impl Shard {
             let Some(session) = self.sessions.get(client_id).filter(|session| session.holder.is_none()) else {
                 continue;
             };
-            for (place, queued) in session.queue.items().iter().enumerate() {
-                let (Some(queued), number) = (queued, session.queue.first() + place as u64) else { continue };
+            for (place, queued) in session.lasting.queue.items().iter().enumerate() {
+                let (Some(queued), number) = (queued, session.lasting.queue.first() + place as u64) else { continue };
                 if unplaced.len() >= count {
                     break;
                 }

@@ -16,7 +16,7 @@ use super::machine::Shard;
 use super::owed::Owed;
 use super::queue::{Queue, Queued};
 use super::retained::Retained;
-use super::session::Session;
+use super::session::{Lasting, Session};
 use super::shares::Strays;
 use super::stored::{Stored, StoredRecord};
 use super::streams::{Stream, Streams};
@@ -260,16 +260,16 @@ fn record(session: &Session, messages: &mut Messages) -> SessionRecord {
         epoch: session.epoch,
         holder: session.holder,
         expiry_seconds: session.expiry_seconds,
-        expires_at_ms: session.expires_at_ms,
+        expires_at_ms: session.lasting.expires_at_ms,
         receive_maximum: session.receive_maximum,
         was_present: session.was_present,
-        will: session.will.as_deref().cloned(),
-        subscriptions: session.subscriptions.clone(),
-        first: session.queue.first(),
-        queue: session.queue.items().iter().map(|item| item.as_ref().map(&mut queued)).collect(),
-        sent_to: session.sent_to,
-        exchanges: (*session.exchanges).clone(),
-        owed: (*session.owed).clone(),
+        will: session.lasting.will.as_deref().cloned(),
+        subscriptions: session.lasting.subscriptions.clone(),
+        first: session.lasting.queue.first(),
+        queue: session.lasting.queue.items().iter().map(|item| item.as_ref().map(&mut queued)).collect(),
+        sent_to: session.lasting.sent_to,
+        exchanges: (*session.lasting.exchanges).clone(),
+        owed: (*session.lasting.owed).clone(),
     }
 }
 
@@ -287,19 +287,22 @@ fn session(record: SessionRecord, messages: &[Stored]) -> Option<Session> {
         None => Some(None),
         Some(item) => queued(item).map(Some),
     });
-    Some(Session {
-        client_id: record.client_id,
-        epoch: record.epoch,
-        holder: record.holder,
-        expiry_seconds: record.expiry_seconds,
-        expires_at_ms: record.expires_at_ms,
-        receive_maximum: record.receive_maximum,
-        was_present: record.was_present,
+    let lasting = Lasting {
         will: record.will.map(Box::new),
+        expires_at_ms: record.expires_at_ms,
         subscriptions: record.subscriptions,
         queue: Queue::restored(record.first, items.collect::<Option<_>>()?).into(),
         sent_to: record.sent_to,
         exchanges: record.exchanges.into(),
         owed: record.owed.into(),
+    };
+    Some(Session {
+        client_id: record.client_id,
+        epoch: record.epoch,
+        holder: record.holder,
+        expiry_seconds: record.expiry_seconds,
+        receive_maximum: record.receive_maximum,
+        was_present: record.was_present,
+        lasting: lasting.into(),
     })
 }

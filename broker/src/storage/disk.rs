@@ -62,6 +62,11 @@ pub struct Extent {
 /// when it was called; nothing is promised between files. An implementor must never report success before what [`Durability`] asks for is true, and must never
 /// block the calling thread.
 pub trait Disk {
+    /// Whether segments can be read back. If not, the log has in memory whatever entries it has.
+    fn keeps_segments(&self) -> bool {
+        true
+    }
+
     /// All files and their lengths, in the order of their names. Files that have no [`FileName`] are left alone.
     fn list(&self) -> Pending<Vec<(FileName, u64)>>;
 

@@ -31,7 +31,8 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// [`GroupLog::ready`] waits while more than this is queued for writing.
     pub queue_bytes_max: usize,
-    /// Recent entries kept in memory, all groups together. Entries that are not durable yet are kept beyond it.
+    /// Recent entries kept in memory, all groups together. Entries that are not durable yet are kept beyond it, and on a
+    /// disk that does not [keep segments](Disk::keeps_segments) all are.
     pub cache_bytes_max: usize,
     /// The largest entry.
     pub entry_bytes_max: usize,
@@ -157,7 +158,10 @@ impl Log {
     /// Recovers the log on `disk`, or begins one, and starts its writer on the current `LocalSet`. A full disk is no error: what is
     /// there can be read, and the log's health tells.
     pub async fn open(disk: Rc<dyn Disk>, options: Options) -> io::Result<(Log, Recovered)> {
-        let limits = options.limits;
+        let mut limits = options.limits;
+        if !disk.keeps_segments() {
+            limits.cache_bytes_max = usize::MAX;
+        }
         if limits.segment_bytes_max.saturating_add(limits.entry_bytes_max as u64) > 1 << 31 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,

@@ -28,7 +28,7 @@ pub(super) struct State {
     pub closed: bool,
     pub segments: Segments,
     pub queue: Queue,
-    /// Entries whose bytes are kept in memory, oldest first, and some that are gone.
+    /// Entries whose bytes are kept in memory, oldest first, and some that are gone. Empty where all are kept.
     cache: VecDeque<(GroupId, u64, Place)>,
     cache_bytes: usize,
 }
@@ -114,7 +114,7 @@ impl State {
             let place = self.reserve(bytes.len());
             self.segments.hold(place);
             self.cache_bytes += bytes.len();
-            self.cache.push_back((id, index, place));
+            self.may_evict(id, index, place);
             self.group(id).slots.push_back(Slot { place, bytes: Some(bytes.clone()) });
             self.push(id, Kind::Entry, 0, index, place, bytes, Undo::Append);
         }
@@ -202,7 +202,7 @@ impl State {
             let kept = slot.bytes.is_some();
             slot.bytes = Some(payload.clone());
             self.cache_bytes += if kept { 0 } else { payload.len() };
-            self.cache.push_back((id, index, place));
+            self.may_evict(id, index, place);
         }
         self.push(id, Kind::Rewrite, 0, index, place, payload, Undo::Rewrite(from));
     }
@@ -271,6 +271,12 @@ impl State {
     fn take_back(&mut self, slots: &VecDeque<Slot>) {
         for slot in slots {
             self.segments.hold(slot.place);
+        }
+    }
+
+    fn may_evict(&mut self, id: GroupId, index: u64, place: Place) {
+        if self.limits.cache_bytes_max < usize::MAX {
+            self.cache.push_back((id, index, place));
         }
     }
 

@@ -34,11 +34,11 @@ impl Core {
         let policy = self.policy.clone();
         let Some(connection) = self.table.get(timed) else { return Err(ReasonCode::UNSPECIFIED_ERROR.into()) };
         // A certificate has proven more than a password could, as in Mosquitto.
-        if let Some(user) = &connection.origin.user {
+        if let Some(user) = &connection.user {
             return Ok(Identity::Known(Some(user.clone())));
         }
-        let peer = connection.origin.peer.map(|peer| peer.ip());
-        let anonymous = connection.origin.entrance.anonymous;
+        let peer = connection.peer.map(|peer| peer.ip());
+        let anonymous = connection.entrance.anonymous;
         if let Some(method) = connect.properties.text(PropertyId::AuthenticationMethod) {
             let words = match &policy.passwords {
                 None => "no authentication method is known here",
@@ -151,7 +151,7 @@ impl Core {
                     self.refuse(slot, Version::V5, why, packet_bytes_max);
                 }
             }
-            State::Open(_) => match &mut connection.authentication {
+            State::Open(_) => match connection.rare.if_any().and_then(|rare| rare.authentication.as_mut()) {
                 // [MQTT-4.12.1-1]
                 Some(authentication) if method == Some(SCRAM_METHOD) => {
                     let again = authentication.again.take();
@@ -188,7 +188,7 @@ impl Core {
             }
         };
         let Some(connection) = self.table.get(timed) else { return Ok(()) };
-        connection.authentication = Some(Box::new(Authentication { last, again: None }));
+        connection.rare.authentication = Some(Box::new(Authentication { last, again: None }));
         if let State::Proving(proof) = std::mem::replace(&mut connection.state, State::Connecting) {
             self.go_on(timed, &proof.connect, Some(Arc::from(exchange.user)));
         }
@@ -204,7 +204,7 @@ impl Core {
                 Ok(exchange) => {
                     let challenge = exchange.challenge().to_owned();
                     if let Some(connection) = self.table.get(timed)
-                        && let Some(authentication) = &mut connection.authentication
+                        && let Some(authentication) = &mut connection.rare.authentication
                     {
                         authentication.again = Some(exchange);
                     }
@@ -212,7 +212,7 @@ impl Core {
                 }
             },
             (ReasonCode::CONTINUE_AUTHENTICATION, Some(exchange)) => {
-                let user = self.table.get(timed).and_then(|connection| connection.origin.user.clone());
+                let user = self.table.get(timed).and_then(|connection| connection.user.clone());
                 let words = match exchange.finish(data) {
                     Ok(last) if user.as_deref() == Some(&*exchange.user) => {
                         return self.send_auth(slot, ReasonCode::SUCCESS, Some(&last));
@@ -228,7 +228,7 @@ impl Core {
     }
 
     fn begin_exchange(&mut self, timed: Timed, first: &[u8]) -> Result<Exchange, Why> {
-        let peer = self.table.get(timed).and_then(|connection| connection.origin.peer).map(|peer| peer.ip());
+        let peer = self.table.get(timed).and_then(|connection| connection.peer).map(|peer| peer.ip());
         if !self.guard.checker().may_try(peer, Instant::now()) {
             return Err(busy());
         }
@@ -240,7 +240,7 @@ impl Core {
 
     fn note_failure(&mut self, timed: Timed) {
         self.table.counters.authentications_failed += 1;
-        let peer = self.table.get(timed).and_then(|connection| connection.origin.peer).map(|peer| peer.ip());
+        let peer = self.table.get(timed).and_then(|connection| connection.peer).map(|peer| peer.ip());
         self.guard.checker().note_failure(peer, Instant::now());
     }
 
@@ -262,22 +262,22 @@ impl Core {
     pub(super) fn may_publish(&mut self, timed: Timed, topic: &str) -> bool {
         let Some(acl) = &self.policy.acl else { return true };
         let Some(connection) = self.table.get(timed) else { return false };
-        if let Some(verdict) = &connection.verdict
+        if let Some(verdict) = &connection.rare.verdict
             && verdict.0 == topic
         {
             return verdict.1;
         }
         let State::Open(session) = &connection.state else { return false };
-        let client = Client { user: connection.origin.user.as_deref(), client_id: &session.terms.client_id };
+        let client = Client { user: connection.user.as_deref(), client_id: &session.terms.client_id };
         let allowed = acl.may_publish(client, topic);
-        connection.verdict = Some(Box::new((topic.to_owned(), allowed)));
+        connection.rare.verdict = Some((topic.to_owned(), allowed));
         allowed
     }
 
     /// Whether the client, if it has this client id, may publish to a topic.
     pub(super) fn may_publish_as(&mut self, timed: Timed, client_id: &str, topic: &str) -> bool {
         let Some(acl) = &self.policy.acl else { return true };
-        let user = self.table.get(timed).and_then(|connection| connection.origin.user.clone());
+        let user = self.table.get(timed).and_then(|connection| connection.user.clone());
         acl.may_publish(Client { user: user.as_deref(), client_id }, topic)
     }
 
@@ -294,7 +294,7 @@ impl Core {
     /// Whether the client, if it has this client id, may have a subscription.
     pub(super) fn may_subscribe_as(&mut self, timed: Timed, client_id: &str, filter: &str) -> bool {
         let Some(acl) = &self.policy.acl else { return true };
-        let user = self.table.get(timed).and_then(|connection| connection.origin.user.clone());
+        let user = self.table.get(timed).and_then(|connection| connection.user.clone());
         let filter = parse_filter(filter).map_or(filter, |parsed| parsed.filter);
         acl.may_subscribe(Client { user: user.as_deref(), client_id }, filter)
     }
@@ -322,16 +322,17 @@ impl Core {
         let policy = self.policy.clone();
         let mut closed = Vec::new();
         for (slot, connection) in &mut self.table.connections {
-            connection.verdict = None;
+            if let Some(rare) = connection.rare.if_any() {
+                rare.verdict = None;
+            }
             let State::Open(session) = &connection.state else { continue };
-            let origin = &connection.origin;
-            let by_certificate = origin.entrance.user_from != UserFrom::Nothing;
-            let gone = match (&origin.user, &policy.passwords) {
+            let by_certificate = connection.entrance.user_from != UserFrom::Nothing;
+            let gone = match (&connection.user, &policy.passwords) {
                 (Some(user), Some(passwords)) => !by_certificate && !passwords.contains(user),
                 (Some(_), None) => !by_certificate,
                 (None, _) => false,
             };
-            let client = Client { user: origin.user.as_deref(), client_id: &session.terms.client_id };
+            let client = Client { user: connection.user.as_deref(), client_id: &session.terms.client_id };
             let denied = policy.acl.as_ref().is_some_and(|acl| {
                 session.subscriptions.iter().any(|subscription| {
                     let filter = &*subscription.filter;

@@ -124,9 +124,9 @@ impl Core {
         found.sort_by_key(by_id);
         let seen = found.into_iter().map(|(_, connection, session)| ConnectedClient {
             client_id: session.terms.client_id.to_string(),
-            user: connection.origin.user.as_deref().map(str::to_owned),
-            address: connection.origin.peer.map(|peer| peer.to_string()),
-            listener: connection.origin.entrance.url.clone(),
+            user: connection.user.as_deref().map(str::to_owned),
+            address: connection.peer.map(|peer| peer.to_string()),
+            listener: connection.entrance.url.clone(),
             protocol: session.terms.version as u8,
             persistent: session.terms.persistent,
             session_expiry_seconds: session.terms.session_expiry_seconds,

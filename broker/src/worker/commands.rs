@@ -142,10 +142,9 @@ impl Core {
         let State::Open(session) = &mut connection.state else {
             return;
         };
-        if session.held {
-            session.held_deliveries.extend(deliveries);
+        let Some(deliveries) = session.hold_back(deliveries) else {
             return;
-        }
+        };
         for delivery in &deliveries {
             let Some(packet_id) = session.deliver(delivery) else {
                 continue;
@@ -199,8 +198,7 @@ impl Core {
             && session.terms.client_id == client_id
             && session.terms.epoch == epoch
         {
-            let held = session.held_deliveries.last().map_or(0, |delivery| delivery.seq);
-            (attached_epoch, sent_to) = (epoch, session.sent_to().max(held));
+            (attached_epoch, sent_to) = (epoch, session.sent_to().max(session.held_to()));
             if let Some(acknowledge) = acknowledge(id, session) {
                 self.tell(acknowledge);
             }

@@ -41,7 +41,7 @@ impl Core {
     pub(super) fn admit(&mut self, timed: Timed, connect: Connect<'_>, user: Option<Arc<str>>) {
         let (slot, _) = timed;
         if let Some(connection) = self.table.get(timed) {
-            connection.origin.user = user;
+            connection.user = user;
         }
         if let Some(will) = connect.will
             && !self.may_publish_as(timed, connect.client_id, will.topic)
@@ -97,7 +97,7 @@ impl Core {
                 self.remove(slot);
                 if let Outcome::Opened { epoch, .. } = outcome {
                     self.tell(ToCluster::Close(Close {
-                        client_id,
+                        client_id: *client_id,
                         epoch,
                         cause: CloseCause::WithWill,
                         session_expiry_seconds: None,
@@ -157,7 +157,7 @@ impl Core {
         // A session that goes on is told so once its messages find it here (K6).
         if !session.subscriptions.is_empty() && !self.is_settled() {
             let token = self.settle(slot);
-            session.held = true;
+            session.hold();
             session.awaited.push(Awaited {
                 token,
                 packet_id: 0,
@@ -197,8 +197,7 @@ impl Core {
         };
         let mut deliveries = Vec::new();
         if let Some(session) = connection.session() {
-            session.held = false;
-            deliveries = session.held_deliveries.take();
+            deliveries = session.let_go();
         }
         if let Some(connection) = self.table.connections.get_mut(slot as usize) {
             connection.output.buffer(&mut self.table.spares).extend_from_slice(connack);
@@ -225,7 +224,7 @@ impl Core {
                 properties = properties.int(PropertyId::ServerKeepAlive, u32::from(opening.keep_alive_seconds));
             }
             if let Some(authentication) =
-                self.table.get(timed).and_then(|connection| connection.authentication.as_ref())
+                self.table.get(timed).and_then(|connection| connection.rare.authentication.as_ref())
             {
                 properties = properties
                     .text(PropertyId::AuthenticationMethod, SCRAM_METHOD)

@@ -296,7 +296,7 @@ impl Core {
             let Some(connection) = self.table.get(timed) else {
                 continue;
             };
-            let Some(mut congestion) = connection.congestion.take() else {
+            let Some(mut congestion) = connection.take_congestion() else {
                 continue;
             };
             if over {
@@ -306,7 +306,7 @@ impl Core {
                 self.table.congested.push((timed, since));
             }
             if let Some(connection) = self.table.get(timed) {
-                connection.congestion = Some(congestion);
+                connection.rare.congestion = Some(congestion);
             }
         }
     }

@@ -38,7 +38,7 @@ impl Core {
         let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
             return;
         };
-        session.exchanges.begin(packet_id);
+        session.rare.exchanges.begin(packet_id);
         let token = session.receipts.owe(packet_id, QoS::ExactlyOnce);
         let (client_id, epoch) = (session.terms.client_id.clone(), session.terms.epoch);
         self.table.counters.forwarded_to_cluster += 1;
@@ -63,11 +63,11 @@ impl Core {
             return;
         };
         if !session.terms.persistent {
-            let reason = found(session.exchanges.release(packet_id));
+            let reason = found(session.rare.exchanges.release(packet_id));
             return self.send(slot, Packet::PubComp(acknowledgement(packet_id, reason)));
         }
         // An id that is not known here may be from an earlier connection.
-        if session.exchanges.begin_release(packet_id) {
+        if session.rare.exchanges.begin_release(packet_id) {
             let (client_id, epoch) = (session.terms.client_id.clone(), session.terms.epoch);
             self.tell(ToCluster::EndExchange { connection, client_id, epoch, packet_id });
             self.pause_at_bound(timed);
@@ -81,7 +81,7 @@ impl Core {
         let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
             return;
         };
-        if !session.exchanges.end_release(packet_id) {
+        if !session.rare.exchanges.end_release(packet_id) {
             return;
         }
         let below_bound = !is_at_bound(session, receive_maximum);

@@ -105,7 +105,7 @@ impl Core {
         }
         if drained
             && let Some(connection) = self.table.connections.get_mut(slot as usize)
-            && let Some(mut congestion) = connection.congestion.take()
+            && let Some(mut congestion) = connection.take_congestion()
         {
             self.table.release(&mut congestion);
         }

@@ -37,7 +37,7 @@ impl Core {
             State::Open(session) => {
                 if let Some(Why { reason, words }) = why
                     && session.terms.version == Version::V5
-                    && !session.held
+                    && !session.is_held()
                 {
                     let buffer = connection.output.buffer(&mut self.table.spares);
                     encode_explained(buffer, words, session.terms.packet_bytes_max, |properties, out| {
@@ -47,7 +47,7 @@ impl Core {
                 self.end_session(slot, *session, ending);
             }
             State::Opening(opening) => {
-                connection.state = State::Orphan(opening.client_id);
+                connection.state = State::Orphan(Box::new(opening.client_id));
                 connection.output.clear(&mut self.table.spares);
                 connection.stream = Stream::Closed;
                 connection.wake();
@@ -83,7 +83,7 @@ impl Core {
         connection.pauses = Pauses::default();
         connection.input = Default::default();
         let timed = (slot, connection.generation);
-        if let Some(mut congestion) = connection.congestion.take() {
+        if let Some(mut congestion) = connection.take_congestion() {
             self.table.release(&mut congestion);
         }
         self.look_at_later(timed, deadline);
@@ -111,7 +111,7 @@ impl Core {
         };
         self.table.counters.connections -= 1;
         connection.output.clear(&mut self.table.spares);
-        if let Some(mut congestion) = connection.congestion.take() {
+        if let Some(mut congestion) = connection.take_congestion() {
             self.table.release(&mut congestion);
         }
         // Its task finds its place empty and ends.

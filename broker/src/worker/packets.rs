@@ -129,7 +129,7 @@ impl Core {
         }
         // A repetition is no second message, whatever else it says.
         if publish.qos == QoS::ExactlyOnce {
-            match session.exchanges.find(publish.packet_id) {
+            match session.rare.exchanges.find(publish.packet_id) {
                 Begun::New => {}
                 begun => return self.repeated(slot, publish.packet_id, begun),
             }
@@ -189,13 +189,13 @@ impl Core {
             && let State::Open(session) = &mut connection.state
         {
             if publish.qos == QoS::ExactlyOnce {
-                session.exchanges.begin(publish.packet_id);
+                session.rare.exchanges.begin(publish.packet_id);
             }
             if reach.beyond.is_some() {
                 token = session.receipts.owe(publish.packet_id, publish.qos);
             } else if session.receipts.is_empty() {
                 let packet_type = if publish.qos == QoS::ExactlyOnce {
-                    session.exchanges.receive(publish.packet_id, reason.is_error());
+                    session.rare.exchanges.receive(publish.packet_id, reason.is_error());
                     PacketType::PubRec
                 } else {
                     PacketType::PubAck
@@ -263,7 +263,7 @@ impl Core {
             }
             let packet_type = match qos {
                 QoS::ExactlyOnce => {
-                    session.exchanges.receive(packet_id, reason.is_error());
+                    session.rare.exchanges.receive(packet_id, reason.is_error());
                     PacketType::PubRec
                 }
                 _ => PacketType::PubAck,
@@ -335,12 +335,12 @@ fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> R
     // [MQTT-3.3.4-7]
     if publish.qos > QoS::AtMostOnce
         && session.terms.version == Version::V5
-        && session.receipts.len() + session.exchanges.counted() >= receive_maximum
+        && session.receipts.len() + session.rare.exchanges.counted() >= receive_maximum
     {
         let words = "more than {} messages above QoS 0 are unacknowledged, the Receive Maximum here";
         return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED.because(Words::with(words, receive_maximum as u64)));
     }
-    if publish.qos == QoS::ExactlyOnce && session.exchanges.len() >= SESSION_EXCHANGES_MAX {
+    if publish.qos == QoS::ExactlyOnce && session.rare.exchanges.len() >= SESSION_EXCHANGES_MAX {
         let words = "{} exchanges of QoS 2 are open; send PUBREL for them";
         return Err(ReasonCode::QUOTA_EXCEEDED.because(Words::with(words, SESSION_EXCHANGES_MAX as u64)));
     }
@@ -358,5 +358,5 @@ fn permit(session: &Session, publish: &Publish<'_>, receive_maximum: usize) -> R
 /// than its shard has taken.
 pub(super) fn is_at_bound(session: &Session, receive_maximum: usize) -> bool {
     (session.terms.version != Version::V5 && session.receipts.len() >= receive_maximum)
-        || session.exchanges.releasing() >= receive_maximum
+        || session.rare.exchanges.releasing() >= receive_maximum
 }

@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 use super::Worker;
 use super::core::Core;
 use super::wheel::Timed;
-use crate::connection::{Chunk, Input, ProofStep, State};
+use crate::connection::{Chunk, ProofStep, State};
 use crate::limits::SCRATCH_BYTES;
 use crate::listener::{Accepted, Arrival};
 use crate::protocol::{Version, decode, frame};
@@ -136,7 +136,7 @@ impl Core {
                 let before = connection.input.bytes();
                 let chunk = connection.input.poll_read(&mut connection.stream, context, &mut scratch);
                 if let Poll::Ready(Ok(chunk)) = &chunk {
-                    if matches!(connection.input, Input::Large(_)) {
+                    if connection.input.is_large() {
                         // A long packet over a slow line is no silence.
                         connection.heard = now;
                     }

@@ -51,7 +51,7 @@ impl Core {
         let Some(session) = self.table.get(timed).and_then(|connection| connection.session()) else {
             return;
         };
-        let idle = session.nothing_waits() && !session.held;
+        let idle = session.nothing_waits() && !session.is_held();
         let Some(readings) = &mut session.readings else {
             return;
         };

@@ -215,10 +215,10 @@ impl Table {
         let Some(connection) = self.connections.get_mut(slot as usize) else {
             return;
         };
-        if connection.congestion.is_none() {
+        if connection.rare.congestion.is_none() {
             self.congested.push(((slot, connection.generation), self.tick));
         }
-        let congestion = connection.congestion.get_or_insert_default();
+        let congestion = connection.rare.congestion.get_or_insert_default();
         if let Some(publisher) = publisher
             && !congestion.slow
         {

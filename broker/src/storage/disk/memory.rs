@@ -13,6 +13,7 @@ use super::{Disk, Durability, Extent, FileName, Pending, WriteError};
 /// Files in memory. What was written is lost with the process.
 #[derive(Default)]
 pub struct MemoryDisk {
+    without_segments: bool,
     files: RefCell<BTreeMap<FileName, Content>>,
 }
 
@@ -20,6 +21,14 @@ enum Content {
     Written(Vec<u8>),
     /// Shared with those who look at it.
     Mapped(Bytes),
+}
+
+impl MemoryDisk {
+    /// A disk that nothing is recovered from. Its segments would take memory for what the log has in memory anyway, and
+    /// until whole segments are free: they aren't kept.
+    pub fn without_segments() -> MemoryDisk {
+        MemoryDisk { without_segments: true, ..MemoryDisk::default() }
+    }
 }
 
 impl Content {
@@ -43,7 +52,8 @@ impl Content {
 
     fn mapped(&mut self) -> Bytes {
         if let Content::Written(bytes) = self {
-            *self = Content::Mapped(Bytes::from(std::mem::take(bytes)));
+            // It stays for long, and without the room that it grew into.
+            *self = Content::Mapped(Bytes::from(std::mem::take(bytes).into_boxed_slice()));
         }
         match self {
             Content::Written(_) => unreachable!("it was made shared above"),
@@ -53,6 +63,10 @@ impl Content {
 }
 
 impl Disk for MemoryDisk {
+    fn keeps_segments(&self) -> bool {
+        !self.without_segments
+    }
+
     fn list(&self) -> Pending<Vec<(FileName, u64)>> {
         let files = self.files.borrow();
         let list = files.iter().map(|(file, bytes)| (*file, bytes.bytes().len() as u64)).collect();
@@ -93,6 +107,9 @@ impl Disk for MemoryDisk {
         buffers: Vec<Bytes>,
         _durability: Durability,
     ) -> Pin<Box<dyn Future<Output = Result<(), WriteError>>>> {
+        if self.without_segments && matches!(file, FileName::Segment(_)) {
+            return Box::pin(ready(Ok(())));
+        }
         let mut files = self.files.borrow_mut();
         let content = files.entry(file).or_insert_with(|| Content::Written(Vec::new()));
         overwrite(content.written(), offset as usize, &buffers);

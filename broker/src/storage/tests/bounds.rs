@@ -1,11 +1,13 @@
 //! Every bound of the log, reached.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 
 use super::{append, entries, open, open_with, payloads, simulate, small};
 use crate::identity::GroupId;
 use crate::storage::disk::FileName;
-use crate::storage::{Crash, Faults, Limits, MemoryDisk, SimulatedDisk};
+use crate::storage::{Crash, Disk as _, Faults, Limits, Log, MemoryDisk, Options, SimulatedDisk};
 
 #[test]
 fn a_quiet_group_pins_no_segment_for_ever() {
@@ -85,6 +87,24 @@ fn a_read_stops_at_its_bound_and_gives_at_least_one_entry() {
         assert_eq!(indexes(group.read(12..100, 1).await.unwrap()), [12]);
         assert_eq!(indexes(group.read(11..13, 1000).await.unwrap()), [11, 12]);
         assert_eq!(indexes(group.read(15..100, 1000).await.unwrap()), [0_u64; 0]);
+    });
+}
+
+#[test]
+fn a_disk_without_segments_leaves_the_entries_in_memory_and_nothing_else() {
+    simulate(async {
+        let disk = Rc::new(MemoryDisk::without_segments());
+        let (log, _) = Log::open(disk.clone(), Options { identity: 1, limits: small() }).await.unwrap();
+        let group = log.group(GroupId(1));
+        for number in 0..100_u8 {
+            append(&group, vec![number; 40]).await.unwrap();
+        }
+        let expected: Vec<_> = (0..100_u8).map(|number| Bytes::from(vec![number; 40])).collect();
+        assert_eq!(payloads(&group).await, expected);
+        assert_eq!(disk.list().await.unwrap(), []);
+        group.purge_to(89);
+        assert_eq!(payloads(&group).await, expected[90..]);
+        assert_eq!(log.usage().cached_bytes, 10 * 40);
     });
 }
 
