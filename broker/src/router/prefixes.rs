@@ -199,7 +199,7 @@ impl Prefixes {
     }
 
     fn home(&self, key: u64) -> usize {
-        (u128::from(key) * self.lines.len() as u128 >> 64) as usize
+        ((u128::from(key) * self.lines.len() as u128) >> 64) as usize
     }
 
     fn next(&self, line: usize) -> usize {
