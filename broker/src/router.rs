@@ -4,6 +4,7 @@
 //! nothing here is shared and nothing locks. Deliberately absent: sockets, clocks, async.
 
 mod cache;
+mod filters;
 mod hints;
 mod level_map;
 mod levels;
@@ -17,10 +18,11 @@ use std::sync::Arc;
 
 use crate::door::{RouteChange, RouteOwner, Targets};
 
+pub use filters::ValueId;
 pub use level_map::LevelMap;
 pub use shares::{Choice, Group};
 pub use subscribers::{Subscriber, Subscribers};
-pub use trie::{Trie, ValueId};
+pub use trie::Trie;
 
 use cache::{Matches, TopicCache};
 use routes::RouteTable;
@@ -33,6 +35,8 @@ pub struct Router {
     routes: RouteTable,
     shares: Shares,
     cache: TopicCache,
+    /// How often filters were moved, of which answers in `cache` know.
+    moves: u64,
 }
 
 impl Router {
@@ -42,6 +46,7 @@ impl Router {
         subscribers.put(subscriber);
         if new {
             self.cache.changed(filter);
+            self.forget_moved();
         }
         new
     }
@@ -96,14 +101,24 @@ impl Router {
             if let Some(filter) = self.shares.apply(change) {
                 self.cache.changed(filter);
             }
+            self.forget_moved();
         } else if self.routes.apply(change) {
             self.cache.changed(&change.filter);
         }
     }
 
+    /// Answers name filters by numbers, which are others once the filters were moved.
+    fn forget_moved(&mut self) {
+        let moves = self.subscribers.moves() + self.shares.moves();
+        if moves != self.moves {
+            self.moves = moves;
+            self.cache.everything_changed();
+        }
+    }
+
     /// Who wants `topic`.
     pub fn find(&mut self, topic: &str) -> Found<'_> {
-        let Router { subscribers, routes, shares, cache } = self;
+        let Router { subscribers, routes, shares, cache, .. } = self;
         let matches = cache.get_or_fill(topic, |matches| {
             subscribers.for_each_match(topic, |id, _| matches.local.push(id));
             routes.targets(topic, &mut matches.targets);

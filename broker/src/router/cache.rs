@@ -2,7 +2,8 @@
 //!
 //! A change of a filter makes untrue only what lies under its literal levels: every change stamps the part of the trie
 //! it touches with the number of the change, and an answer holds while none of the parts that its topic lies in has a
-//! newer stamp. Subscribers that come to or leave a filter which stays change no answer: answers name filters.
+//! newer stamp. Subscribers that come to or leave a filter which stays change no answer: answers name filters. When the trie gives
+//! its filters other names, no answer holds.
 
 use std::sync::Arc;
 
@@ -64,6 +65,12 @@ impl TopicCache {
     pub(super) fn changed(&mut self, filter: &str) {
         self.now += 1;
         self.stamps[usize::from(part_of_filter(filter))] = self.now;
+    }
+
+    /// Notes that no answer holds any more.
+    pub(super) fn everything_changed(&mut self) {
+        self.now += 1;
+        self.stamps[usize::from(EVERYWHERE)] = self.now;
     }
 
     /// The answer for `topic`; `fill` finds it when it isn't known.

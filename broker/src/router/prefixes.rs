@@ -7,7 +7,7 @@
 //! Most keys that are asked for lead nowhere. A second, much smaller table ([`Leading`]) says so of nearly all of them
 //! without a look at the first. Deliberately absent: what a key is made of.
 
-use super::ValueId;
+use super::filters::ValueId;
 use super::hints::{fetch, prefer_huge_pages};
 
 /// What is known of all prefixes with one key.
@@ -145,6 +145,14 @@ impl Prefixes {
         self.leading = leading;
     }
 
+    /// The key and the first filter of each prefix at which one ends.
+    pub(super) fn ends_mut(&mut self) -> impl Iterator<Item = (u64, &mut ValueId)> {
+        let prefixes = self.lines.iter_mut().flat_map(|line| &mut line.0);
+        prefixes
+            .filter(|prefix| prefix.key != 0 && prefix.filter != NONE)
+            .map(|prefix| (prefix.key, &mut prefix.filter))
+    }
+
     pub(super) fn get(&self, key: u64) -> Option<&Prefix> {
         let (line, place) = self.find(key)?;
         Some(&self.lines[line].0[place])
@@ -191,7 +199,7 @@ impl Prefixes {
     }
 
     fn home(&self, key: u64) -> usize {
-        key as usize & (self.lines.len() - 1)
+        ((u128::from(key) * self.lines.len() as u128) >> 64) as usize
     }
 
     fn next(&self, line: usize) -> usize {
@@ -280,7 +288,7 @@ impl Leading {
     /// The word of `key`, and its bits there: none of those that name its line among the prefixes.
     #[inline]
     fn place(&self, key: u64) -> (usize, u64) {
-        ((key >> 40) as usize & (self.words.len() - 1), 1 << (key >> 34 & 63) | 1 << (key >> 28 & 63))
+        ((key >> 12) as usize & (self.words.len() - 1), 1 << (key & 63) | 1 << (key >> 6 & 63))
     }
 
     #[inline]
@@ -324,7 +332,7 @@ mod tests {
             let mut table = Prefixes::default();
             let mut model = BTreeMap::new();
             for (number, (high, low, put)) in steps.into_iter().enumerate() {
-                let key = high << 32 | low;
+                let key = low << 61 | high;
                 if put {
                     table.entry(key).set_filter(Some(number as ValueId));
                     model.insert(key, number as ValueId);

@@ -162,6 +162,11 @@ impl Shares {
         }
     }
 
+    /// See [`Trie::moves`].
+    pub(super) fn moves(&self) -> u64 {
+        self.groups.moves()
+    }
+
     pub(super) fn groups(&self, id: ValueId) -> &[Group] {
         self.groups.value(id).map_or(&[], Vec::as_slice)
     }

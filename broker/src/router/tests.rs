@@ -159,6 +159,20 @@ fn a_subscriber_is_held_once_and_by_its_own_slot() {
     assert_eq!(router.find("a/b").local().len(), 0);
 }
 
+#[test]
+fn answers_are_remembered_until_filters_are_moved() {
+    let mut router = Router::default();
+    let subscriber = |slot| Subscriber::new(slot, &Default::default(), false);
+    router.subscribe("a/b", subscriber(0));
+    for slot in 1..2_000 {
+        let slots = |router: &mut Router| router.find("a/b").local().flatten().map(|s| s.slot).collect::<Vec<_>>();
+        assert_eq!(slots(&mut router), [0]);
+        router.subscribe(&format!("other/{slot}"), subscriber(slot));
+        assert_eq!(slots(&mut router), [0], "after {slot} others");
+    }
+    assert!(router.moves > 10, "{}", router.moves);
+}
+
 proptest! {
     #[test]
     fn the_trie_agrees_with_the_naive_matcher(

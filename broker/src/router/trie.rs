@@ -6,7 +6,8 @@
 //! known before any is looked up, and the processor is asked to fetch them all at once; among millions of filters,
 //! what costs is not to read memory but to wait for one read in order to know the next.
 //!
-//! - A filter without wildcards is found by the key of the whole topic. Nothing leads to it.
+//! - A filter without wildcards is found by the key of the whole topic. Nothing leads to it. Where there are no others, it
+//!   is fetched together with the table's line, and all that is to be waited for are these two, at the same time.
 //! - The others are found by a walk: from a prefix that matches, on to the topic's next level as long as a filter goes on
 //!   there. Where one goes on with `+`, another walk begins behind it, and its keys are fetched meanwhile. A walk
 //!   reads no prefix but those of filters, and rarely one more at its end; so filters can make it no longer than they are
@@ -17,19 +18,17 @@
 //! compared with the topic itself before it is called a match; no choice of keys can make an answer wrong, and
 //! the seed of the hash ([`seed_hashes`](crate::identity::seed_hashes)) keeps others from making many alike.
 //!
-//! What is kept at a filter stays in its place, so that an answer can be remembered by [`ValueId`].
+//! Where a filter is kept ([`Filters`]) follows from its key, mostly, so that it can be fetched before the table has said
+//! where it is. An answer can be remembered by [`ValueId`] until the filters are moved ([`Trie::moves`]).
 
 use std::{iter, mem};
 
 use smallvec::SmallVec;
 
-use super::hints::{fetch, prefer_huge_pages};
+use super::filters::{Filter, Filters, Text, ValueId};
 use super::levels::{for_each_level, literal_run, matches};
-use super::prefixes::{PLUS, Prefixes, REST};
+use super::prefixes::{PLUS, Prefix, Prefixes, REST};
 use crate::identity::HashSeed;
-
-/// Where the value of a filter is kept. Reused once its filter is removed.
-pub type ValueId = u32;
 
 /// How many levels of a walk are fetched ahead: more than most topics have.
 const FETCHED_LEVELS: usize = 8;
@@ -39,28 +38,20 @@ const FETCHED_LEVELS: usize = 8;
 pub struct Trie<T> {
     keys: Keys,
     prefixes: Prefixes,
-    filters: Vec<Option<Filter<T>>>,
-    /// Empty places in `filters`.
-    free: Vec<ValueId>,
+    filters: Filters<T>,
+    /// How often filters were given other numbers.
+    moves: u64,
 }
 
-#[derive(Clone, Debug)]
-struct Filter<T> {
-    text: Text,
-    /// Another filter with the same key.
-    next: Option<ValueId>,
-    value: T,
-}
-
-/// The bytes of a filter: beside its value unless there are many, so that comparing them is not one more wait.
-type Text = SmallVec<[u8; 56]>;
+/// The filters, each the first of its key, at which walks end.
+type Candidates = SmallVec<[ValueId; 8]>;
 
 /// The keys of the prefixes of a filter or topic, the shortest first: one more than there are levels.
 type Path = SmallVec<[u64; 16]>;
 
 impl<T> Default for Trie<T> {
     fn default() -> Self {
-        Trie { keys: Keys::new(), prefixes: Prefixes::default(), filters: Vec::new(), free: Vec::new() }
+        Trie { keys: Keys::new(), prefixes: Prefixes::default(), filters: Filters::with_places(0), moves: 0 }
     }
 }
 
@@ -72,7 +63,7 @@ impl<T> Trie<T> {
 
     /// How many filters there are.
     pub fn len(&self) -> usize {
-        self.filters.len() - self.free.len()
+        self.filters.len()
     }
 
     /// Whether there are none.
@@ -88,19 +79,24 @@ impl<T> Trie<T> {
     /// What is kept at exactly `filter`, to change.
     pub fn get_mut(&mut self, filter: &str) -> Option<&mut T> {
         let id = self.find(filter)?;
-        self.filters.get_mut(id as usize)?.as_mut().map(|filter| &mut filter.value)
+        self.filters.get_mut(id).map(|filter| &mut filter.value)
+    }
+
+    /// How often filters were given other numbers: what was remembered by [`ValueId`] before that means nothing now.
+    pub fn moves(&self) -> u64 {
+        self.moves
     }
 
     /// What is kept under a number that [`Trie::for_each_match`] gave.
     pub fn value(&self, id: ValueId) -> Option<&T> {
-        self.filter(id).map(|filter| &filter.value)
+        self.filters.get(id).map(|filter| &filter.value)
     }
 
     /// What is kept at `filter`, made if it is new (the flag says so).
     pub fn entry(&mut self, filter: &str, make: impl FnOnce() -> T) -> (ValueId, &mut T, bool) {
         let known = self.find(filter);
         let id = known.unwrap_or_else(|| self.add(filter, make()));
-        match &mut self.filters[id as usize] {
+        match self.filters.get_mut(id) {
             Some(kept) => (id, &mut kept.value, known.is_none()),
             None => unreachable!("a filter that is found has a place"),
         }
@@ -120,9 +116,8 @@ impl<T> Trie<T> {
         let end = path[path.len() - 1];
         let first = self.prefixes.get(end)?.filter();
         let before = self.alike(first).find(|(_, filter)| filter.next == Some(id)).map(|(before, _)| before);
-        let Filter { next, value, .. } = self.filters[id as usize].take()?;
-        self.free.push(id);
-        match before.and_then(|before| self.filters[before as usize].as_mut()) {
+        let Filter { next, value, .. } = self.filters.take(id)?;
+        match before.and_then(|before| self.filters.get_mut(before)) {
             Some(before) => before.next = next,
             None => self.prefixes.entry(end).set_filter(next),
         }
@@ -130,8 +125,8 @@ impl<T> Trie<T> {
         Some(value)
     }
 
-    /// Visits what is kept at every filter that matches `topic`, a topic name without wildcards. The order depends on
-    /// what was done to the trie.
+    /// Visits what is kept at every filter that matches `topic`, a topic name without wildcards. The order means
+    /// nothing: it depends on the seed of the hash.
     pub fn for_each_match<'t>(&'t self, topic: &str, mut visit: impl FnMut(ValueId, &'t T)) {
         for first in self.candidates(topic) {
             for (id, filter) in self.alike(Some(first)) {
@@ -142,9 +137,9 @@ impl<T> Trie<T> {
         }
     }
 
-    /// Visits every filter and what is kept there, in an order that depends only on what was done to the trie.
+    /// Visits every filter and what is kept there, in an order that means nothing: it depends on the seed of the hash.
     pub fn for_each(&self, mut visit: impl FnMut(&str, &T)) {
-        for filter in self.filters.iter().flatten() {
+        for filter in self.filters.iter() {
             // It came as text.
             if let Ok(text) = str::from_utf8(&filter.text) {
                 visit(text, &filter.value);
@@ -152,36 +147,41 @@ impl<T> Trie<T> {
         }
     }
 
-    fn filter(&self, id: ValueId) -> Option<&Filter<T>> {
-        self.filters.get(id as usize)?.as_ref()
-    }
-
     /// The filters of one key, of which this is the first.
     fn alike(&self, first: Option<ValueId>) -> impl Iterator<Item = (ValueId, &Filter<T>)> {
-        let with_id = |id| self.filter(id).map(|filter| (id, filter));
+        let with_id = |id| self.filters.get(id).map(|filter| (id, filter));
         iter::successors(first.and_then(with_id), move |(_, filter)| filter.next.and_then(with_id))
     }
 
     /// The filters, each the first of its key, at which walks of `topic` end; each once.
-    fn candidates(&self, topic: &str) -> SmallVec<[ValueId; 8]> {
-        let mut found: SmallVec<[ValueId; 8]> = SmallVec::new();
+    fn candidates(&self, topic: &str) -> Candidates {
         let root = self.keys.root(topic);
         let mut hashes: SmallVec<[u64; 16]> = SmallVec::new();
-        let (mut whole, mut leads) = (root, self.prefixes.may_lead(root));
+        let mut whole = root;
         for_each_level(topic, |level| {
-            if leads && hashes.len() < FETCHED_LEVELS {
-                self.prefixes.fetch(whole);
-            }
             let hash = self.keys.seed.hash(level);
             whole = self.keys.below(whole, hash);
-            leads = leads && self.prefixes.may_lead(whole);
             hashes.push(hash);
         });
-        self.prefixes.fetch(whole);
+        let far = self.filters.are_far();
+        if far {
+            self.prefixes.fetch(whole);
+        }
+        let mut found = Candidates::new();
+        if !self.prefixes.may_lead(root) {
+            if far {
+                self.filters.fetch_expected(whole);
+            }
+            self.note(self.prefixes.get(whole), &mut found);
+            return found;
+        }
 
         // What is still to be walked; a topic's depth is the client's choice, so this is no recursion.
         let mut walks: SmallVec<[(u64, usize); 16]> = SmallVec::new();
         walks.push((root, 0));
+        if far {
+            self.fetch_walk(root, &hashes);
+        }
         let mut begun = 0;
         while let Some(&(mut key, mut depth)) = walks.get(begun) {
             begun += 1;
@@ -189,20 +189,20 @@ impl<T> Trie<T> {
                 && let Some(prefix) = self.prefixes.get(key)
             {
                 // `#` also stands for the level above it (section 4.7.1.2).
-                if prefix.has(REST)
-                    && let Some(rest) = self.prefixes.get(self.keys.below(key, self.keys.rest))
-                {
-                    self.note(rest.filter(), &mut found);
+                if prefix.has(REST) {
+                    self.note(self.prefixes.get(self.keys.below(key, self.keys.rest)), &mut found);
                 }
                 let Some(level) = hashes.get(depth) else {
-                    self.note(prefix.filter(), &mut found);
+                    self.note(Some(prefix), &mut found);
                     break;
                 };
                 depth += 1;
                 if prefix.has(PLUS) {
                     let plus = self.keys.below(key, self.keys.plus);
-                    self.fetch_walk(plus, &hashes[depth..]);
                     walks.push((plus, depth));
+                    if far {
+                        self.fetch_walk(plus, &hashes[depth..]);
+                    }
                 }
                 if !prefix.goes_on() {
                     break;
@@ -210,10 +210,8 @@ impl<T> Trie<T> {
                 key = self.keys.below(key, *level);
             }
             // After the first walk its line has come; the filter comes during the others.
-            if begun == 1
-                && let Some(prefix) = self.prefixes.get(whole)
-            {
-                self.note(prefix.filter(), &mut found);
+            if begun == 1 {
+                self.note(self.prefixes.get(whole), &mut found);
             }
         }
         // Two walks with the same keys, or the first and the whole topic, may have ended at the same.
@@ -235,9 +233,12 @@ impl<T> Trie<T> {
         }
     }
 
-    fn note(&self, first: Option<ValueId>, found: &mut SmallVec<[ValueId; 8]>) {
-        if let Some(id) = first {
-            fetch(&self.filters[id as usize]);
+    #[inline]
+    fn note(&self, end: Option<&Prefix>, found: &mut Candidates) {
+        if let Some(id) = end.and_then(Prefix::filter) {
+            if self.filters.are_far() {
+                self.filters.fetch(id);
+            }
             found.push(id);
         }
     }
@@ -250,14 +251,16 @@ impl<T> Trie<T> {
 
     /// Adds a filter that is not there, and what leads to it.
     fn add(&mut self, text: &str, value: T) -> ValueId {
-        let id = self.free.pop().unwrap_or_else(|| self.new_place());
+        if let Some(places) = self.filters.places_wanted() {
+            self.move_filters(places);
+        }
         let path = self.keys.path(text);
-        let end = self.prefixes.entry(path[path.len() - 1]);
-        let next = end.filter();
+        let key = path[path.len() - 1];
+        let end = self.prefixes.entry(key);
+        let id = self.filters.put(key, Filter { text: Text::from_slice(text.as_bytes()), next: end.filter(), value });
         end.set_filter(Some(id));
-        self.filters[id as usize] = Some(Filter { text: Text::from_slice(text.as_bytes()), next, value });
         if has_wildcard(text) {
-            self.prefixes.end(path[path.len() - 1]);
+            self.prefixes.end(key);
             let mut keys = path.iter();
             for_each_level(text, |level| {
                 if let Some(key) = keys.next() {
@@ -268,15 +271,19 @@ impl<T> Trie<T> {
         id
     }
 
-    fn new_place(&mut self) -> ValueId {
-        if self.filters.len() == self.filters.capacity() {
-            let mut larger = Vec::with_capacity(2 * self.filters.len().max(1));
-            prefer_huge_pages(&larger);
-            larger.append(&mut self.filters);
-            self.filters = larger;
+    /// Puts all filters into so many places.
+    fn move_filters(&mut self, places: usize) {
+        let mut filters = Filters::with_places(places);
+        for (key, first) in self.prefixes.ends_mut() {
+            let (mut from, mut to) = (Some(*first), None);
+            while let Some(mut filter) = from.and_then(|id| self.filters.take(id)) {
+                from = mem::replace(&mut filter.next, to);
+                to = Some(filters.put(key, filter));
+            }
+            *first = to.unwrap_or(*first);
         }
-        self.filters.push(None);
-        (self.filters.len() - 1) as ValueId
+        self.filters = filters;
+        self.moves += 1;
     }
 
     /// Removes what led to a filter that is no longer there, where nothing else needs it.
