@@ -263,7 +263,7 @@ impl Shard {
             Some(Behalf::Exchange { client_id, packet_id, number }) => {
                 let session = self.sessions.get(client_id);
                 let waits = session.and_then(|session| {
-                    let exchange = session.exchanges.get(packet_id)?;
+                    let exchange = session.lasting.exchanges.get(packet_id)?;
                     (exchange.number == *number).then_some(session.epoch)
                 });
                 // Its session has ended: it was acknowledged to nobody.
