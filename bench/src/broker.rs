@@ -52,7 +52,7 @@ impl Broker {
     pub fn missing(&self) -> Option<String> {
         match self {
             Broker::Ours(path) if !path.exists() => {
-                Some(format!("{} is not there: cargo build --release -p mqtt-broker", path.display()))
+                Some(format!("{} is not there: RUSTFLAGS= cargo build --release -p mqtt-broker", path.display()))
             }
             Broker::Mosquitto => mosquitto().err().map(|error| error.to_string()),
             Broker::Peer(peer) if !peer.is_built() => Some("not built: mqtt-bench peers".into()),

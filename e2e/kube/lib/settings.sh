@@ -53,6 +53,11 @@ target_directory() {
   cargo metadata --format-version 1 --no-deps --manifest-path "$ROOT/Cargo.toml" | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
 }
 
+# What is shipped, compiled as the Dockerfiles do: without the flags of .cargo/config.toml, which tests alone need.
+compile_shipped() {
+  RUSTFLAGS='' cargo build --release --locked -p mqtt-broker -p mqtt-operator --manifest-path "$ROOT/Cargo.toml"
+}
+
 # fail WHAT REMEDY: the step that failed and what to do about it.
 fail() {
   printf '\n%s failed: %s\n  what to do: %s\n' "${0##*/}" "$1" "$2" >&2
