@@ -178,14 +178,28 @@ async fn with_wills(cluster: &mut Cluster) -> Vec<(u32, u64)> {
     SLOTS.filter_map(|slot| Some((slot, epoch(b, slot)?))).collect()
 }
 
+/// The connections that have them end, and the wills are on their way, or stored already.
+async fn all_are_lost(cluster: &Cluster, wills: &[(u32, u64)]) {
+    wills.iter().for_each(|(slot, epoch)| close(cluster.node("b"), &format!("w{slot}"), *epoch));
+    sleep(Duration::from_secs(1)).await;
+}
+
+/// What was asked for at `a` is read in the end, of each topic this.
+async fn all_read(cluster: &Cluster, wills: &[(u32, u64)], text: &str) {
+    let a = cluster.node("a");
+    for (slot, _) in wills {
+        cluster.until("read", |_| found(a, *slot).is_some()).await;
+        assert_eq!(found(a, *slot), Some(vec![text.to_owned()]), "of w{slot}");
+    }
+}
+
 #[test]
 fn k8_a_new_subscriber_reads_the_wills_that_were_on_their_way() {
     simulate(async |mut cluster| {
         with_a_link_that_is_cut(&mut cluster).await;
         let wills = with_wills(&mut cluster).await;
-        let (a, b) = (cluster.node("a"), cluster.node("b"));
-        wills.iter().for_each(|(slot, epoch)| close(b, &format!("w{slot}"), *epoch));
-        sleep(Duration::from_secs(1)).await;
+        let a = cluster.node("a");
+        all_are_lost(&cluster, &wills).await;
         wills.iter().for_each(|(slot, _)| read(a, *slot, &format!("will/{slot}")));
         sleep(Duration::from_secs(3)).await;
         let held = wills.iter().filter(|(slot, _)| found(a, *slot).is_none()).count();
@@ -195,10 +209,7 @@ fn k8_a_new_subscriber_reads_the_wills_that_were_on_their_way() {
             wills.len()
         );
         cluster.net.heal("b", "c");
-        for (slot, _) in &wills {
-            cluster.until("read", |_| found(a, *slot).is_some()).await;
-            assert_eq!(found(a, *slot), Some(vec!["gone".to_owned()]), "the will of w{slot}");
-        }
+        all_read(&cluster, &wills, "gone").await;
     });
 }
 
@@ -207,9 +218,8 @@ fn k8_a_will_that_comes_late_does_not_replace_what_its_client_has_published_sinc
     simulate(async |mut cluster| {
         with_a_link_that_is_cut(&mut cluster).await;
         let wills = with_wills(&mut cluster).await;
-        let (a, b) = (cluster.node("a"), cluster.node("b"));
-        wills.iter().for_each(|(slot, epoch)| close(b, &format!("w{slot}"), *epoch));
-        sleep(Duration::from_secs(1)).await;
+        let a = cluster.node("a");
+        all_are_lost(&cluster, &wills).await;
         // Those whose shard b leads, and whose topic's shard c leads, are on their way still.
         for (slot, _) in &wills {
             open(a, *slot, &format!("w{slot}"), None);
@@ -223,10 +233,7 @@ fn k8_a_will_that_comes_late_does_not_replace_what_its_client_has_published_sinc
         let held = wills.iter().filter(|(slot, _)| found(a, *slot).is_none()).count();
         assert!(held > 0, "none of {} was on its way", wills.len());
         cluster.net.heal("b", "c");
-        for (slot, _) in &wills {
-            cluster.until("read", |_| found(a, *slot).is_some()).await;
-            assert_eq!(found(a, *slot), Some(vec!["back".to_owned()]), "of w{slot}");
-        }
+        all_read(&cluster, &wills, "back").await;
     });
 }
 
@@ -242,19 +249,15 @@ fn k8_what_a_connection_left_on_its_way_does_not_replace_its_will() {
         sleep(Duration::from_secs(1)).await;
         let late: Vec<u32> =
             wills.iter().map(|(slot, _)| *slot).filter(|slot| answer(b, u64::from(*slot)).is_none()).collect();
-        wills.iter().for_each(|(slot, epoch)| close(b, &format!("w{slot}"), *epoch));
-        sleep(Duration::from_secs(1)).await;
+        all_are_lost(&cluster, &wills).await;
         cluster.net.heal("b", "c");
         for slot in &late {
             cluster.until("answered", |_| answer(b, u64::from(*slot)).is_some()).await;
         }
         let overtaken = late.iter().filter(|slot| matches!(answer(b, u64::from(**slot)), Some(Outcome::Refused(_))));
         assert!(overtaken.count() > 0, "none of {} came after its will", late.len());
-        for (slot, _) in &wills {
-            read(a, *slot, &format!("will/{slot}"));
-            cluster.until("read", |_| found(a, *slot).is_some()).await;
-            assert_eq!(found(a, *slot), Some(vec!["gone".to_owned()]), "of w{slot}");
-        }
+        wills.iter().for_each(|(slot, _)| read(a, *slot, &format!("will/{slot}")));
+        all_read(&cluster, &wills, "gone").await;
     });
 }
 
