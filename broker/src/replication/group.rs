@@ -87,7 +87,8 @@ impl<S: StateMachine> Group<S> {
     ) -> io::Result<Group<S>> {
         let state = Rc::new(RefCell::new(state));
         let snapshots = Snapshots::new(log.clone());
-        let parts = Parts { node, id, state, log, snapshots, transport, settings, sink };
+        let applied = Rc::default();
+        let parts = Parts { node, id, state, applied, log, snapshots, transport, settings, sink };
         let replica = Replica::start(parts).await?;
         Ok(Group { inner: Rc::new(Inner { replica, incoming: Mutex::default() }) })
     }
@@ -128,6 +129,13 @@ impl<S: StateMachine> Group<S> {
     /// Reads the state. `read` must not propose or wait.
     pub fn with<T>(&self, read: impl FnOnce(&S) -> T) -> T {
         read(&self.inner.replica.parts.state.borrow())
+    }
+
+    /// Whether nothing that was proposed is undecided: this replica alone decides, and what its log has on the disk is in the
+    /// state. While the group [has stopped](Leadership::failed), what is not in the state then never will be, unless it
+    /// is proposed again.
+    pub fn is_settled(&self) -> bool {
+        self.inner.replica.is_settled()
     }
 
     /// Who leads, and every change of it.

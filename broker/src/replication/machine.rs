@@ -43,7 +43,7 @@ pub struct Position {
 
 /// Called on every replica after each entry, in log order: where it stands, then the effects. Only the leader of that
 /// very term carries them out. Called with `None` after a snapshot has replaced the state; a replica that its disk has
-/// stopped goes back to its snapshot (`None`) and applies what follows anew.
+/// stopped goes back to its snapshot (`None`) and applies what follows anew, unless it is the only voter.
 pub type EffectSink<E> = Rc<dyn Fn(Position, Option<Vec<E>>)>;
 
 fn position(id: &LogId) -> Position {
@@ -72,49 +72,60 @@ impl SnapshotRule {
 
 pub(super) struct Machine<S: StateMachine> {
     state: Rc<RefCell<S>>,
+    applied: Rc<RefCell<Applied>>,
     snapshots: Snapshots,
     sink: EffectSink<S::Effect>,
     rule: SnapshotRule,
-    last_applied: Option<LogId>,
+}
+
+/// How far the state is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Applied {
+    pub last: Option<LogId>,
     membership: Membership,
     /// What was applied since the last snapshot.
     entries: u64,
     log_bytes: u64,
 }
 
+impl Applied {
+    fn count(&mut self, entry: &[u8]) {
+        self.entries += 1;
+        self.log_bytes += entry.len() as u64;
+    }
+}
+
 impl<S: StateMachine> Machine<S> {
-    /// Goes on from the group's snapshot on disk, if there is one.
-    pub(super) async fn recover(
+    /// Goes on from the state, which is that after the entries `applied`.
+    pub(super) fn new(
         state: Rc<RefCell<S>>,
+        applied: Rc<RefCell<Applied>>,
         snapshots: Snapshots,
         sink: EffectSink<S::Effect>,
         rule: SnapshotRule,
-    ) -> io::Result<Machine<S>> {
-        let mut machine = Machine {
-            state,
-            snapshots,
-            sink,
-            rule,
-            last_applied: None,
-            membership: Membership::default(),
-            entries: 0,
-            log_bytes: 0,
-        };
-        if let Some((meta, stored)) = machine.snapshots.recover().await? {
-            machine.replace(&meta, &stored.data)?;
+    ) -> Machine<S> {
+        Machine { state, applied, snapshots, sink, rule }
+    }
+
+    /// Goes on from the group's snapshot on disk, if there is one; the state must be that before the first entry.
+    pub(super) async fn recover(self) -> io::Result<Machine<S>> {
+        *self.applied.borrow_mut() = Applied::default();
+        if let Some((meta, stored)) = self.snapshots.recover().await? {
+            self.replace(&meta, &stored.data)?;
         }
-        Ok(machine)
+        Ok(self)
     }
 
     /// The last entry that is in the state.
     pub(super) fn last_applied(&self) -> Option<LogId> {
-        self.last_applied
+        self.applied.borrow().last
     }
 
-    fn replace(&mut self, meta: &Meta, bytes: &Bytes) -> io::Result<()> {
+    fn replace(&self, meta: &Meta, bytes: &Bytes) -> io::Result<()> {
         self.state.borrow_mut().restore(bytes)?;
-        self.last_applied = meta.last_log_id;
-        self.membership = meta.last_membership.clone();
+        let mut applied = self.applied.borrow_mut();
+        applied.last = meta.last_log_id;
+        applied.membership = meta.last_membership.clone();
         (self.sink)(meta.last_log_id.as_ref().map(position).unwrap_or_default(), None);
         Ok(())
     }
@@ -125,7 +136,8 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, Membership)> {
-        Ok((self.last_applied, self.membership.clone()))
+        let applied = self.applied.borrow();
+        Ok((applied.last, applied.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
@@ -134,18 +146,17 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            self.last_applied = Some(entry.log_id);
+            self.applied.borrow_mut().last = Some(entry.log_id);
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(command) => {
-                    self.entries += 1;
-                    self.log_bytes += command.0.len() as u64;
+                    self.applied.borrow_mut().count(&command.0);
                     let mut effects = Vec::new();
                     self.state.borrow_mut().apply(entry.log_id.index(), &command.0, &mut effects);
                     (self.sink)(position(&entry.log_id), Some(effects));
                 }
                 EntryPayload::Membership(membership) => {
-                    self.membership = Membership::new(Some(entry.log_id), membership);
+                    self.applied.borrow_mut().membership = Membership::new(Some(entry.log_id), membership);
                 }
             }
             if let Some(responder) = responder {
@@ -156,17 +167,21 @@ impl<S: StateMachine> RaftStateMachine<Types> for Machine<S> {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        if !force && !self.rule.is_due(self.entries, self.log_bytes, self.snapshots.bytes()) {
-            return None;
+        {
+            let mut applied = self.applied.borrow_mut();
+            if !force && !self.rule.is_due(applied.entries, applied.log_bytes, self.snapshots.bytes()) {
+                return None;
+            }
+            (applied.entries, applied.log_bytes) = (0, 0);
         }
-        (self.entries, self.log_bytes) = (0, 0);
         Some(self.get_snapshot_builder().await)
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let applied = self.applied.borrow();
         SnapshotBuilder {
             snapshots: self.snapshots.clone(),
-            meta: Meta { last_log_id: self.last_applied, last_membership: self.membership.clone() },
+            meta: Meta { last_log_id: applied.last, last_membership: applied.membership.clone() },
             image: self.state.borrow().snapshot(),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! `openraft` stops a group for good at the first storage error, which is right: what could not be written must never be
 //! acknowledged. A disk that was full has space again some day, so the replica goes back to its log and tries again, with
-//! pauses. What it applies anew is told to the sink anew.
+//! pauses. What it applies anew is told to the sink anew; a sole voter goes on from the state that it has.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -16,12 +16,12 @@ use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::{Mutex, watch};
 
 use super::log::RaftLog;
-use super::machine::{EffectSink, Machine, StateMachine};
+use super::machine::{Applied, EffectSink, Machine, StateMachine};
 use super::network::{Network, Transport};
 use super::raft::Types;
 use super::settings::Settings;
 use super::snapshot::Snapshots;
-use super::standing::{Leadership, leads_alone};
+use super::standing::{Leadership, is_sole_voter, leads_alone};
 use crate::identity::{GroupId, NodeId};
 use crate::storage::{Claim, GroupLog};
 
@@ -38,6 +38,8 @@ pub(super) struct Parts<S: StateMachine> {
     pub node: NodeId,
     pub id: GroupId,
     pub state: Rc<RefCell<S>>,
+    /// How far `state` is.
+    pub applied: Rc<RefCell<Applied>>,
     pub log: GroupLog,
     pub snapshots: Snapshots,
     pub transport: Rc<dyn Transport>,
@@ -46,13 +48,18 @@ pub(super) struct Parts<S: StateMachine> {
 }
 
 impl<S: StateMachine> Parts<S> {
-    async fn open(&self) -> io::Result<Running<S>> {
+    /// Opens the replica: from the state as it is, or else from its snapshot.
+    async fn open(&self, keeps_state: bool) -> io::Result<Running<S>> {
         if let Some(damage) = self.log.damage() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, damage.reason));
         }
         let config = Arc::new(self.settings.config(self.id).map_err(io::Error::other)?);
         let rule = self.settings.snapshot_rule();
-        let machine = Machine::recover(self.state.clone(), self.snapshots.clone(), self.sink.clone(), rule).await?;
+        let (state, applied) = (self.state.clone(), self.applied.clone());
+        let mut machine = Machine::new(state, applied, self.snapshots.clone(), self.sink.clone(), rule);
+        if !keeps_state {
+            machine = machine.recover().await?;
+        }
         let network = Network { group: self.id, transport: self.transport.clone() };
         let log = RaftLog::new(self.log.clone());
         if let Some(purged) = log.purged()?.filter(|purged| machine.last_applied() < Some(*purged)) {
@@ -82,7 +89,7 @@ impl<S: StateMachine> Replica<S> {
     pub(super) async fn start(parts: Parts<S>) -> io::Result<Rc<Replica<S>>> {
         let claim = RefCell::new(Some(parts.log.claim()?));
         let fresh = parts.state.borrow().snapshot().to_bytes();
-        let raft = parts.open().await?;
+        let raft = parts.open(false).await?;
         let (leadership, _) = watch::channel(Leadership::read(&raft.metrics().borrow_watched()));
         let replica = Rc::new(Replica {
             parts,
@@ -104,6 +111,20 @@ impl<S: StateMachine> Replica<S> {
 
     pub(super) fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.subscribe()
+    }
+
+    /// See [`Group::is_settled`](super::Group::is_settled).
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_sole_voter() && self.applied_index() == self.parts.log.next_index().checked_sub(1)
+    }
+
+    /// Whether nobody else decides what is committed, and the log says what this one has.
+    fn is_sole_voter(&self) -> bool {
+        is_sole_voter(&self.raft().metrics().borrow_watched()) && self.parts.log.is_sound()
+    }
+
+    fn applied_index(&self) -> Option<u64> {
+        self.parts.applied.borrow().last.map(|id| id.index())
     }
 
     pub(super) async fn stop(&self) {
@@ -129,11 +150,19 @@ impl<S: StateMachine> Replica<S> {
         if self.stopped.get() {
             return Ok(());
         }
+        // The one that has stopped may still be at what was committed before.
+        if Rc::strong_count(&self.parts.applied) > 1 {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the state machine has not stopped yet"));
+        }
         // A write that fails now would only stop the replica again.
         self.parts.log.save(PROBE, Bytes::new()).await?;
-        self.parts.state.borrow_mut().restore(&self.fresh)?;
-        (self.parts.sink)(Default::default(), None);
-        let raft = self.parts.open().await?;
+        // Of a sole voter only what was durable here is in the state; others may have had an entry before this one.
+        let keeps_state = self.is_sole_voter() && self.applied_index() < Some(self.parts.log.next_index());
+        if !keeps_state {
+            self.parts.state.borrow_mut().restore(&self.fresh)?;
+            (self.parts.sink)(Default::default(), None);
+        }
+        let raft = self.parts.open(keeps_state).await?;
         *self.raft.borrow_mut() = raft;
         Ok(())
     }

@@ -63,6 +63,11 @@ impl Leadership {
     }
 }
 
+/// Whether nobody else decides what is committed, nor will by what this replica's log has.
+pub(super) fn is_sole_voter(metrics: &RaftMetrics<Types>) -> bool {
+    metrics.membership_config.membership().voter_ids().eq([metrics.id])
+}
+
 /// Whether this replica leads a group that has no other member.
 pub(super) fn leads_alone(metrics: &RaftMetrics<Types>) -> bool {
     let membership = metrics.membership_config.membership();

@@ -48,8 +48,8 @@ impl StoreBuilder<Types, RaftLog, Machine<Counter>> for Builder {
         let group = log.group(GroupId(1));
         let state = Rc::new(RefCell::new(Counter::default()));
         let rule = SnapshotRule { entries: 1, log_bytes: 1, entries_max: 16 };
-        let machine = Machine::recover(state, Snapshots::new(group.clone()), Rc::new(|_, _| {}), rule);
-        Ok(((), RaftLog::new(group), machine.await.unwrap()))
+        let machine = Machine::new(state, Rc::default(), Snapshots::new(group.clone()), Rc::new(|_, _| {}), rule);
+        Ok(((), RaftLog::new(group), machine.recover().await.unwrap()))
     }
 }
 

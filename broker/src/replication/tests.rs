@@ -394,6 +394,32 @@ fn a_leader_with_a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_spac
 }
 
 #[test]
+fn a_sole_voter_with_hardly_any_space_knows_what_it_has() {
+    simulate(11, async |nodes| {
+        let group = nodes.start(1).await;
+        group.initialize(&set([1])).await.unwrap();
+        nodes.write("a").await;
+        let disk = nodes.disks.borrow()[&NodeId(1)].clone();
+        // What fits: nothing, a small record, some of what an election takes.
+        for room in (0..=600).step_by(50) {
+            disk.set_capacity_bytes(disk.used_bytes() + room);
+            let refused = group.propose(Bytes::from(vec![b'x'; 10_000])).await;
+            assert!(refused.is_err(), "{room} bytes");
+            let end = tokio::time::Instant::now() + Duration::from_secs(12);
+            while tokio::time::Instant::now() < end {
+                assert_eq!(history(&group), ["a"], "{room} bytes");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            within(10, || group.is_settled().then_some(())).await;
+        }
+        disk.set_capacity_bytes(u64::MAX);
+        within(20, || group.leadership().borrow().ready.then_some(())).await;
+        group.propose(Bytes::from_static(b"b")).await.unwrap();
+        assert_eq!(history(&group), ["a", "b"]);
+    });
+}
+
+#[test]
 fn a_follower_with_a_full_disk_holds_nobody_up_and_catches_up_later() {
     simulate(9, async |nodes| {
         let leader = three(&nodes).await;

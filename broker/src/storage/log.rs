@@ -435,6 +435,12 @@ impl GroupLog {
         Some(Damage { group: self.id, reason })
     }
 
+    /// Whether what can be read here is what is on the disk: nothing is damaged, and no write failed so that nobody knows what
+    /// came of it.
+    pub fn is_sound(&self) -> bool {
+        self.damage().is_none() && !matches!(self.shared().state.borrow().health, Health::Failed(_))
+    }
+
     /// Whoever knows what the bytes mean has found, in words, that some of them are missing.
     pub fn condemn(&self, reason: String) {
         self.shared().state.borrow_mut().group(self.id).damage.get_or_insert(reason);
