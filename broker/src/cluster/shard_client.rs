@@ -8,7 +8,7 @@ use super::retained_rounds::Scope;
 use crate::identity::{ConnectionId, NodeId, ShardId};
 use crate::limits;
 use crate::message::Message;
-use crate::shard::{Command, Destination, Spread};
+use crate::shard::{Command, Destination, Outcome, Refusal, Spread};
 
 /// Bytes of commands in one frame, about.
 const FRAME_BYTES: usize = 64 << 10;
@@ -40,6 +40,24 @@ pub(super) enum Waiter {
     Deletion(u64),
     /// A connection that puts retained messages into its session's queue.
     Enqueue { connection: ConnectionId, token: u32 },
+}
+
+impl Waiter {
+    /// Whether a client waits for it to be stored, and can be told that it is not.
+    fn is_a_client(&self) -> bool {
+        matches!(self, Waiter::Open(_) | Waiter::Subscribe { .. } | Waiter::Publish(_) | Waiter::PublishOnce { .. })
+    }
+}
+
+/// What became of a command that was not answered.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Fate {
+    /// It is stored, or may be.
+    Undecided,
+    /// What it asks for is stored, and so it can be answered.
+    Settled(Outcome),
+    /// Nobody has it.
+    Lost(Refusal),
 }
 
 #[derive(Debug)]
@@ -137,6 +155,27 @@ impl ShardClient {
     pub(super) fn withdraw_publishes(&mut self) -> Vec<Waiter> {
         let publishes = self.queue.iter_mut().flatten().filter(|waiting| matches!(waiting.waiter, Waiter::Publish(_)));
         publishes.map(|waiting| std::mem::replace(&mut waiting.waiter, Waiter::Nobody)).collect()
+    }
+
+    /// Lets go who waits, by what became of each command; gives them and their answers. What is lost leaves the stream.
+    pub(super) fn settle(&mut self, fate: impl Fn(u64, &Command) -> Fate) -> Vec<(Waiter, Outcome)> {
+        let mut settled = Vec::new();
+        for (seq, place) in (self.answered + 1..).zip(&mut self.queue) {
+            let Some(waiting) = place.as_mut().filter(|waiting| waiting.waiter.is_a_client()) else { continue };
+            let outcome = match fate(seq, &waiting.command) {
+                Fate::Undecided => continue,
+                Fate::Settled(outcome) => outcome,
+                Fate::Lost(refusal) => {
+                    // Its number is taken: the shard goes by that.
+                    let lost = std::mem::replace(&mut waiting.command, Command::Tick);
+                    self.bytes = self.bytes - command_bytes(&lost) + command_bytes(&Command::Tick);
+                    self.keeping.remove(&seq);
+                    Outcome::Refused(refusal)
+                }
+            };
+            settled.push((std::mem::replace(&mut waiting.waiter, Waiter::Nobody), outcome));
+        }
+        settled
     }
 
     /// Everything unanswered is to be sent again.
@@ -337,6 +376,31 @@ mod tests {
         assert!(client.is_full());
         client.answer(2);
         assert!(!client.is_full());
+    }
+
+    #[test]
+    fn what_is_lost_leaves_the_stream_and_its_number_stays() {
+        let mut client = ShardClient::default();
+        client.leader_known(NodeId(1), 1);
+        let publish = |bytes| Command::Publish(Message { payload: vec![0; bytes].into(), ..Message::default() });
+        client.push(SHARD, publish(100), Waiter::Publish(1));
+        client.push(SHARD, publish(200), Waiter::Publish(2));
+        client.push(SHARD, Command::Retain(Message::default()), Waiter::Publish(3));
+        client.push(SHARD, publish(300), Waiter::Nobody);
+        let settled = client.settle(|seq, command| match (seq, command) {
+            (1, Command::Publish(_)) => Fate::Settled(Outcome::Stored(1)),
+            (2, Command::Publish(_)) => Fate::Undecided,
+            _ => Fate::Lost(Refusal::Quota),
+        });
+        let refused = Outcome::Refused(Refusal::Quota);
+        assert_eq!(settled, [(Waiter::Publish(1), Outcome::Stored(1)), (Waiter::Publish(3), refused)]);
+        assert_eq!(client.last_kept(None), None, "it is not under way any more");
+        let commands = client.take_unsent();
+        assert_eq!(numbers(&commands), [1, 2, 3, 4]);
+        assert_eq!(commands[2].1, Command::Tick);
+        assert_eq!(client.bytes, commands.iter().map(|(_, command)| command_bytes(command)).sum::<usize>());
+        assert_eq!(client.answer(1), Some((publish(100), Waiter::Nobody)));
+        assert_eq!(client.answer(2), Some((publish(200), Waiter::Publish(2))));
     }
 
     #[test]

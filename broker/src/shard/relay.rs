@@ -231,6 +231,12 @@ impl Shard {
 
 /// What the shard's leader reads.
 impl Shard {
+    /// Whether a session has an open exchange of this packet id; if so, whether its message is everywhere.
+    pub fn exchange(&self, client_id: &ClientId, packet_id: u16) -> Option<bool> {
+        let exchange = self.sessions.get(client_id)?.lasting.exchanges.get(&packet_id)?;
+        Some(exchange.pending.is_none())
+    }
+
     /// Everybody that something is on its way to.
     pub fn destinations(&self) -> Vec<Destination> {
         let outboxes = self.traffic.outboxes.iter();

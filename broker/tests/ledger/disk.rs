@@ -2,8 +2,10 @@
 //!
 //! The data directory is on a small file system in memory, mounted in a namespace of the broker's own.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -99,7 +101,7 @@ async fn subscribe(dial: &Dial) -> Result<Receiver> {
 async fn assert_stored(dial: &Dial, acknowledged: &[Vec<u8>]) -> Result<()> {
     let (mut sender, mut receiver, present) = connect(dial, &identity("stored", Version::V5, true)).await?;
     ensure!(present, "the session is gone");
-    let mut missing: std::collections::BTreeSet<&[u8]> = acknowledged.iter().map(Vec::as_slice).collect();
+    let mut missing: BTreeSet<&[u8]> = acknowledged.iter().map(Vec::as_slice).collect();
     let deadline = Instant::now() + PATIENCE;
     while !missing.is_empty() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -158,6 +160,149 @@ pub async fn a_full_disk_refuses_and_recovers() -> Result<()> {
     nodes[0].until_storage("healthy").await?;
     nodes[0].check()?;
     assert_stored(&dial, &acknowledged).await
+}
+
+/// A client with a persistent session that publishes at QoS 2, and uses the packet ids of what was refused again at once.
+struct Exact {
+    sender: Sender,
+    receiver: Receiver,
+    /// Not in use.
+    ids: Vec<u16>,
+    /// Released, and not yet completed.
+    releasing: BTreeSet<u16>,
+    /// Numbers of the messages.
+    acknowledged: BTreeSet<usize>,
+    refused: BTreeSet<usize>,
+}
+
+impl Exact {
+    async fn connect(dial: &Dial) -> Result<Exact> {
+        let (sender, receiver, _) = connect(dial, &identity("exact", Version::V5, true)).await?;
+        let (acknowledged, refused) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Exact {
+            sender,
+            receiver,
+            ids: (1..=200).rev().collect(),
+            releasing: BTreeSet::new(),
+            acknowledged,
+            refused,
+        })
+    }
+
+    /// Publishes these at once, and releases what is acknowledged.
+    async fn publish(&mut self, numbers: Range<usize>) -> Result<()> {
+        let mut waiting = VecDeque::new();
+        for number in numbers {
+            let id = self.ids.pop().context("out of packet ids")?;
+            self.sender.publish(QoS::ExactlyOnce, false, id, STORED, &payload(number)).await?;
+            waiting.push_back((id, number));
+        }
+        while let Some((id, number)) = waiting.front().copied() {
+            match self.next().await.with_context(|| format!("message {number} is not answered"))? {
+                Event::PubRec { packet_id, reason } if packet_id == id => match reason {
+                    ReasonCode::SUCCESS => {
+                        self.acknowledged.insert(number);
+                        self.releasing.insert(id);
+                        self.sender.release(id).await?;
+                    }
+                    ReasonCode::QUOTA_EXCEEDED => {
+                        self.refused.insert(number);
+                        self.ids.push(id);
+                    }
+                    other => bail!("message {number} is refused with {other:?}"),
+                },
+                other => bail!("instead of the PUBREC of {id}: {other:?}"),
+            }
+            waiting.pop_front();
+        }
+        Ok(())
+    }
+
+    /// The next event that is no PUBCOMP.
+    async fn next(&mut self) -> Result<Event> {
+        loop {
+            match timeout(PATIENCE, self.receiver.next()).await?? {
+                Event::PubComp { packet_id } => {
+                    ensure!(self.releasing.remove(&packet_id), "{packet_id} is not being released");
+                    self.ids.push(packet_id);
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Subscribes to more than what may be left of the disk; gives the reason codes.
+    async fn subscribe(&mut self) -> Result<BTreeSet<u8>> {
+        let filters: Vec<String> = ('a'..='h').map(|name| format!("disk/{name}{}", "x".repeat(5_000))).collect();
+        let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+        self.sender.subscribe(9, QoS::ExactlyOnce, &filters).await?;
+        match self.next().await.context("no SUBACK")? {
+            Event::SubAck { codes } => Ok(codes.into_iter().collect()),
+            other => bail!("instead of a SUBACK: {other:?}"),
+        }
+    }
+}
+
+/// At QoS 2 as well nothing waits for space: what is refused is nowhere, and its packet id is free.
+pub async fn a_full_disk_refuses_exactly_once() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut nodes = cluster::start_on_small_disks(directory.path(), 1, &[0])?;
+    nodes[0].until_ready().await?;
+    let dial = nodes[0].dial();
+    let (mut sender, mut receiver, _) = connect(&dial, &identity("stored", Version::V5, true)).await?;
+    sender.subscribe(1, QoS::ExactlyOnce, &[STORED]).await?;
+    ensure!(matches!(receiver.next().await?, Event::SubAck { .. }), "no SUBACK");
+    sender.disconnect().await?;
+    let mut exact = Exact::connect(&dial).await?;
+    exact.publish(0..8).await?;
+    ensure!(exact.refused.is_empty(), "it is not full yet");
+    let filler = fill(&nodes[0])?;
+    // Some are still stored by the publisher's shard, and find no space in that of the session that they are for.
+    let length = fs::metadata(&filler)?.len();
+    File::options().write(true).open(&filler)?.set_len(length - (24 << 10))?;
+    let mut from = 8;
+    while exact.refused.len() < 40 && from < 120 {
+        exact.publish(from..from + 8).await?;
+        from += 8;
+    }
+    ensure!(exact.refused.len() >= 40, "only {} publishes were refused", exact.refused.len());
+    nodes[0].until_storage("full").await?;
+    let codes = exact.subscribe().await?;
+    ensure!(codes == BTreeSet::from([ReasonCode::QUOTA_EXCEEDED.0]), "SUBSCRIBE is answered with {codes:x?}");
+    fs::remove_file(filler)?;
+    let deadline = Instant::now() + READY_TIMEOUT;
+    let before = exact.acknowledged.len();
+    while exact.acknowledged.len() < before + 20 {
+        ensure!(Instant::now() < deadline, "nothing is stored although there is space");
+        exact.publish(from..from + 4).await?;
+        from += 4;
+        if !exact.refused.is_empty() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let codes = exact.subscribe().await?;
+    ensure!(codes == BTreeSet::from([2]), "SUBSCRIBE is answered with {codes:x?}");
+    nodes[0].check()?;
+
+    let (mut sender, mut receiver, present) = connect(&dial, &identity("stored", Version::V5, true)).await?;
+    ensure!(present, "the session is gone");
+    // What comes last tells that the others have come.
+    exact.publish(from..from + 1).await?;
+    ensure!(exact.acknowledged.contains(&from), "there is space");
+    let mut got = Vec::new();
+    while got.last() != Some(&from) {
+        match timeout(PATIENCE, receiver.next()).await.with_context(|| format!("{} messages came", got.len()))?? {
+            Event::Publish { packet_id, payload, .. } => {
+                got.push(std::str::from_utf8(&payload[..8])?.parse()?);
+                sender.receive(packet_id).await?;
+            }
+            Event::PubRel { packet_id } => sender.complete(packet_id).await?,
+            other => bail!("instead of a message: {other:?}"),
+        }
+    }
+    let expected: Vec<usize> = exact.acknowledged.into_iter().collect();
+    ensure!(got == expected, "acknowledged: {expected:?}, received: {got:?}");
+    Ok(())
 }
 
 /// Publishes until one is stored; gives its number.

@@ -297,6 +297,11 @@ fn a_full_disk_refuses_acknowledgements_and_recovers_by_itself() {
 }
 
 #[test]
+fn a_full_disk_refuses_what_is_published_exactly_once() {
+    run(disk::a_full_disk_refuses_exactly_once());
+}
+
+#[test]
 fn one_full_disk_of_three_loses_nothing() {
     run(disk::one_full_disk_of_three_loses_nothing());
 }

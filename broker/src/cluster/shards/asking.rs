@@ -2,12 +2,12 @@
 
 use super::{PendingPublish, PublishOrigin, ShardRooms};
 use crate::cluster::retained_reads::Question;
-use crate::cluster::shard_client::{ShardClient, Waiter};
+use crate::cluster::shard_client::{Fate, ShardClient, Waiter};
 use crate::cluster::shard_frames::ShardFrame;
 use crate::door::{Recipients, RouteOwner, Targets, ToWorker};
 use crate::identity::{NodeId, ShardId};
 use crate::message::Message;
-use crate::shard::{Ack, Close, CloseCause, Command, Outcome, Refusal};
+use crate::shard::{Ack, Close, CloseCause, Command, Expected, Outcome, PublishOnce, Refusal, Shard};
 
 impl ShardRooms {
     pub(super) fn answered(&self, shard: ShardId, seq: u64, outcome: Outcome) {
@@ -47,11 +47,7 @@ impl ShardRooms {
                 }
             }
             Waiter::Relay { from, to, number } => self.relay_answered(from, to, number, &outcome),
-            Waiter::Publish(key) => match outcome {
-                Outcome::Stored(count) => self.publish_part(key, count, None),
-                Outcome::Refused(refusal) => self.publish_part(key, 0, Some(refusal)),
-                _ => self.publish_part(key, 0, Some(Refusal::Unavailable)),
-            },
+            Waiter::Publish(key) => self.publish_answered(key, &outcome),
             Waiter::Enqueue { connection, token } => {
                 self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
             }
@@ -175,6 +171,14 @@ impl ShardRooms {
         !self.forgets_what_is_under_way && self.around.mesh.protocol() >= 3
     }
 
+    fn publish_answered(&self, key: u64, outcome: &Outcome) {
+        match outcome {
+            Outcome::Stored(count) => self.publish_part(key, *count, None),
+            Outcome::Refused(refusal) => self.publish_part(key, 0, Some(*refusal)),
+            _ => self.publish_part(key, 0, Some(Refusal::Unavailable)),
+        }
+    }
+
     /// One part of a publish is done; the last one answers whoever waits (K1).
     pub(super) fn publish_part(&self, key: u64, stored: u32, refused: Option<Refusal>) {
         let mut publishes = self.publishes.borrow_mut();
@@ -205,15 +209,40 @@ impl ShardRooms {
         group.is_some_and(|group| group.leadership().borrow().failed.is_some())
     }
 
-    /// Refuses what waits for a shard whose disk takes nothing. It may still be stored, like anything unacknowledged.
+    /// Refuses what waits for a shard whose disk takes nothing. Where other members may have it, it may still be stored, like
+    /// anything unacknowledged; but then the packet id of a QoS 2 message must not be used again, so that one waits for
+    /// whoever leads next.
     pub(super) fn withdraw(&self, shard: ShardId) {
-        let withdrawn = self.clients.borrow_mut().get_mut(&shard).map(|client| {
-            let opens = client.withdraw_opens();
-            opens.into_iter().chain(client.withdraw_publishes()).collect::<Vec<_>>()
-        });
-        for waiter in withdrawn.into_iter().flatten() {
-            self.refuse(waiter, Refusal::Quota);
+        let mut settled = Vec::new();
+        if let Some(client) = self.clients.borrow_mut().get_mut(&shard) {
+            self.with_settled(shard, |state| {
+                let Expected::Next(next) = state.expected(self.around.mesh.me()) else { return };
+                settled = client.settle(|seq, command| match command {
+                    Command::PublishOnce(publish) => exchange_fate(state, publish),
+                    _ if seq < next => Fate::Undecided,
+                    _ => Fate::Lost(Refusal::Quota),
+                });
+            });
+            let unknown = client.withdraw_opens().into_iter().chain(client.withdraw_publishes());
+            settled.extend(unknown.map(|waiter| (waiter, Outcome::Refused(Refusal::Quota))));
         }
+        for (waiter, outcome) in settled {
+            self.settle(waiter, outcome);
+        }
+    }
+
+    /// Whether a PUBLISH of QoS 2 is refused before it is numbered: it is new, and the disk takes nothing.
+    pub(super) fn refuses_once(&self, shard: ShardId, publish: &PublishOnce) -> bool {
+        let lost = |state: &Shard| matches!(exchange_fate(state, publish), Fate::Lost(_));
+        self.is_full(shard) || (self.cannot_write(shard) && self.with_settled(shard, lost) == Some(true))
+    }
+
+    /// Reads the state of a shard if nobody but this node decides what is in it, and nothing that was proposed is undecided.
+    fn with_settled<T>(&self, shard: ShardId, read: impl FnOnce(&Shard) -> T) -> Option<T> {
+        let hosted = self.hosted.borrow();
+        let hosted = hosted.get(&shard).filter(|hosted| hosted.leader.is_none())?;
+        let group = hosted.group.as_ref().filter(|group| group.is_settled())?;
+        Some(group.with(read))
     }
 
     pub(super) fn is_full(&self, shard: ShardId) -> bool {
@@ -222,7 +251,11 @@ impl ShardRooms {
 
     /// Lets somebody go whose command has no more hope.
     pub(super) fn refuse(&self, waiter: Waiter, refusal: Refusal) {
-        let outcome = Outcome::Refused(refusal);
+        self.settle(waiter, Outcome::Refused(refusal));
+    }
+
+    /// Answers somebody for whose command nothing else is to be done.
+    fn settle(&self, waiter: Waiter, outcome: Outcome) {
         match waiter {
             Waiter::Nobody | Waiter::Acknowledge(_) | Waiter::Withdrawn => {}
             Waiter::Deletion(key) => self.deleted(key, &outcome),
@@ -238,7 +271,7 @@ impl ShardRooms {
             Waiter::Subscribe { connection, token } => {
                 self.to_worker(connection, ToWorker::Subscribed { connection, token, outcome });
             }
-            Waiter::Publish(key) => self.publish_part(key, 0, Some(refusal)),
+            Waiter::Publish(key) => self.publish_answered(key, &outcome),
             Waiter::Enqueue { connection, token } => {
                 self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
             }
@@ -257,5 +290,15 @@ impl ShardRooms {
     pub(super) fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
         let known = self.clients.borrow().get(&shard).and_then(|client| client.leader);
         known.or_else(|| self.around.directory.leader(shard)).map(|(leader, _)| leader)
+    }
+}
+
+/// What became of a PUBLISH of QoS 2, by a state that has all that is stored.
+fn exchange_fate(state: &Shard, publish: &PublishOnce) -> Fate {
+    match state.exchange(&publish.client_id, publish.packet_id) {
+        None => Fate::Lost(Refusal::Quota),
+        // Its shard has it and sees to the rest. Only what is to be retained must be seen by whoever subscribes next (K8).
+        Some(everywhere) if everywhere || !publish.message.retain => Fate::Settled(Outcome::Stored(1)),
+        Some(_) => Fate::Undecided,
     }
 }

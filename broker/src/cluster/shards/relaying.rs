@@ -22,7 +22,7 @@ impl ShardRooms {
     ) {
         let waiter = Waiter::PublishOnce { connection, token };
         let Some(own) = self.shard_of(&publish.client_id) else { return self.refuse(waiter, Refusal::Unavailable) };
-        if self.is_full(own) {
+        if self.refuses_once(own, &publish) {
             let outcome = Outcome::Refused(Refusal::Quota);
             return self.to_worker(connection, ToWorker::Published { connection, token, outcome });
         }
