@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use foldhash::SharedSeed;
+use foldhash::fast::FoldHasher;
 use serde::{Deserialize, Serialize};
 
 /// A client identifier as the client or the server chose it ([MQTT-3.1.3-5]).
@@ -104,30 +105,29 @@ pub fn stable_hash(bytes: &[u8]) -> u64 {
     hash ^ (hash >> 33)
 }
 
-/// The state of the project's hash maps: fixed, so that a simulation repeats itself. Keys from clients go into maps
-/// that are bounded (`limits`), and iteration order never reaches the wire or the log.
+/// The state of the project's hash maps: keyed ([`HashSeed`]), since clients choose what goes into them. Iteration order never
+/// reaches the wire or the log.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct FixedHash;
+pub struct KeyedHash;
 
-impl BuildHasher for FixedHash {
-    type Hasher = foldhash::fast::FoldHasher<'static>;
+impl BuildHasher for KeyedHash {
+    type Hasher = FoldHasher<'static>;
 
     fn build_hasher(&self) -> Self::Hasher {
-        foldhash::fast::FixedState::with_seed(0x6d71_7474).build_hasher()
+        HashSeed::get().hasher()
     }
 }
 
-/// A hash map with [`FixedHash`].
-pub type Map<K, V> = hashbrown::HashMap<K, V, FixedHash>;
+/// A hash map with [`KeyedHash`].
+pub type Map<K, V> = hashbrown::HashMap<K, V, KeyedHash>;
 
-/// Hashes one value with [`FixedHash`].
-pub fn fixed_hash(bytes: &[u8]) -> u64 {
-    let mut hasher = FixedHash.build_hasher();
-    hasher.write(bytes);
-    hasher.finish()
+/// Hashes `bytes` with [`KeyedHash`].
+#[inline]
+pub fn keyed_hash(bytes: &[u8]) -> u64 {
+    HashSeed::get().hash(bytes)
 }
 
-/// What hashes are keyed with where others choose the bytes and many alike would cost: tries.
+/// What hashes are keyed with: others choose the bytes, and many alike would cost.
 #[derive(Debug)]
 pub struct HashSeed {
     first: u64,
@@ -155,9 +155,14 @@ impl HashSeed {
     /// Hashes `bytes`.
     #[inline]
     pub fn hash(&self, bytes: &[u8]) -> u64 {
-        let mut hasher = foldhash::fast::FoldHasher::with_seed(self.first, &self.others);
+        let mut hasher = self.hasher();
         hasher.write(bytes);
         hasher.finish()
+    }
+
+    #[inline]
+    fn hasher(&self) -> FoldHasher<'_> {
+        FoldHasher::with_seed(self.first, &self.others)
     }
 }
 

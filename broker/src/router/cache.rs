@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::ValueId;
 use super::levels::{literal_run, split_level};
 use crate::door::Targets;
-use crate::identity::fixed_hash;
+use crate::identity::keyed_hash;
 use crate::limits::{TOPIC_CACHE_FILTERS_MAX, TOPIC_CACHE_TOPIC_BYTES_MAX, TOPIC_CACHE_TOPICS_MAX};
 
 /// How many parts of the trie are told apart.
@@ -75,7 +75,7 @@ impl TopicCache {
 
     /// The answer for `topic`; `fill` finds it when it isn't known.
     pub(super) fn get_or_fill(&mut self, topic: &str, fill: impl FnOnce(&mut Matches)) -> &Matches {
-        let hash = fixed_hash(topic.as_bytes());
+        let hash = keyed_hash(topic.as_bytes());
         let place = &mut self.places[hash as usize % TOPIC_CACHE_TOPICS_MAX];
         let known = match place {
             Some(matches) if *matches.topic == *topic => {
@@ -122,9 +122,9 @@ fn part(hash: u64) -> u16 {
 /// The part that a filter's changes touch: exactly its topic, or what lies under its first literal levels.
 fn part_of_filter(filter: &str) -> u16 {
     match literal_run(filter) {
-        (_, None) => part(fixed_hash(filter.as_bytes())),
+        (_, None) => part(keyed_hash(filter.as_bytes())),
         (None, Some(_)) => EVERYWHERE,
-        (Some(run), Some(_)) => part(fixed_hash(first_levels(run, PART_LEVELS).as_bytes())),
+        (Some(run), Some(_)) => part(keyed_hash(first_levels(run, PART_LEVELS).as_bytes())),
     }
 }
 
@@ -132,7 +132,7 @@ fn part_of_filter(filter: &str) -> u16 {
 fn parts_of_topic(topic: &str, hash: u64) -> [u16; PART_LEVELS + 2] {
     let mut parts = [EVERYWHERE; PART_LEVELS + 2];
     for (levels, place) in parts.iter_mut().enumerate().take(PART_LEVELS + 1).skip(1) {
-        *place = part(fixed_hash(first_levels(topic, levels).as_bytes()));
+        *place = part(keyed_hash(first_levels(topic, levels).as_bytes()));
     }
     parts[PART_LEVELS + 1] = part(hash);
     parts

@@ -9,7 +9,7 @@ use super::command::{Holder, Will};
 use super::exchanges::OpenExchanges;
 use super::owed::Owed;
 use super::queue::Queue;
-use crate::identity::{ClientId, fixed_hash};
+use crate::identity::{ClientId, keyed_hash};
 use crate::limits;
 use crate::message::SubscriptionOptions;
 use crate::seldom::{Nothing, Seldom};
@@ -112,7 +112,7 @@ impl Sessions {
 }
 
 fn hash(client_id: &str) -> u64 {
-    fixed_hash(client_id.as_bytes())
+    keyed_hash(client_id.as_bytes())
 }
 
 /// A session whose client is connected.
