@@ -9,10 +9,11 @@ use tokio::time::Instant;
 use super::Room;
 use super::membership::LEASE;
 use crate::cluster::asks::{Ask, Reply};
-use crate::cluster::control::{ControlAnswer, ControlCommand};
+use crate::cluster::control::{Control, ControlAnswer, ControlCommand};
 use crate::cluster::placement;
-use crate::cluster::status::{DamagedReplica, Overview, Stage, Status};
+use crate::cluster::status::{DamagedReplica, Overview, Report, Stage, Status};
 use crate::identity::{GroupId, NodeId, Origin};
+use crate::replication::Group;
 use crate::storage::Health;
 
 /// A member that has not renewed for this long is declared unreachable. Longer than its lease, so that it has stopped
@@ -28,53 +29,50 @@ const FULL_FOR: Duration = Duration::from_secs(10);
 impl Room {
     /// Answers a question, if this node leads the group that it is for.
     pub(super) async fn reply(self: &Rc<Self>, ask: Ask) -> Reply {
-        if let Ask::TakeOut { group, origin } = ask {
-            return self.take_out(group, origin).await;
-        }
-        let control = self.control.borrow().clone();
-        let Some(control) = control else { return Reply::NotLeader(None) };
-        let leadership = control.leadership().borrow().clone();
-        if !leadership.ready {
-            return Reply::NotLeader(leadership.leader.filter(|leader| *leader != self.myself().node));
-        }
         let command = match ask {
-            Ask::Renew(origin, report) => {
-                // Only a leader that a majority still follows may grant anything.
-                if control.linearizable().await.is_err() {
-                    return Reply::NotLeader(None);
-                }
-                self.keep_heard(leadership.term, Instant::now());
-                let standing = control.with(|control| {
-                    let member = control.members.get(&origin.node)?;
-                    Some((
-                        member.origin == origin,
-                        member.unreachable || member.origin.incarnation > origin.incarnation,
-                    ))
-                });
-                match standing {
-                    Some((true, false)) => {}
-                    Some((_, true)) => return Reply::Control(ControlAnswer::Over),
-                    Some((false, false)) => return Reply::Control(ControlAnswer::Unknown),
-                    None if control.with(|control| control.left.contains_key(&origin.node)) => {
-                        return Reply::Control(ControlAnswer::Left);
-                    }
-                    None => return Reply::Control(ControlAnswer::Unknown),
-                }
-                if self.dismissed.borrow().contains_key(&origin) {
-                    return Reply::NotLeader(None);
-                }
-                self.heard.borrow_mut().insert(origin, (Instant::now(), report));
-                return Reply::Renewed(self.gather());
-            }
+            Ask::TakeOut { group, origin } => return self.take_out(group, origin).await,
+            Ask::Renew(origin, report) => return self.renew(origin, report).await.unwrap_or_else(Reply::NotLeader),
             Ask::Join(joiner) => ControlCommand::Join(joiner),
             Ask::Goodbye(origin) => ControlCommand::Unreachable(origin),
             Ask::Leave { name, leaving } => ControlCommand::Leave { name, leaving },
-            Ask::TakeOut { .. } => return Reply::NotLeader(None),
         };
-        match self.propose(command).await {
-            Some(answer) => Reply::Control(answer),
-            None => Reply::NotLeader(None),
+        if let Err(leader) = self.led_control() {
+            return Reply::NotLeader(leader);
         }
+        self.propose(command).await.map_or(Reply::NotLeader(None), Reply::Control)
+    }
+
+    /// The control group and its term, if this node leads it; else who does, if that is known.
+    fn led_control(&self) -> Result<(Group<Control>, u64), Option<NodeId>> {
+        let control = self.control.borrow().clone().ok_or(None)?;
+        let leadership = control.leadership().borrow().clone();
+        match leadership.ready {
+            true => Ok((control, leadership.term)),
+            false => Err(leadership.leader.filter(|leader| *leader != self.myself().node)),
+        }
+    }
+
+    async fn renew(&self, origin: Origin, report: Report) -> Result<Reply, Option<NodeId>> {
+        let (control, term) = self.led_control()?;
+        // Only a leader that a majority still follows may grant anything.
+        control.linearizable().await.map_err(|_| None)?;
+        self.keep_heard(term, Instant::now());
+        let refusal = control.with(|control| match control.members.get(&origin.node) {
+            Some(member) if member.unreachable || member.origin.incarnation > origin.incarnation => {
+                Some(ControlAnswer::Over)
+            }
+            Some(member) if member.origin == origin => None,
+            None if control.left.contains_key(&origin.node) => Some(ControlAnswer::Left),
+            _ => Some(ControlAnswer::Unknown),
+        });
+        if let Some(refusal) = refusal {
+            return Ok(Reply::Control(refusal));
+        }
+        if self.dismissed.borrow().contains_key(&origin) {
+            return Err(None);
+        }
+        self.heard.borrow_mut().insert(origin, (Instant::now(), report));
+        Ok(Reply::Renewed(self.gather()))
     }
 
     /// What was heard in an earlier term, or before this node stood still, says nothing about now: everybody has a whole
