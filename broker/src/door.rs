@@ -10,12 +10,48 @@ use smallvec::SmallVec;
 use crate::identity::{ClientId, ConnectionId, NodeId, ShardId};
 use crate::message::{Message, QoS, Subscription};
 use crate::shard::{Ack, Close, Delivery, Evicted, Open, Outcome, Place};
+use crate::share::Loan;
 
 /// Where a message must go beyond the worker that read it.
 pub type Targets = SmallVec<[RouteOwner; 4]>;
 
 /// The members of shared subscriptions that a message is for, and where they are. Empty for most.
-pub type Recipients = Vec<(RouteOwner, Arc<str>)>;
+pub type Recipients = Vec<Recipient>;
+
+/// A member of a shared subscription that a message is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// Where it is.
+    pub owner: RouteOwner,
+    /// Its text.
+    pub text: Arc<str>,
+    /// Its session ends with its connection, and others of the subscription keep what was acknowledged (K1): it is lent the
+    /// message, and this one has it else.
+    pub heir: Option<Heir>,
+}
+
+/// A member that is a persistent session, and takes more than QoS 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heir {
+    /// Of the session.
+    pub shard: ShardId,
+    /// Its text.
+    pub text: Arc<str>,
+}
+
+/// What became of a loan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The member's client has acknowledged it, or nothing more is owed to it: it expired, or is too large, or goes at QoS 0.
+    Done,
+    /// The member takes it at QoS 2: once this is stored nobody else gets it ([MQTT-4.8.2-5]), and it comes again as
+    /// [`ToWorker::Forward`], to be sent.
+    Begun(Message),
+    /// The member has gone: somebody else's.
+    Returned,
+    /// The member does not keep up: somebody else's, but not at once.
+    Unwanted,
+}
 
 /// Who wants the messages of a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -202,8 +238,10 @@ pub enum ToCluster {
         token: u64,
         /// One for each, in order: the member, and where it is (this node's workers as [`RouteOwner::Node`]). Empty while this
         /// node does not serve: it may not know all members.
-        chosen: Vec<Option<(RouteOwner, Arc<str>)>>,
+        chosen: Vec<Option<Recipient>>,
     },
+    /// What became of what [`ToWorker::Lend`] brought. Each once.
+    Loans(Vec<(Loan, Fate)>),
     /// A subscriber reads the retained messages that match its filter. Answered by [`ToWorker::Retained`], a piece at a time.
     ReadRetained {
         /// Who asks.
@@ -335,6 +373,13 @@ pub enum ToWorker {
     },
     /// Messages from another worker or node for this worker's connected subscribers.
     Forward(Vec<Message>),
+    /// A message that a shard has lent to a member of a shared subscription that is, or was, on this worker.
+    Lend {
+        /// To be told of by [`ToCluster::Loans`].
+        loan: Loan,
+        /// It names the member.
+        message: Message,
+    },
     /// Whom is a message of the broker's own (a will) for? Answered by [`ToCluster::Originated`].
     Originate {
         /// Comes back with the answer.

@@ -147,6 +147,13 @@ pub const SHARD_EVICTIONS_MAX: usize = 65_536;
 /// exceeded.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
+/// Messages that one shard has lent to one member of a shared subscription; fewer than may wait for a client by default. At
+/// the bound the next goes to a persistent member.
+pub const MEMBER_LOANS_ITEMS_MAX: usize = 512;
+/// Bytes of topics, properties and payloads of them, the last one not counted; policy as above.
+pub const MEMBER_LOANS_BYTES_MAX: usize = 512 << 10;
+/// Bytes of all that one shard has lent, the last one not counted; policy as above.
+pub const SHARD_LOANS_BYTES_MAX: usize = 64 << 20;
 /// Sessions with shared subscriptions that are looked at before others have their turn.
 pub const SHARING_SESSIONS_PER_LOOK_MAX: usize = 4096;
 /// Messages of shared subscriptions that are handed to other members at once.

@@ -20,7 +20,7 @@ use crate::door::{RouteChange, RouteOwner, Targets};
 
 pub use filters::ValueId;
 pub use level_map::LevelMap;
-pub use shares::{Choice, Group};
+pub use shares::{Choice, Chosen, Group};
 pub use subscribers::{Subscriber, Subscribers};
 pub use trie::Trie;
 

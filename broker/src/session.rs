@@ -22,6 +22,7 @@ use crate::message::{Message, QoS};
 use crate::protocol::{ReasonCode, Version, Why, Words};
 use crate::seldom::{Nothing, Seldom};
 use crate::shard::{Ack, Delivery};
+use crate::share::Loan;
 
 pub use aliases::{Aliases, TopicAlias};
 pub use backlog::{Backlog, BacklogBounds, Identifiers, Waiting};
@@ -92,11 +93,14 @@ pub struct Rare {
     pub exchanges: Seldom<Exchanges>,
     acks: Vec<Ack>,
     lent: Option<Box<Lent>>,
+    /// Loans that the client has acknowledged.
+    returned: Vec<Loan>,
     aliases: Option<Box<Aliases>>,
 }
 
 impl Nothing for Rare {
-    const NOTHING: &'static Self = &Rare { exchanges: Seldom::NONE, acks: Vec::new(), lent: None, aliases: None };
+    const NOTHING: &'static Self =
+        &Rare { exchanges: Seldom::NONE, acks: Vec::new(), lent: None, returned: Vec::new(), aliases: None };
 
     fn nothing() -> Self {
         Rare::default()
@@ -181,8 +185,8 @@ impl Session {
         }
     }
 
-    /// Keeps a message until it can be sent; returns how many were dropped for it.
-    pub fn wait(&mut self, waiting: Waiting, bounds: BacklogBounds) -> u64 {
+    /// Keeps a message until it can be sent; returns how many were dropped for it, and itself if it is among them.
+    pub fn wait(&mut self, waiting: Waiting, bounds: BacklogBounds) -> (u64, Option<Waiting>) {
         self.backlog.get_or_insert_default().push(waiting, bounds)
     }
 
@@ -201,7 +205,7 @@ impl Session {
         };
         let packet_id = (next.qos != QoS::AtMostOnce).then(|| self.window.send(next.qos));
         if let (Some(packet_id), true) = (packet_id, next.message.recipient.is_some()) {
-            self.lend(packet_id, next.qos, &next.message);
+            self.lend(packet_id, next.qos, &next.message, next.loan);
         }
         Some((next, packet_id))
     }
@@ -283,14 +287,24 @@ impl Session {
 
     /// Keeps a message of a shared subscription that was sent under this packet id, in case the client goes without having
     /// acknowledged it. One of QoS 2 goes to nobody else once it was sent ([MQTT-4.8.2-5]).
-    pub fn lend(&mut self, packet_id: u16, qos: QoS, message: &Rc<Message>) {
+    pub fn lend(&mut self, packet_id: u16, qos: QoS, message: &Rc<Message>, loan: Option<Loan>) {
         if qos == QoS::AtLeastOnce {
-            self.rare.lent.get_or_insert_default().put(packet_id, message.clone());
+            self.rare.lent.get_or_insert_default().put(packet_id, message.clone(), loan);
         }
     }
 
+    /// Whether [`Session::take_returned_loans`] gives any.
+    pub fn has_returned_loans(&self) -> bool {
+        !self.rare.returned.is_empty()
+    }
+
+    /// The loans that the client has acknowledged since this was last asked.
+    pub fn take_returned_loans(&mut self) -> Vec<Loan> {
+        self.rare.if_any().map(|rare| std::mem::take(&mut rare.returned)).unwrap_or_default()
+    }
+
     /// What the client leaves of shared subscriptions: somebody else's, in the order it was for this one.
-    pub fn take_unfinished(&mut self) -> Vec<Rc<Message>> {
+    pub fn take_unfinished(&mut self) -> Vec<(Rc<Message>, Option<Loan>)> {
         let lent = self.rare.if_any().and_then(|rare| rare.lent.take());
         let mut unfinished = lent.map(|lent| lent.into_messages()).unwrap_or_default();
         if let Some(backlog) = &mut self.backlog {
@@ -321,9 +335,11 @@ impl Session {
     fn is_returned(&mut self, packet_id: u16) {
         if let Some(rare) = self.rare.if_any()
             && let Some(lent) = &mut rare.lent
-            && lent.remove(packet_id)
         {
-            rare.lent = None;
+            rare.returned.extend(lent.remove(packet_id));
+            if lent.is_empty() {
+                rare.lent = None;
+            }
         }
     }
 

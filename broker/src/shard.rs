@@ -9,6 +9,7 @@ mod evictions;
 mod exchanges;
 mod fences;
 mod inspection;
+mod loans;
 mod machine;
 mod owed;
 mod queue;

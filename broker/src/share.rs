@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::identity::{Incarnation, ShardId};
+
 /// What every shared subscription's filter begins with.
 const PREFIX: &str = "$share/";
 /// Between the filter and the rest of a member's text: no string of MQTT has it ([MQTT-1.5.4-2]).
@@ -98,6 +100,18 @@ impl<'a> Member<'a> {
     pub fn text(&self) -> Arc<str> {
         format!("{}{SEPARATOR}{}{}", self.subscription, self.kind.letter(), self.client_id).into()
     }
+}
+
+/// A message that a shard has lent to a member whose session ends with its connection: it keeps the message until it is told
+/// what became of it, or the node's run is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loan {
+    /// Whose.
+    pub shard: ShardId,
+    /// The run of the node that it was lent to.
+    pub run: Incarnation,
+    /// Its number among what that run was lent by the shard.
+    pub number: u64,
 }
 
 /// What topics are matched against, if this is the filter of a shared subscription.

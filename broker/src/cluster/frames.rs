@@ -13,8 +13,8 @@ use crate::message::Message;
 
 /// Version of this protocol. From 2 on shards fence off what older connections of a publisher left on its way, and nodes are
 /// asked what they have under way for retained messages; from 3 on each retained message names the connection that published
-/// it. Nothing is said that a member does not understand.
-pub const PROTOCOL: u16 = 3;
+/// it; from 4 on shards lend messages to members of shared subscriptions. Nothing is said that a member does not understand.
+pub const PROTOCOL: u16 = 4;
 
 /// The oldest version that is spoken with.
 pub const PROTOCOL_MIN: u16 = 1;

@@ -18,6 +18,7 @@ use crate::identity::{ClientId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::Message;
 use crate::replication::{Settings, Transport};
 use crate::shard::{Page, StoredSession, Totals};
+use crate::share::Loan;
 use crate::storage::Log;
 
 pub use crate::replication::LocalFuture;
@@ -185,4 +186,7 @@ pub trait Workers {
 
     /// Queues a message for the workers whose connected subscribers want it.
     fn hand_over(&self, message: Message);
+
+    /// A loan to the member that the message names. What becomes of it is told by [`ToCluster::Loans`].
+    fn lend(&self, loan: Loan, message: Message);
 }

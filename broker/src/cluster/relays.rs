@@ -48,7 +48,7 @@ impl Relays {
 
     /// The link to a node is new: what was on its way is lost.
     pub(super) fn rewind_node(&mut self, node: NodeId) {
-        self.cursors.retain(|to, _| !matches!(to, Destination::Node(run) if run.node == node));
+        self.cursors.retain(|to, _| to.run().is_none_or(|run| run.node != node));
     }
 
     /// Called at intervals; gives whom to send to. A node that has taken nothing since the last call is sent everything
@@ -58,7 +58,7 @@ impl Relays {
         self.cursors.retain(|to, _| destinations.contains(to));
         for to in &destinations {
             let first = shard.first_leaving(*to);
-            if let (Destination::Node(_), Some(cursor)) = (to, self.cursors.get_mut(to))
+            if let (Some(_), Some(cursor)) = (to.run(), self.cursors.get_mut(to))
                 && std::mem::replace(&mut cursor.first_at_tick, first) == first
             {
                 cursor.next = first;

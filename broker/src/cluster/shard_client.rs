@@ -38,6 +38,8 @@ pub(super) enum Waiter {
     HandOver { shard: ShardId, term: u64 },
     /// An administrator, by a key.
     Deletion(u64),
+    /// Members that take these at QoS 2, once nobody else can get them.
+    Begun(Vec<Message>),
     /// A connection that puts retained messages into its session's queue.
     Enqueue { connection: ConnectionId, token: u32 },
 }
@@ -237,7 +239,7 @@ fn keeper(shard: ShardId, command: &Command) -> Option<ShardId> {
     };
     let elsewhere = |to: &Destination| match to {
         Destination::Keeper(keeper) => Some(*keeper),
-        Destination::Shard(_) | Destination::Node(_) => None,
+        Destination::Shard(_) | Destination::Node(_) | Destination::Borrower(_) => None,
     };
     if spread.keep { Some(shard) } else { spread.destinations.iter().find_map(elsewhere) }
 }
@@ -254,6 +256,8 @@ pub(super) fn command_bytes(command: &Command) -> usize {
         Command::PublishOnce(publish) => {
             64 + publish.client_id.len() + message_bytes(&publish.message) + spread_bytes(&publish.spread)
         }
+        Command::Lend { message, heir, .. } => 96 + message_bytes(message) + heir.len(),
+        Command::EndLoans { done, returned } => 32 + (done.len() + returned.len()) * 8,
         Command::Relayed(relayed) => 16 + relayed.len() * 24,
         Command::HandOver(hand_overs) => 16 + hand_overs.len() * 128,
         Command::Open(open) => {

@@ -50,6 +50,11 @@ pub(super) enum ShardFrame {
     AskOutboxes { shard: ShardId, number: u64, scope: Scope },
     /// The answer.
     OutboxesKept { shard: ShardId, number: u64 },
+    /// From a leader to a run of a node: a message that the shard lends to a member of a shared subscription there. This and the
+    /// next only while every member speaks protocol 4.
+    Lend { shard: ShardId, to: Incarnation, number: u64, message: Message },
+    /// The answer: that run has everything up to this number.
+    Lent { shard: ShardId, to: Incarnation, number: u64 },
 }
 
 impl ShardFrame {

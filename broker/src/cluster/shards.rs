@@ -9,6 +9,7 @@ mod handing;
 mod inspecting;
 mod keeping;
 mod leading;
+mod lending;
 mod relaying;
 
 use std::cell::{Cell, RefCell};
@@ -23,6 +24,7 @@ use tokio::sync::{Notify, oneshot};
 
 use self::handing::Choosing;
 use self::inspecting::{Inspection, Listing};
+use self::lending::EndedLoans;
 use super::mesh::{LocalFuture, Shards, Surroundings};
 use super::relays::Relays;
 use super::replica::{Replica, replica_of};
@@ -78,6 +80,10 @@ pub struct ShardRooms {
     runs: RefCell<BTreeMap<NodeId, Incarnation>>,
     /// The last number that this run has taken from the outbox of each shard.
     taken: RefCell<BTreeMap<ShardId, u64>>,
+    /// The last number of what each shard has lent to this run.
+    borrowed: RefCell<BTreeMap<ShardId, u64>>,
+    /// What became of that, until the end of the turn.
+    ended_loans: RefCell<EndedLoans>,
     /// What has arrived from the outboxes of shards that this node leads, until the end of the turn.
     arrived: RefCell<BTreeMap<ShardId, Vec<Relayed>>>,
     /// Frames of this node to itself, until the end of the turn.
@@ -129,6 +135,8 @@ impl ShardRooms {
             forgets_what_is_under_way: faults::breaks_k8(),
             runs: RefCell::default(),
             taken: RefCell::default(),
+            borrowed: RefCell::default(),
+            ended_loans: RefCell::default(),
             arrived: RefCell::default(),
             inbox: RefCell::default(),
             work: Notify::new(),
@@ -193,6 +201,7 @@ impl ShardRooms {
         for (shard, relayed) in arrived {
             self.push(shard, Command::Relayed(relayed), Waiter::Nobody);
         }
+        self.end_loans();
         self.answer_under_way();
         let mut frames = Vec::new();
         for (shard, client) in self.clients.borrow_mut().iter_mut() {
@@ -231,6 +240,7 @@ impl ShardRooms {
         }
         self.ask_to_inspect();
         self.forget_listings();
+        self.ended_loans.borrow_mut().tick();
         self.tick_rounds();
         let questions = self.reads.borrow_mut().ask_again();
         for question in questions {
@@ -303,6 +313,11 @@ impl ShardRooms {
             ShardFrame::Relay { shard, to, number, message } => self.relayed_here(from, shard, to, number, message),
             ShardFrame::Relayed { shard, to, number } => {
                 let to = Destination::Node(Origin { node: from.node, incarnation: to });
+                self.has_arrived(shard, Relayed { to, number, refused: None });
+            }
+            ShardFrame::Lend { shard, to, number, message } => self.lent_here(from, shard, to, number, message),
+            ShardFrame::Lent { shard, to, number } => {
+                let to = Destination::Borrower(Origin { node: from.node, incarnation: to });
                 self.has_arrived(shard, Relayed { to, number, refused: None });
             }
             ShardFrame::ReadRetained { shard, read, filter, after } => {
@@ -380,6 +395,7 @@ impl Shards for ShardRooms {
                 self.publish(origin, epoch, message, &targets, recipients);
             }
             ToCluster::Chosen { token, chosen } => self.chosen(token, chosen),
+            ToCluster::Loans(ended) => self.loans_ended(ended),
             ToCluster::Originated { token, reach } => self.fire_will(token, reach),
             ToCluster::PublishOnce { connection, token, client_id, epoch, packet_id, message, targets, recipients } => {
                 let publish = PublishOnce { client_id, epoch, packet_id, message, spread: Spread::default() };
@@ -493,6 +509,7 @@ impl Shards for ShardRooms {
             self.carry_out(shard, evictions.into_iter().filter(theirs));
             self.with_led(shard, |_, leader| leader.relays.rewind_node(peer.node));
             self.relay(shard, Destination::Node(peer));
+            self.relay(shard, Destination::Borrower(peer));
         }
         self.work.notify_one();
     }
@@ -532,6 +549,8 @@ impl Shards for ShardRooms {
 
     fn begin_run(&self) {
         self.taken.borrow_mut().clear();
+        self.borrowed.borrow_mut().clear();
+        self.ended_loans.take();
         let mut unanswered = Vec::new();
         self.reads.borrow_mut().clear();
         self.rounds.borrow_mut().end();

@@ -7,8 +7,8 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::{Subscriber, Trie, ValueId};
-use crate::door::{RouteChange, RouteOwner};
-use crate::identity::{Map, stable_hash};
+use crate::door::{Heir, Recipient, RouteChange, RouteOwner};
+use crate::identity::{Map, NodeId, stable_hash};
 use crate::message::QoS;
 use crate::share::{Kind, Member, Strategy, shared_filter};
 
@@ -57,9 +57,30 @@ pub struct Choice<'c> {
     pub random: &'c mut SmallRng,
 }
 
+/// The member that was chosen.
+pub struct Chosen<'g> {
+    /// Where it is.
+    pub owner: RouteOwner,
+    /// Its text.
+    pub text: &'g Arc<str>,
+    /// See [`Recipient::heir`].
+    pub heir: Option<Heir>,
+}
+
+impl Chosen<'_> {
+    /// As who is beyond the worker that chose, which is on `node`, knows it.
+    pub fn recipient(self, node: NodeId) -> Recipient {
+        let owner = match self.owner {
+            RouteOwner::Worker(_) => RouteOwner::Node(node),
+            owner => owner,
+        };
+        Recipient { owner, text: self.text.clone(), heir: self.heir }
+    }
+}
+
 impl Group {
-    /// The member for a message, and where it is. `None` if there is none that takes it.
-    pub fn choose(&self, choice: &mut Choice<'_>) -> Option<(RouteOwner, &Arc<str>)> {
+    /// The member for a message. `None` if there is none that takes it.
+    pub fn choose(&self, choice: &mut Choice<'_>) -> Option<Chosen<'_>> {
         let served_late = choice.qos > QoS::AtMostOnce;
         let connected = if served_late { &self.connected } else { &self.fleeting };
         let (first, second): (&[Seat], &[Seat]) = match self.ephemeral.is_empty() && connected.is_empty() {
@@ -83,7 +104,23 @@ impl Group {
             Strategy::HashClient => best(stable_hash(choice.publisher.as_bytes())),
             Strategy::HashTopic => best(stable_hash(choice.topic.as_bytes())),
         };
-        seat.map(|seat| (seat.owner, &seat.text))
+        let seat = seat?;
+        let heir = if served_late { self.heir(seat) } else { None };
+        Some(Chosen { owner: seat.owner, text: &seat.text, heir })
+    }
+
+    /// Who has a message above QoS 0 else that is lent to the member at `seat`: for each such member the same one, as long
+    /// as it is a member, so that its messages come from one shard, in order (K5).
+    fn heir(&self, seat: &Seat) -> Option<Heir> {
+        if matches!(seat.owner, RouteOwner::Shard(_)) {
+            return None;
+        }
+        let persistent = self.connected.iter().chain(&self.away);
+        let heir = persistent.max_by_key(|other| mix(seat.hash, other.hash))?;
+        match heir.owner {
+            RouteOwner::Shard(shard) => Some(Heir { shard, text: heir.text.clone() }),
+            RouteOwner::Worker(_) | RouteOwner::Node(_) => None,
+        }
     }
 
     fn seats(&mut self, kind: Kind) -> &mut Vec<Seat> {
@@ -207,8 +244,8 @@ mod tests {
         fn choose(&mut self, strategy: Strategy, qos: QoS, topic: &str, connected_only: bool) -> Option<String> {
             let Given { shares, random } = self;
             let mut choice = Choice { strategy, qos, topic, publisher: "p", connected_only, random };
-            let (_, text) = shares.group(SUBSCRIPTION)?.choose(&mut choice)?;
-            Member::parse(text).map(|member| member.client_id.to_owned())
+            let chosen = shares.group(SUBSCRIPTION)?.choose(&mut choice)?;
+            Member::parse(chosen.text).map(|member| member.client_id.to_owned())
         }
 
         fn next(&mut self, strategy: Strategy) -> String {

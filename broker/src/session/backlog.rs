@@ -9,6 +9,7 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use crate::message::{Message, QoS};
+use crate::share::Loan;
 
 /// Subscription identifiers of the subscriptions that matched.
 pub type Identifiers = SmallVec<[u32; 2]>;
@@ -24,6 +25,8 @@ pub struct Waiting {
     pub retain: bool,
     /// What to name in a 5.0 PUBLISH.
     pub identifiers: Identifiers,
+    /// A shard has lent it.
+    pub loan: Option<Loan>,
 }
 
 impl Waiting {
@@ -74,16 +77,16 @@ impl Backlog {
         }
     }
 
-    /// Adds a message; returns how many were dropped to stay within `bounds`, itself possibly among them.
-    pub fn push(&mut self, waiting: Waiting, bounds: BacklogBounds) -> u64 {
+    /// Adds a message; returns how many were dropped to stay within `bounds`, and itself if it is among them.
+    pub fn push(&mut self, waiting: Waiting, bounds: BacklogBounds) -> (u64, Option<Waiting>) {
         let bytes = waiting.bytes();
         if bytes > bounds.bytes_max {
-            return 1;
+            return (1, Some(waiting));
         }
         let mut dropped = 0;
         while self.len() >= bounds.items_max || self.bytes + bytes > bounds.bytes_max {
             let Some(oldest) = self.at_most_once.pop_front() else {
-                return dropped + 1;
+                return (dropped + 1, Some(waiting));
             };
             self.bytes -= oldest.bytes();
             dropped += 1;
@@ -93,17 +96,17 @@ impl Backlog {
             QoS::AtMostOnce => self.at_most_once.push_back(waiting),
             QoS::AtLeastOnce | QoS::ExactlyOnce => self.acknowledged.push_back(waiting),
         }
-        dropped
+        (dropped, None)
     }
 
     /// Takes what another member of its shared subscription can be sent.
-    pub fn take_shared(&mut self) -> Vec<Rc<Message>> {
+    pub fn take_shared(&mut self) -> Vec<(Rc<Message>, Option<Loan>)> {
         let (shared, rest) = std::mem::take(&mut self.acknowledged)
             .into_iter()
             .partition::<VecDeque<_>, _>(|waiting| waiting.message.recipient.is_some());
         self.acknowledged = rest;
         self.bytes -= shared.iter().map(Waiting::bytes).sum::<usize>();
-        shared.into_iter().map(|waiting| waiting.message).collect()
+        shared.into_iter().map(|waiting| (waiting.message, waiting.loan)).collect()
     }
 
     /// Whether [`Backlog::pop`] would give something.
@@ -138,6 +141,7 @@ mod tests {
             qos,
             retain: false,
             identifiers: Identifiers::new(),
+            loan: None,
         }
     }
 
@@ -151,14 +155,14 @@ mod tests {
     fn at_the_bound_qos_0_drops_its_oldest_and_qos_1_refuses_the_newest() {
         let bounds = BacklogBounds { items_max: 3, bytes_max: usize::MAX };
         let mut backlog = Backlog::default();
-        assert_eq!(backlog.push(waiting("a", QoS::AtMostOnce), bounds), 0);
-        assert_eq!(backlog.push(waiting("b", QoS::AtMostOnce), bounds), 0);
-        assert_eq!(backlog.push(waiting("1", QoS::AtLeastOnce), bounds), 0);
-        assert_eq!(backlog.push(waiting("c", QoS::AtMostOnce), bounds), 1);
-        assert_eq!(backlog.push(waiting("2", QoS::AtLeastOnce), bounds), 1);
-        assert_eq!(backlog.push(waiting("3", QoS::AtLeastOnce), bounds), 1);
-        assert_eq!(backlog.push(waiting("4", QoS::AtLeastOnce), bounds), 1);
-        assert_eq!(backlog.push(waiting("d", QoS::AtMostOnce), bounds), 1);
+        assert_eq!(backlog.push(waiting("a", QoS::AtMostOnce), bounds).0, 0);
+        assert_eq!(backlog.push(waiting("b", QoS::AtMostOnce), bounds).0, 0);
+        assert_eq!(backlog.push(waiting("1", QoS::AtLeastOnce), bounds).0, 0);
+        assert_eq!(backlog.push(waiting("c", QoS::AtMostOnce), bounds).0, 1);
+        assert_eq!(backlog.push(waiting("2", QoS::AtLeastOnce), bounds).0, 1);
+        assert_eq!(backlog.push(waiting("3", QoS::AtLeastOnce), bounds).0, 1);
+        assert_eq!(backlog.push(waiting("4", QoS::AtLeastOnce), bounds).0, 1);
+        assert_eq!(backlog.push(waiting("d", QoS::AtMostOnce), bounds).0, 1);
         assert_eq!(drain(&mut backlog), ["1", "2", "3"]);
         assert_eq!(backlog.bytes(), 0);
     }
@@ -175,7 +179,7 @@ mod tests {
         assert_eq!(drain(&mut backlog), ["1123456789", "2123456789"]);
         let large = "x".repeat(2 * one);
         backlog.push(waiting("kept", QoS::AtMostOnce), bounds);
-        assert_eq!(backlog.push(waiting(&large, QoS::AtMostOnce), bounds), 1);
+        assert_eq!(backlog.push(waiting(&large, QoS::AtMostOnce), bounds).0, 1);
         assert_eq!(drain(&mut backlog), ["kept"]);
     }
 

@@ -5,28 +5,39 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::message::Message;
+use crate::share::Loan;
 
-/// By packet id, in the order sent.
+/// In the order sent.
 #[derive(Debug, Default)]
-pub struct Lent(VecDeque<(u16, Rc<Message>)>);
+pub struct Lent(VecDeque<Sent>);
+
+#[derive(Debug)]
+struct Sent {
+    packet_id: u16,
+    message: Rc<Message>,
+    loan: Option<Loan>,
+}
 
 impl Lent {
     /// A message was sent.
-    pub fn put(&mut self, packet_id: u16, message: Rc<Message>) {
-        self.0.push_back((packet_id, message));
+    pub fn put(&mut self, packet_id: u16, message: Rc<Message>, loan: Option<Loan>) {
+        self.0.push_back(Sent { packet_id, message, loan });
     }
 
-    /// It is acknowledged. True if that was the last.
-    pub fn remove(&mut self, packet_id: u16) -> bool {
+    /// It is acknowledged. Gives the loan, if a shard has lent it.
+    pub fn remove(&mut self, packet_id: u16) -> Option<Loan> {
         // Mostly the first.
-        if let Some(at) = self.0.iter().position(|(lent, _)| *lent == packet_id) {
-            self.0.remove(at);
-        }
+        let at = self.0.iter().position(|sent| sent.packet_id == packet_id)?;
+        self.0.remove(at)?.loan
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// All of them.
-    pub fn into_messages(self) -> Vec<Rc<Message>> {
-        self.0.into_iter().map(|(_, message)| message).collect()
+    pub fn into_messages(self) -> Vec<(Rc<Message>, Option<Loan>)> {
+        self.0.into_iter().map(|sent| (sent.message, sent.loan)).collect()
     }
 }

@@ -21,7 +21,7 @@ fn session(persistent: bool, receive_maximum: u16) -> Session {
 }
 
 fn waiting(qos: QoS) -> Waiting {
-    Waiting { message: Rc::new(Message::default()), qos, retain: false, identifiers: Identifiers::new() }
+    Waiting { message: Rc::new(Message::default()), qos, retain: false, identifiers: Identifiers::new(), loan: None }
 }
 
 fn delivery(seq: u64) -> Delivery {
@@ -34,7 +34,7 @@ fn no_more_than_receive_maximum_is_in_flight() {
     assert_eq!(session.admit(QoS::AtLeastOnce, true), Admission::Send(Some(2)));
     assert_eq!(session.admit(QoS::AtLeastOnce, true), Admission::Send(Some(3)));
     assert_eq!(session.admit(QoS::AtLeastOnce, true), Admission::Wait);
-    assert_eq!(session.wait(waiting(QoS::AtLeastOnce), BOUNDS), 0);
+    assert_eq!(session.wait(waiting(QoS::AtLeastOnce), BOUNDS).0, 0);
     assert_eq!(session.admit(QoS::AtMostOnce, true), Admission::Send(None));
     assert!(session.next_waiting().is_none());
     assert!(session.acknowledge(3));
@@ -120,14 +120,14 @@ fn what_was_sent_of_a_shared_subscription_is_left_to_others_until_it_is_acknowle
     let mut ids = Vec::new();
     for (topic, qos) in [("1", QoS::AtLeastOnce), ("2", QoS::ExactlyOnce)] {
         let Admission::Send(Some(packet_id)) = session.admit(qos, true) else { panic!("no room") };
-        session.lend(packet_id, qos, &message(topic));
+        session.lend(packet_id, qos, &message(topic), None);
         ids.push(packet_id);
     }
     session.wait(Waiting { message: message("3"), ..waiting(QoS::AtLeastOnce) }, BOUNDS);
     session.wait(waiting(QoS::AtLeastOnce), BOUNDS);
     session.acknowledge(ids[0]);
     assert!(session.next_waiting().is_some(), "the third goes out");
-    let left: Vec<_> = session.take_unfinished().iter().map(|message| message.topic.to_string()).collect();
+    let left: Vec<_> = session.take_unfinished().iter().map(|(message, _)| message.topic.to_string()).collect();
     assert_eq!(left, ["3"]);
     assert!(session.take_unfinished().is_empty());
 }

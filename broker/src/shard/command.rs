@@ -172,6 +172,24 @@ pub enum Command {
         /// By which connection.
         sender: Sender,
     },
+    /// A message above QoS 0 for a member of a shared subscription whose session ends with its connection, while others of the
+    /// subscription are persistent. The shard keeps it until it is told what became of it, or the run is over. Answered as
+    /// [`Command::Publish`] is. Only said when every member reads it, as the next: a broker before protocol 4 passes over it.
+    Lend {
+        /// It names the member.
+        message: Message,
+        /// Where that is connected.
+        to: Origin,
+        /// A persistent member of this shard, which has the message else.
+        heir: Arc<str>,
+    },
+    /// What became of loans to the run that says this, by their numbers.
+    EndLoans {
+        /// Nothing is owed any more.
+        done: Vec<u64>,
+        /// Somebody else's.
+        returned: Vec<u64>,
+    },
 }
 
 /// The connection that a message from an outbox is of.
@@ -254,6 +272,19 @@ pub enum Destination {
     Node(Origin),
     /// The shard that keeps it for its topic.
     Keeper(ShardId),
+    /// Members of shared subscriptions that are connected to this run of a node, and are lent messages. Only while every
+    /// member speaks protocol 4.
+    Borrower(Origin),
+}
+
+impl Destination {
+    /// The run of a node that it is on.
+    pub fn run(&self) -> Option<Origin> {
+        match self {
+            Destination::Node(run) | Destination::Borrower(run) => Some(*run),
+            Destination::Shard(_) | Destination::Keeper(_) => None,
+        }
+    }
 }
 
 /// What became of a message from an outbox.

@@ -120,9 +120,12 @@ impl Traffic {
         self.exchanges
     }
 
-    pub(super) fn put(&mut self, to: Destination, leaving: Leaving) {
+    /// Gives its number in the outbox.
+    pub(super) fn put(&mut self, to: Destination, leaving: Leaving) -> u64 {
         self.bytes += leaving.message.size();
-        self.outboxes.entry(to).or_default().leaving.push_back(leaving);
+        let outbox = self.outboxes.entry(to).or_default();
+        outbox.leaving.push_back(leaving);
+        outbox.first + outbox.leaving.len() as u64 - 1
     }
 
     /// Everything up to `number` is with `to`: what that was, each with its number.
@@ -139,14 +142,19 @@ impl Traffic {
     }
 
     /// The runs of a node up to this one are over: what was on its way there has nobody to go to.
+    /// What was lent is kept elsewhere.
     pub(super) fn forget(&mut self, gone: Origin) -> Vec<Leaving> {
-        let is_over = |to: &Destination| matches!(to, Destination::Node(run) if run.node == gone.node && run.incarnation <= gone.incarnation);
+        let ended = |run: Origin| run.node == gone.node && run.incarnation <= gone.incarnation;
+        let is_over = |to: &Destination| to.run().is_some_and(ended);
         let over: Vec<Destination> = self.outboxes.keys().copied().filter(is_over).collect();
         let mut lost = Vec::new();
         for to in over {
-            lost.extend(self.outboxes.remove(&to).into_iter().flat_map(|outbox| outbox.leaving));
+            let leaving = self.outboxes.remove(&to).map(|outbox| outbox.leaving).unwrap_or_default();
+            self.bytes -= leaving.iter().map(|leaving| leaving.message.size()).sum::<usize>();
+            if matches!(to, Destination::Node(_)) {
+                lost.extend(leaving);
+            }
         }
-        self.bytes -= lost.iter().map(|leaving| leaving.message.size()).sum::<usize>();
         lost
     }
 

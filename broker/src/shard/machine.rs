@@ -9,6 +9,7 @@ use super::command::*;
 use super::evictions::Evictions;
 use super::exchanges::Traffic;
 use super::fences::Fences;
+use super::loans::Loans;
 use super::queue::{Queued, size};
 use super::relay::abandon;
 use super::retained::{Page, Retained};
@@ -43,6 +44,7 @@ pub struct Shard {
     pub(super) refused_retained_full: u64,
     pub(super) fences: Fences,
     pub(super) strays: Strays,
+    pub(super) loans: Loans,
     pub(super) dropped_without_member: u64,
     /// Sessions that have shared subscriptions.
     pub(super) sharing: BTreeSet<ClientId>,
@@ -117,7 +119,9 @@ impl Shard {
                     self.end_run(earlier, effects);
                 }
                 if let (1, Some(before)) = (seq, origin.incarnation.0.checked_sub(1)) {
-                    self.forget_destinations(Origin { incarnation: Incarnation(before), ..origin }, effects);
+                    let before = Origin { incarnation: Incarnation(before), ..origin };
+                    self.forget_destinations(before, effects);
+                    self.forget_borrowers(before, effects);
                 }
                 let is_publish = is_publish(&command);
                 let outcome = self.command(origin, seq, command, effects);
@@ -205,6 +209,7 @@ impl Shard {
                     self.end_run(gone, effects);
                 }
                 self.forget_destinations(gone, effects);
+                self.forget_borrowers(gone, effects);
                 Outcome::Done
             }
             Command::FireWill { client_id, epoch, spread } => self.fire_will(&client_id, epoch, spread, effects),
@@ -232,6 +237,12 @@ impl Shard {
             }),
             Command::KeepRelayed { from, number, message, sender } => {
                 self.relayed_in((from, true), number, |shard| shard.keep_relayed(message, sender))
+            }
+            Command::Lend { message, .. } if !self.has_room_for(&message) => Outcome::Refused(Refusal::Quota),
+            Command::Lend { message, to, heir } => self.lend(to, message, Some(heir), effects),
+            Command::EndLoans { done, returned } => {
+                self.end_loans(origin, &done, &returned, effects);
+                Outcome::Done
             }
             Command::DeleteSession { client_id } => self.delete_session(&client_id, effects),
             Command::HandOver(hand_overs) => self.hand_over(hand_overs, effects),
@@ -448,10 +459,17 @@ impl Shard {
             let outcome = self.begun(&client_id, effects);
             effects.push(Effect::Reply { origin, seq, outcome });
         }
+        // Now nothing is taken for sent that an heir on this very run gets.
+        self.forget_borrowers(gone, effects);
+    }
+
+    fn has_room_for(&self, message: &Message) -> bool {
+        let bytes = self.queued_bytes + self.strays.bytes() + self.loans.bytes();
+        bytes + size(message) <= limits::SHARD_QUEUE_BYTES_MAX
     }
 
     pub(super) fn publish(&mut self, message: Message, effects: &mut Vec<Effect>) -> Outcome {
-        if self.queued_bytes + self.strays.bytes() + size(&message) > limits::SHARD_QUEUE_BYTES_MAX {
+        if !self.has_room_for(&message) {
             return Outcome::Refused(Refusal::Quota);
         }
         if message.recipient.is_some() {
@@ -646,7 +664,10 @@ const QUOTA_EXCEEDED: u8 = 0x97;
 
 /// Whether a command is one message on its first way.
 fn is_publish(command: &Command) -> bool {
-    matches!(command, Command::Publish(_) | Command::Retain(_) | Command::Keep { .. } | Command::KeepAs { .. })
+    matches!(
+        command,
+        Command::Publish(_) | Command::Retain(_) | Command::Keep { .. } | Command::KeepAs { .. } | Command::Lend { .. }
+    )
 }
 
 pub(super) fn held<'s>(sessions: &'s mut Sessions, client_id: &str, epoch: u64) -> Option<&'s mut Session> {

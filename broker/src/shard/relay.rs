@@ -69,7 +69,7 @@ impl Shard {
         let Some(message) = self.wills.fire(client_id, epoch) else { return Outcome::NotFound };
         let behalf = |to| match to {
             Destination::Keeper(_) => Behalf::Over { client_id: client_id.clone(), epoch },
-            Destination::Shard(_) | Destination::Node(_) => Behalf::Nobody,
+            Destination::Shard(_) | Destination::Node(_) | Destination::Borrower(_) => Behalf::Nobody,
         };
         self.spread(message, spread, behalf, effects);
         Outcome::Done
@@ -99,6 +99,12 @@ impl Shard {
         }
         let mut sent = Sent::default();
         for (to, message) in copies {
+            if let Destination::Borrower(run) = to {
+                // Stored here until it is done with, it need not arrive before it is acknowledged.
+                self.lend(run, message.message(), None, effects);
+                sent.stored += 1;
+                continue;
+            }
             // Subscribers of a run that is over are no longer connected.
             if matches!(to, Destination::Node(run) if self.streams.expected(run) == Expected::Nothing) {
                 if message.is_for_one() {

@@ -160,7 +160,7 @@ impl Shard {
         }
     }
 
-    /// What was on its way to a member on a run that is over.
+    /// What has no member any more.
     pub(super) fn stray(&mut self, message: Message) {
         self.strays.put(message);
     }
@@ -188,6 +188,9 @@ impl Shard {
                         moved -= 1;
                     }
                 }
+                Onward::To(Destination::Borrower(run), recipient) => {
+                    self.lend(run, Message { recipient: Some(recipient), ..message }, None, effects);
+                }
                 Onward::To(destination, recipient) => {
                     let message = Stored::new(&self.shelf, &Message { recipient: Some(recipient), ..message });
                     self.traffic.put(destination, Leaving { message, behalf: Behalf::Nobody });
@@ -201,6 +204,7 @@ impl Shard {
     fn takes(&self, to: &Onward) -> bool {
         match to {
             Onward::Nowhere | Onward::Here(_) => true,
+            Onward::To(Destination::Borrower(run), recipient) => self.may_lend(*run, recipient),
             Onward::To(Destination::Node(run), _) if self.streams.expected(*run) == Expected::Nothing => false,
             Onward::To(..) => self.traffic.bytes() < limits::SHARD_OUTBOX_BYTES_MAX,
         }

@@ -12,6 +12,7 @@ use super::command::{Destination, Effect, Entry, Holder, Will};
 use super::evictions::Evictions;
 use super::exchanges::{Behalf, Exchange, Leaving, Outbox, Source, Traffic};
 use super::fences::Fences;
+use super::loans::{LoanRecord, Loans};
 use super::machine::Shard;
 use super::owed::Owed;
 use super::queue::{Queue, Queued};
@@ -27,8 +28,11 @@ use crate::message::{Message, QoS, SubscriptionOptions};
 use crate::replication::{Image, StateMachine};
 
 /// In front of a snapshot. A broker that does not know the version stops the replica and says so.
-const VERSION: u8 = 6;
-/// What a state is written as whose retained messages name no epochs. Brokers before protocol 3 read no other, and no epoch
+const VERSION: u8 = 7;
+/// What a state is written as that lends nothing, and has no outbox for that. Brokers before protocol 4 read no other, and
+/// nothing is lent while one is a member.
+const VERSION_WITHOUT_LOANS: u8 = 6;
+/// What a state is written as whose retained messages name no epochs either. Brokers before protocol 3 read no other, and no epoch
 /// is named while one is a member.
 const VERSION_WITHOUT_EPOCHS: u8 = 5;
 /// What a state is written as that has no fences either; so with brokers before protocol 2.
@@ -39,6 +43,8 @@ type FenceRecords = Vec<(ClientId, u64)>;
 /// Behind that, from version 6 on: by which connections the retained messages were published, in the order of
 /// [`State::retained`].
 type EpochRecords = Vec<u64>;
+/// Behind that, from version 7 on.
+type LoanRecords = Vec<LoanRecord>;
 
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -136,6 +142,7 @@ impl StateMachine for Shard {
         let outboxes =
             outboxes.map(|(to, outbox)| (*to, outbox.first, outbox.leaving.iter().map(&mut leaving).collect()));
         let outboxes = outboxes.collect();
+        let loans: LoanRecords = self.loans.records(|message| messages.place(message));
         let state = State {
             now_ms: self.now_ms,
             streams: self.streams.clone(),
@@ -152,8 +159,10 @@ impl StateMachine for Shard {
             strays: self.strays.clone(),
         };
         let (fences, epochs): (FenceRecords, EpochRecords) = (self.fences.all(), self.retained.epochs());
+        let lends = self.traffic.outboxes.keys().any(|to| matches!(to, Destination::Borrower(_))) || !loans.is_empty();
         let version = match (fences.is_empty(), epochs.iter().any(|epoch| *epoch > 0)) {
-            (_, true) => VERSION,
+            _ if lends => VERSION,
+            (_, true) => VERSION_WITHOUT_LOANS,
             (false, false) => VERSION_WITHOUT_EPOCHS,
             (true, false) => VERSION_WITHOUT_FENCES,
         };
@@ -163,8 +172,11 @@ impl StateMachine for Shard {
         if version >= VERSION_WITHOUT_EPOCHS {
             bytes.extend(postcard::to_stdvec(&fences).unwrap_or_default());
         }
-        if version >= VERSION {
+        if version >= VERSION_WITHOUT_LOANS {
             bytes.extend(postcard::to_stdvec(&epochs).unwrap_or_default());
+        }
+        if version >= VERSION {
+            bytes.extend(postcard::to_stdvec(&loans).unwrap_or_default());
         }
         Image { head: Bytes::from(bytes), kept: messages.places.all }
     }
@@ -178,12 +190,15 @@ impl StateMachine for Shard {
             None => return Err(invalid("it is empty".into())),
         };
         let (state, mut rest) = postcard::take_from_bytes::<State>(rest).map_err(unreadable)?;
-        let (mut fences, mut epochs) = (FenceRecords::new(), EpochRecords::new());
+        let (mut fences, mut epochs, mut loans) = (FenceRecords::new(), EpochRecords::new(), LoanRecords::new());
         if version >= VERSION_WITHOUT_EPOCHS {
             (fences, rest) = postcard::take_from_bytes(rest).map_err(unreadable)?;
         }
-        if version >= VERSION {
+        if version >= VERSION_WITHOUT_LOANS {
             (epochs, rest) = postcard::take_from_bytes(rest).map_err(unreadable)?;
+        }
+        if version >= VERSION {
+            (loans, rest) = postcard::take_from_bytes(rest).map_err(unreadable)?;
         }
         let messages = stored(&self.shelf, &state.messages, bytes.slice_ref(rest))
             .ok_or_else(|| invalid("it is longer or shorter than it says".into()))?;
@@ -202,6 +217,7 @@ impl StateMachine for Shard {
             shard.sessions.insert(session);
         }
         let missing = || invalid("a message is missing".into());
+        shard.loans = Loans::restored(loans, &messages).ok_or_else(missing)?;
         let leaving = |record: LeavingRecord| {
             let message = messages.get(record.message).cloned();
             message.map(|message| Leaving { message, behalf: record.behalf() })

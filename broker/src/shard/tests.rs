@@ -2,6 +2,7 @@
 
 mod exactly_once;
 mod inspection;
+mod loans;
 mod model;
 mod retained;
 mod shares;

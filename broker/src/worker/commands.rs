@@ -51,6 +51,7 @@ impl Core {
                     self.enqueued(timed(connection), token, outcome);
                 }
                 ToWorker::Forward(messages) => self.forward(messages),
+                ToWorker::Lend { loan, message } => self.lend(loan, message),
                 ToWorker::Routes { number, changes } => self.apply_routes(number, &changes),
                 ToWorker::Evict { connection, client_id, epoch, why } => {
                     self.evict(timed(connection), client_id, epoch, why);

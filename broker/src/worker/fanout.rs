@@ -23,7 +23,7 @@ pub(super) struct Reach {
 impl Core {
     /// Delivers to this worker's subscribers and to other workers; says who else must have it.
     pub(super) fn fan_out(&mut self, source: &Source<'_>) -> Reach {
-        let Core { router, table, merging, peers, index, policy, random, .. } = self;
+        let Core { router, table, merging, peers, index, node, policy, random, .. } = self;
         let found = router.find(source.content.topic);
         let mut reach = Reach { here: deliver_here(table, merging, source, found), beyond: None };
         let mut beyond = Targets::new();
@@ -48,21 +48,21 @@ impl Core {
         let mut recipients = Recipients::new();
         for group in found.shared() {
             let mut choice = choice(policy.strategy, source, random);
-            let Some((owner, text)) = group.choose(&mut choice) else { continue };
-            match owner {
-                RouteOwner::Worker(worker) if worker == *index => {
-                    let Some(member) = found.member(text) else { continue };
-                    reach.here |= deliver_to_member(table, source, found.topic(), text, member);
+            let Some(chosen) = group.choose(&mut choice) else { continue };
+            match chosen.owner {
+                RouteOwner::Worker(worker) if worker == *index && chosen.heir.is_none() => {
+                    let Some(member) = found.member(chosen.text) else { continue };
+                    reach.here |= deliver_to_member(table, source, found.topic(), chosen.text, member, None);
                 }
-                RouteOwner::Worker(worker) => {
+                RouteOwner::Worker(worker) if chosen.heir.is_none() => {
                     if let Some(peer) = peers.get_mut(usize::from(worker)) {
-                        peer.messages.push(for_member(source.keep(found.topic()), text));
+                        peer.messages.push(for_member(source.keep(found.topic()), chosen.text));
                         table.counters.forwarded_to_workers += 1;
                         reach.here = true;
                         wait_for_peer |= peer.holds_up(source.publisher);
                     }
                 }
-                RouteOwner::Node(_) | RouteOwner::Shard(_) => recipients.push((owner, text.clone())),
+                _ => recipients.push(chosen.recipient(*node)),
             }
         }
         // Its topic's shard keeps it, whoever wants it now.
@@ -103,11 +103,8 @@ impl Core {
         }
         let mut recipients = Recipients::new();
         for group in found.shared() {
-            match group.choose(&mut choice(policy.strategy, source, random)) {
-                None => {}
-                Some((RouteOwner::Worker(_), text)) => recipients.push((RouteOwner::Node(*node), text.clone())),
-                Some((owner, text)) => recipients.push((owner, text.clone())),
-            }
+            let chosen = group.choose(&mut choice(policy.strategy, source, random));
+            recipients.extend(chosen.map(|chosen| chosen.recipient(*node)));
         }
         (Message::clone(source.keep(found.topic())), targets, recipients)
     }

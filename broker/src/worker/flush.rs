@@ -5,6 +5,7 @@ use std::task::{Context, Poll, Waker};
 use super::core::Core;
 use super::lifetime::acknowledge;
 use crate::connection::{Pauses, State};
+use crate::door::{Fate, ToCluster};
 use crate::identity::ConnectionId;
 use crate::limits::PUMPS_PER_TURN_MAX;
 
@@ -35,6 +36,9 @@ impl Core {
 
     /// Lets the cluster thread have what it is to be told so far.
     pub(super) fn send_to_cluster(&mut self) {
+        if !self.table.loans.is_empty() {
+            self.to_cluster.push(ToCluster::Loans(std::mem::take(&mut self.table.loans)));
+        }
         if !self.to_cluster.is_empty() {
             // Without a cluster thread the node is ending.
             let _ = self.cluster.send(std::mem::take(&mut self.to_cluster));
@@ -88,6 +92,10 @@ impl Core {
                 reading = drained && session.readings.is_some();
                 if let Some(acknowledge) = acknowledge(id, session) {
                     self.to_cluster.push(acknowledge);
+                }
+                if session.has_returned_loans() {
+                    let done = session.take_returned_loans().into_iter().map(|loan| (loan, Fate::Done));
+                    self.table.loans.extend(done);
                 }
                 // It takes more at once than a turn allows: go on in the next.
                 if empty && !drained && session.may_send_waiting() {

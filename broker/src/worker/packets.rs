@@ -171,6 +171,7 @@ impl Core {
             publisher: Some(timed),
             publisher_id: &publisher_id,
             shared: false,
+            loan: None,
             kept: OnceCell::new(),
         };
         if once {
@@ -291,7 +292,7 @@ impl Core {
         };
         let known = session.acknowledge(acknowledgement.packet_id);
         let waits = !session.nothing_waits();
-        if known && (waits || session.terms.persistent) {
+        if known && (waits || session.terms.persistent || session.has_returned_loans()) {
             // The flush passes on the acknowledgement and sends what waited for it.
             self.table.mark_dirty(slot);
             self.flush_soon();

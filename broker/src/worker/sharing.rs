@@ -9,11 +9,11 @@ use rand::rngs::SmallRng;
 use super::core::Core;
 use super::table::{Source, Table};
 use crate::connection::{Content, Payload};
-use crate::door::{Recipients, RouteOwner, Targets, ToCluster, Wanted};
+use crate::door::{Fate, Recipients, RouteOwner, Targets, ToCluster, Wanted};
 use crate::identity::ConnectionId;
 use crate::message::{Message, QoS, Subscription};
-use crate::router::{Choice, Subscriber};
-use crate::share::{Kind, Member, Strategy, shared_filter};
+use crate::router::{Choice, Chosen, Subscriber};
+use crate::share::{Kind, Loan, Member, Strategy, shared_filter};
 
 /// Nobody: who passes a message on does not wait for an answer.
 const NOBODY: ConnectionId = ConnectionId { worker: 0, slot: u32::MAX, generation: 0 };
@@ -29,19 +29,24 @@ pub(super) fn for_member(message: &Message, text: &Arc<str>) -> Message {
     Message { recipient: Some(text.clone()), ..message.clone() }
 }
 
-/// Delivers to a member on this worker. False if it is not there.
+/// Delivers to a member on this worker. False if it is not there; then nothing becomes of `loan`.
 pub(super) fn deliver_to_member(
     table: &mut Table,
     source: &Source<'_>,
     topic: &Arc<str>,
     text: &Arc<str>,
     member: &Subscriber,
+    loan: Option<Loan>,
 ) -> bool {
     let identifier = [member.identifier];
     let identifiers = if member.identifier == 0 { &[][..] } else { &identifier };
     table.layouts.begin();
     if source.qos == QoS::AtMostOnce || member.qos == QoS::AtMostOnce {
-        return table.deliver(source, topic, member, identifiers);
+        let delivered = table.deliver(source, topic, member, identifiers);
+        if let (true, Some(loan)) = (delivered, loan) {
+            table.loans.push((loan, Fate::Done));
+        }
+        return delivered;
     }
     // Kept until it is acknowledged.
     let message = Rc::new(for_member(source.keep(topic), text));
@@ -54,6 +59,7 @@ pub(super) fn deliver_to_member(
         publisher: source.publisher,
         publisher_id: source.publisher_id,
         shared: true,
+        loan,
         kept: OnceCell::from(message.clone()),
     };
     table.deliver(&source, topic, member, identifiers)
@@ -105,9 +111,24 @@ impl Core {
     pub(super) fn forward_to_member(&mut self, message: Message) {
         let text = message.recipient.clone().unwrap_or_default();
         match self.router.member(&text).copied() {
-            Some(member) => self.hand_to(message, &text, &member),
+            Some(member) => {
+                self.hand_to(message, &text, &member, None);
+            }
             None => self.pass_on(message),
         }
+    }
+
+    /// A message that a shard has lent to a member that was on this worker when it was sent.
+    pub(super) fn lend(&mut self, loan: Loan, message: Message) {
+        let text = message.recipient.clone().unwrap_or_default();
+        match self.router.member(&text).copied() {
+            Some(member) if member.qos.min(message.qos) == QoS::ExactlyOnce => {
+                self.table.loans.push((loan, Fate::Begun(message)));
+            }
+            Some(member) if self.hand_to(message, &text, &member, Some(loan)) => {}
+            _ => self.table.loans.push((loan, Fate::Returned)),
+        }
+        self.flush_soon();
     }
 
     /// Finds another member for a message of a shared subscription; its own has gone.
@@ -115,21 +136,24 @@ impl Core {
         let text = message.recipient.clone().unwrap_or_default();
         let subscription = Member::parse(&text).map_or("", |member| member.subscription);
         let (topic, publisher) = (&message.topic, &message.publisher);
+        let (index, node) = (self.index, self.node);
         match self.choose_one(subscription, topic, publisher, message.qos, false) {
             None => self.table.counters.dropped_without_member += 1,
-            Some((RouteOwner::Worker(worker), text)) if worker == self.index => {
+            Some(Chosen { owner: RouteOwner::Worker(worker), text, heir: None }) if worker == index => {
+                let text = text.clone();
                 if let Some(member) = self.router.member(&text).copied() {
-                    self.hand_to(message, &text, &member);
+                    self.hand_to(message, &text, &member, None);
                 }
             }
-            Some((RouteOwner::Worker(worker), text)) => {
+            Some(Chosen { owner: RouteOwner::Worker(worker), text, heir: None }) => {
+                let recipient = Some(text.clone());
                 if let Some(peer) = self.peers.get_mut(usize::from(worker)) {
-                    peer.messages.push(Message { recipient: Some(text), ..message });
+                    peer.messages.push(Message { recipient, ..message });
                     self.flush_soon();
                 }
             }
-            Some(member) => {
-                let (targets, recipients) = (Targets::new(), Recipients::from([member]));
+            Some(chosen) => {
+                let (targets, recipients) = (Targets::new(), Recipients::from([chosen.recipient(node)]));
                 self.tell(ToCluster::Publish { connection: NOBODY, token: 0, epoch: 0, message, targets, recipients });
             }
         }
@@ -140,11 +164,9 @@ impl Core {
         let mut chosen = Vec::with_capacity(wanted.len());
         let wanted = if self.serving { wanted } else { &[] };
         for Wanted { subscription, topic, publisher, qos, connected_only } in wanted {
+            let node = self.node;
             let member = self.choose_one(subscription, topic, publisher, *qos, *connected_only);
-            chosen.push(member.map(|(owner, text)| match owner {
-                RouteOwner::Worker(_) => (RouteOwner::Node(self.node), text),
-                owner => (owner, text),
-            }));
+            chosen.push(member.map(|member| member.recipient(node)));
         }
         self.tell(ToCluster::Chosen { token, chosen });
     }
@@ -156,21 +178,24 @@ impl Core {
         publisher: &str,
         qos: QoS,
         connected_only: bool,
-    ) -> Option<(RouteOwner, Arc<str>)> {
+    ) -> Option<Chosen<'_>> {
         let Core { router, policy, random, .. } = self;
         let mut choice = Choice { strategy: policy.strategy, qos, topic, publisher, connected_only, random };
-        router.group(subscription)?.choose(&mut choice).map(|(owner, text)| (owner, text.clone()))
+        router.group(subscription)?.choose(&mut choice)
     }
 
-    fn hand_to(&mut self, message: Message, text: &Arc<str>, member: &Subscriber) {
+    /// False if the member is not there; then nothing becomes of `loan`.
+    fn hand_to(&mut self, message: Message, text: &Arc<str>, member: &Subscriber, loan: Option<Loan>) -> bool {
         let now_ms = self.now_ms();
         let message = Rc::new(message);
         let Some(source) = Source::of(&message, now_ms) else {
             self.table.counters.dropped_expired += 1;
-            return;
+            self.table.loans.extend(loan.map(|loan| (loan, Fate::Done)));
+            return true;
         };
         self.table.publisher_must_wait = false;
-        deliver_to_member(&mut self.table, &source, &message.topic, text, member);
+        let delivered = deliver_to_member(&mut self.table, &source, &message.topic, text, member, loan);
         self.flush_soon();
+        delivered
     }
 }

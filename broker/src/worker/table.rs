@@ -11,10 +11,12 @@ use slab::Slab;
 use super::counters::Counters;
 use super::wheel::Timed;
 use crate::connection::{Congestion, Connection, Content, Form, Layouts, Pauses, Payload, Spares, State, packet_bytes};
+use crate::door::Fate;
 use crate::limits::ClientLimits;
 use crate::message::{Message, QoS};
 use crate::router::Subscriber;
 use crate::session::{Admission, BacklogBounds, Identifiers, Session, Waiting};
+use crate::share::Loan;
 
 /// The connections of one worker, and what writing to them needs.
 pub(super) struct Table {
@@ -31,6 +33,8 @@ pub(super) struct Table {
     pub(super) tick: u32,
     /// A receiver of the message being delivered wants its publisher to wait.
     pub(super) publisher_must_wait: bool,
+    /// What became of loans, until the end of this turn.
+    pub(super) loans: Vec<(Loan, Fate)>,
 }
 
 /// A message being delivered.
@@ -44,6 +48,8 @@ pub(super) struct Source<'m> {
     pub(super) publisher_id: &'m Arc<str>,
     /// It is for a member of a shared subscription, and in [`Source::kept`] says so.
     pub(super) shared: bool,
+    /// A shard has lent it to that member.
+    pub(super) loan: Option<Loan>,
     /// The message in a form that can be kept, once somebody needs it.
     pub(super) kept: OnceCell<Rc<Message>>,
 }
@@ -59,6 +65,7 @@ impl<'m> Source<'m> {
             publisher: None,
             publisher_id: &message.publisher,
             shared: false,
+            loan: None,
             kept: OnceCell::from(message.clone()),
         })
     }
@@ -104,6 +111,7 @@ impl Table {
             congested: Vec::new(),
             tick: 0,
             publisher_must_wait: false,
+            loans: Vec::new(),
         }
     }
 
@@ -160,6 +168,7 @@ impl Table {
             && packet_bytes(&source.content, &form) > session.terms.packet_bytes_max as usize
         {
             self.counters.dropped_too_large += 1;
+            self.loans.extend(source.loan.map(|loan| (loan, Fate::Done)));
             return true;
         }
         let room = connection.output.len() < self.limits.output_bytes_max
@@ -171,7 +180,7 @@ impl Table {
             Admission::Send(packet_id) => {
                 form.packet_id = packet_id.unwrap_or(0);
                 if source.shared {
-                    session.lend(form.packet_id, qos, source.keep(topic));
+                    session.lend(form.packet_id, qos, source.keep(topic), source.loan);
                 }
                 name_topic(session, &source.content, &mut form);
                 self.layouts.append(&source.content, &form, &mut connection.output, &mut self.spares);
@@ -187,12 +196,17 @@ impl Table {
                     qos,
                     retain,
                     identifiers: Identifiers::from_slice(identifiers),
+                    loan: source.loan,
                 };
                 let bounds = BacklogBounds {
                     items_max: self.limits.waiting_items_max,
                     bytes_max: self.limits.waiting_bytes_max,
                 };
-                self.counters.dropped_slow_client += session.wait(waiting, bounds);
+                let (dropped, refused) = session.wait(waiting, bounds);
+                let unwanted = refused.and_then(|waiting| waiting.loan);
+                // Who lent it has it still.
+                self.counters.dropped_slow_client += dropped - u64::from(unwanted.is_some());
+                self.loans.extend(unwanted.map(|loan| (loan, Fate::Unwanted)));
                 if session.waiting_bytes() > bounds.bytes_max / 2 || session.waiting_items() > bounds.items_max / 2 {
                     self.congest(slot, source.publisher);
                 }

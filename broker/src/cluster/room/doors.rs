@@ -16,6 +16,7 @@ use crate::identity::{ClientId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::Message;
 use crate::replication::{Transport, TransportError};
 use crate::shard::{Page, StoredSession};
+use crate::share::Loan;
 
 /// For administrators.
 impl Room {
@@ -150,6 +151,13 @@ impl Workers for Room {
 
     fn hand_over(&self, message: Message) {
         Room::hand_over(self, vec![message]);
+    }
+
+    fn lend(&self, loan: Loan, message: Message) {
+        // If the member has gone, any worker says so.
+        let member = message.recipient.as_deref().unwrap_or_default();
+        let worker = self.members.borrow().get(member).copied().unwrap_or(0);
+        self.to_worker(worker, ToWorker::Lend { loan, message });
     }
 }
 

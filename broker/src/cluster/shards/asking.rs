@@ -52,6 +52,7 @@ impl ShardRooms {
                 self.to_worker(connection, ToWorker::Enqueued { connection, token, outcome });
             }
             Waiter::HandOver { shard, term } => self.handed_over(shard, term, &outcome),
+            Waiter::Begun(messages) => self.begun(messages, &outcome),
             Waiter::Deletion(key) => self.deleted(key, &outcome),
         }
     }
@@ -99,9 +100,8 @@ impl ShardRooms {
         for target in targets {
             self.give(counted.then_some(key), *target, message.clone());
         }
-        for (owner, recipient) in recipients {
-            let copy = Message { recipient: Some(recipient), ..message.clone() };
-            self.give(counted.then_some(key), owner, copy);
+        for recipient in recipients {
+            self.give_member(counted.then_some(key), recipient, message.clone());
         }
         if counted {
             self.publish_part(key, 0, None);
@@ -119,18 +119,23 @@ impl ShardRooms {
                 }
             }
             RouteOwner::Node(node) => self.around.forwarder.forward(node, message, key),
-            RouteOwner::Shard(shard) => match key {
-                Some(key) if self.is_full(shard) || self.cannot_write(shard) => {
-                    self.publish_part(key, 0, Some(Refusal::Quota));
+            RouteOwner::Shard(shard) => self.store(key, shard, Command::Publish(message)),
+        }
+    }
+
+    /// Has a shard store a message; `key` is that of the publish.
+    pub(super) fn store(&self, key: Option<u64>, shard: ShardId, command: Command) {
+        match key {
+            Some(key) if self.is_full(shard) || self.cannot_write(shard) => {
+                self.publish_part(key, 0, Some(Refusal::Quota));
+            }
+            Some(key) => {
+                self.push(shard, command, Waiter::Publish(key));
+                if self.acknowledges_early {
+                    self.publish_part(key, 1, None);
                 }
-                Some(key) => {
-                    self.push(shard, Command::Publish(message), Waiter::Publish(key));
-                    if self.acknowledges_early {
-                        self.publish_part(key, 1, None);
-                    }
-                }
-                None => self.push(shard, Command::Publish(message), Waiter::Nobody),
-            },
+            }
+            None => self.push(shard, command, Waiter::Nobody),
         }
     }
 
@@ -257,7 +262,7 @@ impl ShardRooms {
     /// Answers somebody for whose command nothing else is to be done.
     fn settle(&self, waiter: Waiter, outcome: Outcome) {
         match waiter {
-            Waiter::Nobody | Waiter::Acknowledge(_) | Waiter::Withdrawn => {}
+            Waiter::Nobody | Waiter::Acknowledge(_) | Waiter::Withdrawn | Waiter::Begun(_) => {}
             Waiter::Deletion(key) => self.deleted(key, &outcome),
             Waiter::HandOver { shard, term } => self.handed_over(shard, term, &outcome),
             Waiter::PublishOnce { connection, token } => {

@@ -1,15 +1,13 @@
 //! Messages of shared subscriptions whose member has gone, on their way to another: whoever holds them has a worker choose,
 //! which knows all members.
 
-use std::sync::Arc;
-
 use super::ShardRooms;
 use crate::cluster::shard_client::Waiter;
-use crate::door::{RouteOwner, ToWorker, Wanted};
+use crate::door::{Recipient, ToWorker, Wanted};
 use crate::identity::{ClientId, ShardId};
 use crate::limits::HAND_OVERS_MAX;
 use crate::message::Message;
-use crate::shard::{Command, HandOver, Onward, Outcome, Refusal};
+use crate::shard::{Command, Destination, HandOver, Onward, Outcome, Refusal};
 use crate::share::Member;
 
 /// What members are being chosen for.
@@ -54,14 +52,12 @@ impl ShardRooms {
     }
 
     /// A worker has chosen.
-    pub(super) fn chosen(&self, token: u64, chosen: Vec<Option<(RouteOwner, Arc<str>)>>) {
+    pub(super) fn chosen(&self, token: u64, chosen: Vec<Option<Recipient>>) {
         let choosing = self.choosing.borrow_mut().remove(&token);
         match choosing {
             None | Some(Choosing::Will { .. }) => {}
             Some(Choosing::Publish { key, message }) => match chosen.into_iter().next() {
-                Some(Some((owner, recipient))) => {
-                    self.give(Some(key), owner, Message { recipient: Some(recipient), ..message });
-                }
+                Some(Some(recipient)) => self.give_member(Some(key), recipient, message),
                 Some(None) => self.publish_part(key, 0, None),
                 None => self.publish_part(key, 0, Some(Refusal::Unavailable)),
             },
@@ -69,8 +65,7 @@ impl ShardRooms {
                 let mut hand_overs = Vec::new();
                 for ((from, number), member) in waiting.into_iter().zip(chosen) {
                     let to = match member {
-                        Some((RouteOwner::Shard(owner), recipient)) if owner == shard => Some(Onward::Here(recipient)),
-                        Some((owner, recipient)) => self.destination(owner).map(|to| Onward::To(to, recipient)),
+                        Some(member) => self.onward(shard, from.is_none(), member),
                         None if from.is_none() => Some(Onward::Nowhere),
                         None => None,
                     };
@@ -83,6 +78,21 @@ impl ShardRooms {
                 }
             }
         }
+    }
+
+    /// Where a message of `shard` goes whose next member is `recipient`. One that may be lent no more leaves a stray to its heir.
+    fn onward(&self, shard: ShardId, stray: bool, recipient: Recipient) -> Option<Onward> {
+        let mut to = self.destination_of(&recipient)?;
+        let Recipient { mut text, heir, .. } = recipient;
+        if let (Destination::Borrower(run), Some(heir)) = (to, heir)
+            && self.with_led(shard, |group, _| group.with(|state| state.may_lend(run, &text))) == Some(false)
+        {
+            if !stray {
+                return None;
+            }
+            (to, text) = (Destination::Shard(heir.shard), heir.text);
+        }
+        Some(if to == Destination::Shard(shard) { Onward::Here(text) } else { Onward::To(to, text) })
     }
 
     /// So many were handed over: on with the next. If none could be, the next tick tries again.

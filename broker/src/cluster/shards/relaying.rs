@@ -64,12 +64,13 @@ impl ShardRooms {
             destinations.extend((!keep).then_some(Destination::Keeper(keeper)));
         }
         let mut recipients = Vec::with_capacity(members.len());
-        for (owner, recipient) in members {
-            match owner {
-                RouteOwner::Shard(shard) if shard == own => recipients.push((None, recipient)),
+        for member in members {
+            let to = match member.owner {
+                RouteOwner::Shard(shard) if shard == own => None,
                 // If it has gone already, its shard finds another.
-                owner => recipients.push((self.destination(owner), recipient)),
-            }
+                _ => self.destination_of(&member),
+            };
+            recipients.push((to, member.text));
         }
         Spread { here, keep, destinations, recipients }
     }
@@ -123,6 +124,9 @@ impl ShardRooms {
                         self.push(other, Command::Fence { client_id, epoch }, Waiter::Nobody);
                     }
                     self.push(other, Command::Relay { from, number, message, keep: true }, waiter);
+                }
+                Destination::Borrower(run) => {
+                    self.send_to_run(run, ShardFrame::Lend { shard, to: run.incarnation, number, message });
                 }
                 Destination::Node(run) => {
                     self.send_to_run(run, ShardFrame::Relay { shard, to: run.incarnation, number, message });

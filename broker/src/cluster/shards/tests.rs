@@ -9,7 +9,9 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use self::world::{World, node, simulate};
+use self::world::{SHARED, World, node, simulate};
+use crate::door::Fate;
+use crate::limits::MEMBER_LOANS_ITEMS_MAX;
 use crate::shard::Outcome;
 
 #[test]
@@ -165,4 +167,115 @@ fn a_message_of_qos_2_is_everywhere_once_over_lost_links_changes_of_leader_and_r
             }
         });
     }
+}
+
+/// The leader is not on node 2, which is about to go.
+async fn lead_elsewhere(world: &World) {
+    while world.leader().await == node(2) {
+        world.move_leader().await;
+    }
+}
+
+#[test]
+fn k1_what_is_lent_arrives_once_and_is_the_heirs_if_its_node_goes() {
+    for seed in 0..4 {
+        simulate(seed, async |world: &World| {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let heir = world.open("c", node(1)).await;
+            world.subscribe(heir, SHARED).await;
+            for number in 1..=100_u32 {
+                world.publish_lent(node(3), &number.to_string(), node(2), "c");
+                let (one, other) = (random.random_range(1..=3_u64), random.random_range(1..=3_u64));
+                if one != other && random.random_bool(0.3) {
+                    world.cut(node(one), node(other));
+                }
+                tokio::time::sleep(Duration::from_millis(random.random_range(0..20))).await;
+                world.heal_all();
+                if random.random_bool(0.1) {
+                    world.move_leader().await;
+                }
+            }
+            world.all_are_stored().await;
+            let expected: Vec<String> = (1..=100_u32).map(|number| number.to_string()).collect();
+            world.within(30, || (world.lent(node(2)).len() >= 100).then_some(())).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(world.lent(node(2)), expected, "seed {seed}");
+            let (done, left): (Vec<_>, Vec<_>) = expected.into_iter().partition(|_| random.random_bool(0.5));
+            for payload in &done {
+                world.end_loan(node(2), payload, |_| Fate::Done);
+                if random.random_bool(0.05) {
+                    world.move_leader().await;
+                }
+            }
+            lead_elsewhere(world).await;
+            // In the stream of node 2, behind what it has said of its loans.
+            world.publish_shared(node(2), "last", "c");
+            world.all_are_stored().await;
+            world.end_run(node(2));
+            world.within(30, || (world.received(heir).len() > left.len()).then_some(())).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(world.received(heir)[0], "last");
+            assert_eq!(world.received(heir)[1..], left, "seed {seed}");
+        });
+    }
+}
+
+#[test]
+fn what_a_member_gives_back_is_the_heirs_and_what_it_begins_is_its_own_once_that_is_stored() {
+    simulate(7, async |world: &World| {
+        let heir = world.open("c", node(1)).await;
+        world.subscribe(heir, SHARED).await;
+        for payload in ["returned", "unwanted", "begun"] {
+            world.publish_lent(node(3), payload, node(2), "c");
+        }
+        world.within(5, || (world.lent(node(2)).len() == 3).then_some(())).await;
+        world.end_loan(node(2), "unwanted", |_| Fate::Unwanted);
+        world.end_loan(node(2), "returned", |_| Fate::Returned);
+        world.within(5, || (world.received(heir).len() == 2).then_some(())).await;
+        assert_eq!(world.received(heir), ["returned", "unwanted"], "the latter not at once");
+        let leader = world.leader().await;
+        let (one, other) = world.others(leader);
+        world.cut(leader, one);
+        world.cut(leader, other);
+        world.end_loan(node(2), "begun", Fate::Begun);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(world.forwarded(node(2)).is_empty(), "nobody has stored it");
+        world.heal_all();
+        world.within(10, || (world.forwarded(node(2)) == ["begun"]).then_some(())).await;
+        lead_elsewhere(world).await;
+        world.end_run(node(2));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.received(heir).len(), 2);
+    });
+}
+
+#[test]
+fn a_stray_is_lent_to_the_member_that_is_chosen_and_is_the_heirs_if_that_has_as_much_as_it_may() {
+    simulate(8, async |world: &World| {
+        let heir = world.open("c", node(1)).await;
+        world.subscribe(heir, SHARED).await;
+        world.choose(node(2), "c");
+        world.publish_shared(node(3), "stray", "nobody");
+        world.within(5, || (world.lent(node(2)) == ["stray"]).then_some(())).await;
+        for number in 1..MEMBER_LOANS_ITEMS_MAX {
+            world.publish_lent(node(3), &number.to_string(), node(2), "c");
+        }
+        world.within(5, || (world.lent(node(2)).len() == MEMBER_LOANS_ITEMS_MAX).then_some(())).await;
+        world.publish_lent(node(3), "one more", node(2), "c");
+        world.publish_shared(node(3), "stray again", "nobody");
+        world.within(5, || (world.received(heir).len() == 2).then_some(())).await;
+        world.all_are_stored().await;
+    });
+}
+
+#[test]
+fn nothing_is_lent_while_a_member_would_not_understand() {
+    simulate(9, async |world: &World| {
+        let heir = world.open("c", node(1)).await;
+        world.subscribe(heir, SHARED).await;
+        world.speak(3);
+        world.publish_lent(node(2), "x", node(2), "c");
+        world.within(5, || (world.forwarded(node(2)) == ["x"]).then_some(())).await;
+        assert!(world.lent(node(2)).is_empty());
+    });
 }

@@ -1,9 +1,9 @@
 use super::fixture::*;
-use crate::door::{Recipients, RouteOwner, ToCluster, ToWorker, Wanted};
-use crate::identity::{NodeId, ShardId};
+use crate::door::{Fate, Heir, Recipient, Recipients, RouteOwner, ToCluster, ToWorker, Wanted};
+use crate::identity::{Incarnation, NodeId, ShardId};
 use crate::message::{Message, QoS};
 use crate::protocol::{Acknowledgement, Packet, Properties, PropertiesBuilder, PropertyId, ReasonCode, Version};
-use crate::share::{Kind, Member};
+use crate::share::{Kind, Loan, Member};
 
 const Q0: QoS = QoS::AtMostOnce;
 const Q1: QoS = QoS::AtLeastOnce;
@@ -17,6 +17,10 @@ fn text(kind: Kind, client_id: &str) -> std::sync::Arc<str> {
 fn message(payload: &str, member: &str) -> Message {
     let recipient = Some(text(Kind::Ephemeral, member));
     Message { topic: "a/b".into(), payload: payload.to_owned().into(), qos: Q1, recipient, ..Message::default() }
+}
+
+fn shard_member(shard: u16, kind: Kind, client_id: &str) -> Recipient {
+    Recipient { owner: RouteOwner::Shard(ShardId(shard)), text: text(kind, client_id), heir: None }
 }
 
 /// The copies for members elsewhere that the cluster was given.
@@ -98,10 +102,120 @@ fn members_elsewhere_are_named_to_the_cluster() {
         }
         publisher.publish(Q0, 0, "a/b", "x").await;
         publisher.expect_nothing().await;
-        let far = (RouteOwner::Node(NodeId(9)), text(Kind::Ephemeral, "far"));
-        let kept = (RouteOwner::Shard(ShardId(3)), text(Kind::Connected, "kept"));
-        let told = recipients(&node.cluster.borrow().told);
+        let far = Recipient { owner: RouteOwner::Node(NodeId(9)), text: text(Kind::Ephemeral, "far"), heir: None };
+        let kept = shard_member(3, Kind::Connected, "kept");
+        let mut told = recipients(&node.cluster.borrow().told);
+        let heirs: Vec<Heir> = told.iter_mut().filter_map(|recipient| recipient.heir.take()).collect();
         assert_eq!(told, [far.clone(), kept.clone(), far.clone(), kept, far], "QoS 0 is not for shards");
+        assert_eq!((heirs.len(), &heirs[0]), (2, &heirs[1]), "above QoS 0 it is lent, always with the same heir");
+    });
+}
+
+#[test]
+fn what_is_lent_goes_by_way_of_the_cluster_even_to_a_member_of_this_worker() {
+    run_test(async {
+        let node = Node::start(2);
+        let mut here = node.connect(0, Version::V5, "here").await;
+        here.subscribe(GROUP, Q1, 1).await;
+        let mut publisher = node.connect(0, Version::V5, "publisher").await;
+        publisher.publish(Q1, 1, "a/b", "1").await;
+        publisher.expect(puback(1)).await;
+        assert_eq!(here.expect_publish().await.1, "1");
+        assert!(recipients(&node.cluster.borrow().told).is_empty(), "nobody else is a member");
+        node.route(RouteOwner::Shard(ShardId(4)), &text(Kind::Away, "away"));
+        publisher.publish(Q1, 2, "a/b", "2").await;
+        publisher.expect(puback(2)).await;
+        publisher.publish(Q0, 0, "a/b", "3").await;
+        assert_eq!(here.expect_publish().await.1, "3", "QoS 0 is lost anyway");
+        let heir = Some(Heir { shard: ShardId(4), text: text(Kind::Away, "away") });
+        let owner = RouteOwner::Node(NodeId(1));
+        let lent = Recipient { owner, text: text(Kind::Ephemeral, "here"), heir };
+        assert_eq!(recipients(&node.cluster.borrow().told), [lent]);
+    });
+}
+
+fn loan(number: u64) -> Loan {
+    Loan { shard: ShardId(4), run: Incarnation(1), number }
+}
+
+/// What the cluster was told of loans.
+fn loans(told: &[ToCluster]) -> Vec<(u64, Fate)> {
+    let ended = told.iter().filter_map(|what| match what {
+        ToCluster::Loans(ended) => Some(ended.clone()),
+        _ => None,
+    });
+    ended.flatten().map(|(loan, fate)| (loan.number, fate)).collect()
+}
+
+#[test]
+fn a_loan_is_done_when_the_client_has_acknowledged_it_and_returned_when_it_goes_without() {
+    run_test(async {
+        let node = Node::start(1);
+        let mut member = node.connect(0, Version::V5, "here").await;
+        member.subscribe(GROUP, Q1, 1).await;
+        for number in 1..=3 {
+            let message = message(&number.to_string(), "here");
+            node.command(0, ToWorker::Lend { loan: loan(number), message });
+        }
+        let (packet_id, _) = member.expect_publish().await;
+        member.expect_publish().await;
+        member.expect_publish().await;
+        assert!(loans(&node.cluster.borrow().told).is_empty(), "sent is not acknowledged");
+        member.send(puback(packet_id)).await;
+        node.until("one is done", |cluster| loans(&cluster.told) == [(1, Fate::Done)]).await;
+        drop(member);
+        let rest = [(1, Fate::Done), (2, Fate::Returned), (3, Fate::Returned)];
+        node.until("the others are returned", |cluster| loans(&cluster.told) == rest).await;
+        let told = recipients(&node.cluster.borrow().told);
+        assert!(told.is_empty(), "the shard finds another member: {told:?}");
+    });
+}
+
+#[test]
+fn a_loan_to_a_member_that_has_gone_is_returned_at_once() {
+    run_test(async {
+        let node = Node::start(1);
+        node.command(0, ToWorker::Lend { loan: loan(7), message: message("1", "gone") });
+        node.until("it is returned", |cluster| loans(&cluster.told) == [(7, Fate::Returned)]).await;
+        assert_eq!(node.counters(0).await.dropped_without_member, 0);
+    });
+}
+
+#[test]
+fn a_loan_that_goes_at_qos_2_is_sent_when_nobody_else_can_get_it_and_one_at_qos_0_is_done() {
+    run_test(async {
+        let node = Node::start(1);
+        let mut twice = node.connect(0, Version::V5, "twice").await;
+        twice.subscribe(GROUP, Q2, 2).await;
+        let begun = Message { qos: Q2, ..message("2", "twice") };
+        node.command(0, ToWorker::Lend { loan: loan(1), message: begun.clone() });
+        node.until("it is begun", |cluster| loans(&cluster.told) == [(1, Fate::Begun(begun.clone()))]).await;
+        twice.expect_nothing().await;
+        node.command(0, ToWorker::Forward(vec![begun]));
+        assert_eq!(twice.expect_publish().await.1, "2");
+        let mut fleeting = node.connect(0, Version::V5, "fleeting").await;
+        fleeting.subscribe(GROUP, Q0, 0).await;
+        node.command(0, ToWorker::Lend { loan: loan(2), message: message("0", "fleeting") });
+        fleeting.expect_payload("0").await;
+        node.until("it is done", |cluster| loans(&cluster.told).last() == Some(&(2, Fate::Done))).await;
+    });
+}
+
+#[test]
+fn what_a_client_that_does_not_keep_up_has_no_room_for_stays_with_the_shard() {
+    run_test(async {
+        let node = Node::start(1);
+        let mut slow = node.open(0).await;
+        let one = PropertiesBuilder::new().int(PropertyId::ReceiveMaximum, 1);
+        slow.connect_with(Version::V5, "slow", true, &one).await;
+        slow.receive().await;
+        slow.subscribe(GROUP, Q1, 1).await;
+        let waiting_max = crate::limits::ClientLimits::default().waiting_items_max as u64;
+        for number in 1..=waiting_max + 2 {
+            node.command(0, ToWorker::Lend { loan: loan(number), message: message("x", "slow") });
+        }
+        node.until("one is too much", |cluster| loans(&cluster.told) == [(waiting_max + 2, Fate::Unwanted)]).await;
+        assert_eq!(node.counters(0).await.dropped_slow_client, 0);
     });
 }
 
@@ -158,7 +272,7 @@ fn a_message_for_a_member_that_has_gone_is_passed_on() {
             .await;
         member.expect_end().await;
         node.until("both are passed on", |cluster| recipients(&cluster.told).len() == 2).await;
-        let away = (RouteOwner::Shard(ShardId(4)), text(Kind::Away, "away"));
+        let away = shard_member(4, Kind::Away, "away");
         assert_eq!(recipients(&node.cluster.borrow().told), [away.clone(), away]);
         let wanted = |connected_only| Wanted {
             subscription: GROUP.into(),

@@ -18,16 +18,18 @@ use crate::cluster::mesh::{
 };
 use crate::cluster::replica::Replica;
 use crate::cluster::tasks::Tasks;
-use crate::door::{RouteOwner, Targets, ToCluster, ToWorker};
+use crate::door::{Fate, Heir, Recipient, RouteOwner, Targets, ToCluster, ToWorker, Wanted};
 use crate::identity::{ConnectionId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS, Subscription, SubscriptionOptions};
 use crate::replication::{Settings, Transport, TransportError, seed};
 use crate::session::Window;
 use crate::shard::{Ack, Close, CloseCause, Open, Outcome};
+use crate::share::{Kind, Loan, Member};
 use crate::storage::{Log, MemoryDisk, Options};
 
 const SHARD: ShardId = ShardId(0);
 const RECEIVE_MAXIMUM: u16 = 8;
+pub(super) const SHARED: &str = "$share/g/t";
 
 pub(super) fn node(number: u64) -> NodeId {
     NodeId(number)
@@ -67,6 +69,12 @@ struct Inner {
     published: RefCell<BTreeMap<u64, Option<Outcome>>>,
     /// What each node's connected subscribers were given.
     forwarded: RefCell<BTreeMap<NodeId, Vec<String>>>,
+    /// What each node's members of the shared subscription were lent and have not ended.
+    lent: RefCell<BTreeMap<NodeId, Vec<(Loan, Message)>>>,
+    /// Where the member is that a worker chooses.
+    chosen: RefCell<Option<Recipient>>,
+    /// A member of the cluster speaks no newer one.
+    protocol: Cell<Option<u16>>,
 }
 
 #[derive(Clone)]
@@ -175,6 +183,15 @@ impl Inner {
                 let mut forwarded = self.forwarded.borrow_mut();
                 let payloads = messages.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap());
                 forwarded.entry(at).or_default().extend(payloads);
+            }
+            ToWorker::Lend { loan, message } => {
+                self.lent.borrow_mut().entry(at).or_default().push((loan, message));
+            }
+            ToWorker::Choose { token, wanted } => {
+                let connected = |wanted: &Wanted| !wanted.connected_only;
+                let chosen = self.chosen.borrow();
+                let chosen = wanted.iter().map(|wanted| chosen.clone().filter(|_| connected(wanted))).collect();
+                node.rooms.worker(ToCluster::Chosen { token, chosen });
             }
             ToWorker::Subscribed { token, outcome, .. } => {
                 self.subscribed.borrow_mut().insert(token, outcome);
@@ -355,6 +372,22 @@ impl World {
     }
 
     pub(super) fn publish(&self, at: NodeId, topic: &str, payload: &str) {
+        self.publish_to(at, topic, payload, &[RouteOwner::Shard(SHARD)], Vec::new());
+    }
+
+    /// To the ephemeral member of [`SHARED`] at `to`; `heir` has it else.
+    pub(super) fn publish_lent(&self, at: NodeId, payload: &str, to: NodeId, heir: &str) {
+        self.publish_to(at, "t", payload, &[], vec![borrower(to, heir)]);
+    }
+
+    /// To a persistent member of [`SHARED`].
+    pub(super) fn publish_shared(&self, at: NodeId, payload: &str, client_id: &str) {
+        let recipient =
+            Recipient { owner: RouteOwner::Shard(SHARD), text: member(Kind::Connected, client_id), heir: None };
+        self.publish_to(at, "t", payload, &[], vec![recipient]);
+    }
+
+    fn publish_to(&self, at: NodeId, topic: &str, payload: &str, targets: &[RouteOwner], recipients: Vec<Recipient>) {
         let token = self.0.published.borrow().len() as u64;
         self.0.published.borrow_mut().insert(token, None);
         let message = Message {
@@ -363,16 +396,44 @@ impl World {
             qos: QoS::AtLeastOnce,
             ..Message::default()
         };
-        let targets = Targets::from_iter([RouteOwner::Shard(SHARD)]);
-        let connection = ConnectionId::default();
-        self.0.node(at).unwrap().rooms.worker(ToCluster::Publish {
-            connection,
-            token,
-            epoch: 0,
-            message,
-            targets,
-            recipients: Vec::new(),
-        });
+        let (connection, targets) = (ConnectionId::default(), Targets::from_slice(targets));
+        let publish = ToCluster::Publish { connection, token, epoch: 0, message, targets, recipients };
+        self.0.node(at).unwrap().rooms.worker(publish);
+    }
+
+    /// What the members at a node were lent and have not ended.
+    pub(super) fn lent(&self, at: NodeId) -> Vec<String> {
+        let lent = self.0.lent.borrow();
+        let payload = |(_, message): &(Loan, Message)| String::from_utf8(message.payload.to_vec()).unwrap();
+        lent.get(&at).into_iter().flatten().map(payload).collect()
+    }
+
+    /// A worker says what became of the loan of this payload.
+    pub(super) fn end_loan(&self, at: NodeId, payload: &str, fate: impl FnOnce(Message) -> Fate) {
+        let (loan, message) = {
+            let mut lent = self.0.lent.borrow_mut();
+            let lent = lent.get_mut(&at).unwrap();
+            let place = lent.iter().position(|(_, message)| message.payload == payload.as_bytes()).unwrap();
+            lent.remove(place)
+        };
+        self.0.node(at).unwrap().rooms.worker(ToCluster::Loans(vec![(loan, fate(message))]));
+    }
+
+    /// From now on workers choose the ephemeral member at `to`.
+    pub(super) fn choose(&self, to: NodeId, heir: &str) {
+        self.0.chosen.replace(Some(borrower(to, heir)));
+    }
+
+    pub(super) fn speak(&self, protocol: u16) {
+        self.0.protocol.set(Some(protocol));
+    }
+
+    /// The run of a node is declared over.
+    pub(super) fn end_run(&self, ended: NodeId) {
+        let nodes: Vec<Node> = self.0.nodes.borrow().values().cloned().collect();
+        for node in nodes {
+            node.rooms.ended(&[run(ended)]);
+        }
     }
 
     /// PUBLISH at QoS 2 by the client at `slot`, for its shard and the connected subscribers of every node.
@@ -433,6 +494,15 @@ impl World {
     }
 }
 
+fn member(kind: Kind, client_id: &str) -> Arc<str> {
+    Member { subscription: SHARED, kind, client_id }.text()
+}
+
+fn borrower(at: NodeId, heir: &str) -> Recipient {
+    let heir = Some(Heir { shard: SHARD, text: member(Kind::Connected, heir) });
+    Recipient { owner: RouteOwner::Node(at), text: member(Kind::Ephemeral, "e"), heir }
+}
+
 fn connection(slot: u32) -> ConnectionId {
     ConnectionId { worker: 0, slot, generation: 1 }
 }
@@ -453,7 +523,7 @@ impl Mesh for Wire {
     }
 
     fn protocol(&self) -> u16 {
-        PROTOCOL
+        self.world.upgrade().and_then(|world| world.protocol.get()).unwrap_or(PROTOCOL)
     }
 
     fn send_shard(&self, to: NodeId, frame: Bytes) -> Result<(), NotLinked> {
@@ -510,6 +580,10 @@ impl Workers for Wire {
 
     fn hand_over(&self, message: Message) {
         self.send(0, ToWorker::Forward(vec![message]));
+    }
+
+    fn lend(&self, loan: Loan, message: Message) {
+        self.send(0, ToWorker::Lend { loan, message });
     }
 
     fn send(&self, _worker: u16, message: ToWorker) {
