@@ -26,7 +26,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use resume::{Probes, RESUMED_MAX};
 use retained::Keepers;
-use sharing::Sharing;
+use sharing::{Members, Sharing};
 use tokio::time::sleep;
 use wills::Wills;
 
@@ -240,6 +240,15 @@ fn fifty_kills_of_a_single_node_lose_nothing_acknowledged() {
 
 #[test]
 fn members_of_a_shared_subscription_get_each_message_once_while_they_and_nodes_come_and_go() {
+    share(Members::Persistent);
+}
+
+#[test]
+fn k1_what_is_shared_with_sessions_that_end_with_their_connections_reaches_a_member_while_they_and_nodes_come_and_go() {
+    share(Members::Mixed);
+}
+
+fn share(who: Members) {
     let seed = seed();
     run(async {
         let directory = tempfile::tempdir()?;
@@ -247,7 +256,7 @@ fn members_of_a_shared_subscription_get_each_message_once_while_they_and_nodes_c
         ready(&mut nodes).await?;
         let mut rng = StdRng::seed_from_u64(seed);
         let dials: Vec<_> = nodes.iter().map(Node::dial).collect();
-        let sharing = Sharing::start(&dials, 3, 5, || StdRng::from_rng(&mut rng));
+        let sharing = Sharing::start(&dials, who, 3, 5, || StdRng::from_rng(&mut rng));
         sharing.until_subscribed().await?;
         come_and_go(&mut nodes, SHARING_KILLS, &mut rng).await?;
         sharing.check().await

@@ -1,8 +1,10 @@
-//! A shared subscription whose members come and go while nodes are killed: every message that was acknowledged reaches one
-//! member, once (K1, K2). Publishers and members speak QoS 2; a publisher that hears nothing of a message goes on to the next.
+//! A shared subscription whose members come and go while nodes are killed. Where all are persistent, every message that was
+//! acknowledged reaches one member, once (K1, K2): publishers and members speak QoS 2. Where one is and the sessions of the
+//! others end with their connections, each reaches a member at least once: they speak QoS 1, and what a member has not
+//! acknowledged it has not done. A publisher that hears nothing of a message goes on to the next.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ const TOPIC: &str = "work/item";
 const SUBSCRIPTION: &str = "$share/workers/work/+";
 const PACE: Duration = Duration::from_millis(5);
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a member works on what it is sent at QoS 1.
+const WORK: Duration = Duration::from_millis(100);
 /// How long the last messages may take once everybody stays.
 const ARRIVE_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -30,8 +34,27 @@ struct Item {
     received: u32,
 }
 
+/// Who the members are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Members {
+    /// All sessions outlive their connections; at QoS 2.
+    Persistent,
+    /// One does; at QoS 1.
+    Mixed,
+}
+
+impl Members {
+    fn qos(self) -> QoS {
+        match self {
+            Members::Persistent => QoS::ExactlyOnce,
+            Members::Mixed => QoS::AtLeastOnce,
+        }
+    }
+}
+
 /// The publishers and members, and what they know.
 pub struct Sharing {
+    who: Members,
     items: Rc<RefCell<BTreeMap<String, Item>>>,
     publish: Rc<Cell<bool>>,
     wander: Rc<Cell<bool>>,
@@ -42,22 +65,30 @@ pub struct Sharing {
 
 impl Sharing {
     /// Starts so many of both on the current `LocalSet`.
-    pub fn start(nodes: &[Dial], publishers: u32, members: u32, mut fork: impl FnMut() -> StdRng) -> Sharing {
+    pub fn start(
+        nodes: &[Dial],
+        who: Members,
+        publishers: u32,
+        members: u32,
+        mut fork: impl FnMut() -> StdRng,
+    ) -> Sharing {
         let items = Rc::new(RefCell::default());
         let (publish, wander) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(true)));
         let subscribed = Rc::new(Cell::new(0));
         let members = (0..members).map(|number| {
-            let member = Member { number, unreleased: BTreeSet::new(), knows: false };
+            let persistent = who == Members::Persistent || number == 0;
+            let member = Member { who, number, persistent, unreleased: BTreeSet::new(), knows: false };
             let shared = (Rc::clone(&items), wander.clone(), subscribed.clone());
             tokio::task::spawn_local(member.live(nodes.to_vec(), shared, fork()))
         });
         let members = members.collect();
         let publishers = (0..publishers).map(|number| {
             let (items, publish) = (Rc::clone(&items), publish.clone());
-            tokio::task::spawn_local(publish_all(nodes.to_vec(), number, items, publish, subscribed.clone(), fork()))
+            let (nodes, qos, subscribed) = (nodes.to_vec(), who.qos(), subscribed.clone());
+            tokio::task::spawn_local(publish_all(nodes, qos, number, items, publish, subscribed, fork()))
         });
         let publishers = publishers.collect();
-        Sharing { items, publish, wander, subscribed, publishers, members }
+        Sharing { who, items, publish, wander, subscribed, publishers, members }
     }
 
     /// Waits until every member has subscribed.
@@ -93,19 +124,25 @@ impl Sharing {
         let acknowledged = items.values().filter(|item| item.acknowledged).count();
         let doubled = items.iter().filter(|(_, item)| item.received > 1).map(|(name, _)| name).collect::<Vec<_>>();
         println!(
-            "{} published, {acknowledged} acknowledged, {} missing, {doubled:?} doubled",
+            "{} published, {acknowledged} acknowledged, {} missing, {} doubled {:?}",
             items.len(),
-            missing(&items)
+            missing(&items),
+            doubled.len(),
+            &doubled[..doubled.len().min(10)]
         );
         ensure!(acknowledged > 100, "hardly any load");
         ensure!(missing(&items) == 0, "acknowledged messages reached no member");
-        ensure!(doubled.is_empty(), "messages reached more than one member, or one twice");
+        ensure!(
+            self.who == Members::Mixed || doubled.is_empty(),
+            "messages reached more than one member, or one twice"
+        );
         Ok(())
     }
 }
 
 async fn publish_all(
     nodes: Vec<Dial>,
+    qos: QoS,
     number: u32,
     items: Rc<RefCell<BTreeMap<String, Item>>>,
     go_on: Rc<Cell<bool>>,
@@ -120,7 +157,7 @@ async fn publish_all(
     while go_on.get() {
         let node = &nodes[rng.random_range(0..nodes.len())];
         // What was not acknowledged may have been stored, or not.
-        let _ = publish_at(node, &identity, &mut sequence, &items, &go_on).await;
+        let _ = publish_at(node, &identity, qos, &mut sequence, &items, &go_on).await;
         sleep(PACE).await;
     }
 }
@@ -128,6 +165,7 @@ async fn publish_all(
 async fn publish_at(
     node: &Dial,
     identity: &Identity,
+    qos: QoS,
     sequence: &mut u64,
     items: &RefCell<BTreeMap<String, Item>>,
     go_on: &Cell<bool>,
@@ -137,14 +175,17 @@ async fn publish_at(
         *sequence += 1;
         let name = format!("{}:{sequence}", identity.client_id);
         items.borrow_mut().insert(name.clone(), Item::default());
-        sender.publish(QoS::ExactlyOnce, false, 1, TOPIC, name.as_bytes()).await?;
-        let Event::PubRec { reason, .. } = timeout(ACKNOWLEDGE_TIMEOUT, receiver.next()).await?? else {
-            bail!("ended")
+        sender.publish(qos, false, 1, TOPIC, name.as_bytes()).await?;
+        let reason = match timeout(ACKNOWLEDGE_TIMEOUT, receiver.next()).await?? {
+            Event::PubAck { reason, .. } | Event::PubRec { reason, .. } => reason,
+            _ => bail!("ended"),
         };
         ensure!(!reason.is_error(), "refused: {}", reason.words());
         items.borrow_mut().entry(name).or_default().acknowledged = true;
-        sender.release(1).await?;
-        let Event::PubComp { .. } = timeout(ACKNOWLEDGE_TIMEOUT, receiver.next()).await?? else { bail!("ended") };
+        if qos == QoS::ExactlyOnce {
+            sender.release(1).await?;
+            let Event::PubComp { .. } = timeout(ACKNOWLEDGE_TIMEOUT, receiver.next()).await?? else { bail!("ended") };
+        }
         sleep(PACE).await;
     }
     sender.disconnect().await
@@ -153,7 +194,9 @@ async fn publish_at(
 type Shared = (Rc<RefCell<BTreeMap<String, Item>>>, Rc<Cell<bool>>, Rc<Cell<u32>>);
 
 struct Member {
+    who: Members,
     number: u32,
+    persistent: bool,
     /// Packet ids that it has received and that were not released.
     unreleased: BTreeSet<u16>,
     knows: bool,
@@ -172,14 +215,19 @@ impl Member {
 
     async fn work(&mut self, node: &Dial, (items, wander, subscribed): &Shared, stay: Duration) -> Result<()> {
         let client_id = format!("worker-{}", self.number);
-        let identity = Identity { client_id, version: Version::V5, persistent: true };
+        let identity = Identity { client_id, version: Version::V5, persistent: self.persistent };
         let (mut sender, mut receiver, present) = connect(node, &identity).await?;
-        ensure!(present || !self.knows, "K2: the session is gone");
-        if !self.knows {
-            sender.subscribe(1, QoS::ExactlyOnce, &[SUBSCRIPTION]).await?;
+        ensure!(present || !self.knows || !self.persistent, "K2: the session is gone");
+        if !present {
+            sender.subscribe(1, self.who.qos(), &[SUBSCRIPTION]).await?;
         }
         let until = Instant::now() + stay;
+        let mut works_on: VecDeque<(Instant, u16, String)> = VecDeque::new();
         loop {
+            while let Some((_, packet_id, name)) = works_on.pop_front_if(|(begun, ..)| begun.elapsed() >= WORK) {
+                sender.acknowledge(packet_id).await?;
+                items.borrow_mut().entry(name).or_default().received += 1;
+            }
             let event = match timeout(Duration::from_millis(50), receiver.next()).await {
                 Ok(event) => event?,
                 // Goes without a word, whatever is on its way.
@@ -188,8 +236,11 @@ impl Member {
             };
             match event {
                 Event::SubAck { .. } => {
+                    subscribed.set(subscribed.get() + u32::from(!self.knows));
                     self.knows = true;
-                    subscribed.set(subscribed.get() + 1);
+                }
+                Event::Publish { qos: QoS::AtLeastOnce, packet_id, payload, .. } if self.who == Members::Mixed => {
+                    works_on.push_back((Instant::now(), packet_id, String::from_utf8(payload)?));
                 }
                 Event::Publish { qos, packet_id, payload, .. } => {
                     ensure!(qos == QoS::ExactlyOnce, "at {qos:?}");

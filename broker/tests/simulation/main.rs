@@ -12,19 +12,25 @@ mod history;
 mod load;
 #[path = "../ledger/retained.rs"]
 mod retained;
+#[path = "../ledger/sharing.rs"]
+mod sharing;
 mod spoilt;
 mod world;
 
 use std::time::Duration;
 
 use brokers::Brokers;
+use client::{Event, Identity};
 use history::{History, Violation};
 use load::{Load, Shape};
+use mqtt_broker::message::QoS;
+use mqtt_broker::protocol::Version;
 use mqtt_broker::storage::Crash;
 use mqtt_broker::storage::disk::FileName;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use retained::Keepers;
+use sharing::{Members, Sharing};
 use tokio::time::sleep;
 use world::simulate;
 
@@ -175,6 +181,137 @@ fn brokers_that_keep_what_comes_late_are_found_out() {
     let output = broken.env("SIMULATION_SEEDS", "5").output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success() && said.contains("K8: "), "nobody noticed: {said}");
+}
+
+fn identity(client_id: &str, persistent: bool) -> Identity {
+    Identity { client_id: client_id.into(), version: Version::V5, persistent }
+}
+
+/// The payloads of the next PUBLISHes, in order, with their packet ids.
+async fn published(receiver: &mut client::Receiver, count: usize) -> Vec<(u16, String)> {
+    let mut published = Vec::new();
+    while published.len() < count {
+        let event = tokio::time::timeout(SETTLE_TIMEOUT, receiver.next()).await.expect("in time").expect("an event");
+        if let Event::Publish { packet_id, payload, .. } = event {
+            published.push((packet_id, String::from_utf8(payload).expect("text")));
+        }
+    }
+    published
+}
+
+/// So many messages are shared out.
+const SHARED: usize = 10;
+
+/// A shared subscription has a persistent member, connected or away, and one whose session ends with its connection, on a node
+/// that is killed when it has acknowledged the first message of those that it was sent.
+fn death_of_a_borrower(seed: u64, qos: QoS, heir_stays: bool) {
+    let _ = simulate(seed, async |world| {
+        let brokers = Brokers::start(&world, spoilt::honest);
+        brokers.until_whole().await;
+        let [one, two, three] = brokers::HOSTS;
+        let heir = identity("heir", true);
+        let (mut sender, mut receiver, _) = client::connect(&brokers.dial(one), &heir).await.expect("the heir");
+        sender.subscribe(1, qos, &["$share/g/t"]).await.expect("subscribed");
+        assert!(matches!(receiver.next().await, Ok(Event::SubAck { .. })));
+        let heir_now = (sender, receiver);
+        let mut heir_now = if heir_stays { Some(heir_now) } else { None };
+        let borrower = identity("borrower", false);
+        let (mut sender, mut receiver, _) = client::connect(&brokers.dial(two), &borrower).await.expect("the borrower");
+        sender.subscribe(1, QoS::AtLeastOnce, &["$share/g/t"]).await.expect("subscribed");
+        assert!(matches!(receiver.next().await, Ok(Event::SubAck { .. })));
+        let publisher = identity("publisher", qos == QoS::ExactlyOnce);
+        let (mut gives, mut hears, _) = client::connect(&brokers.dial(three), &publisher).await.expect("a publisher");
+        for number in 1..=SHARED {
+            gives.publish(qos, false, number as u16, "t", number.to_string().as_bytes()).await.expect("published");
+            let answer = hears.next().await.expect("an answer");
+            assert!(
+                matches!(answer, Event::PubAck { reason, .. } | Event::PubRec { reason, .. } if !reason.is_error())
+            );
+        }
+        // The heir has none, or those that were not lent.
+        let mut direct = Vec::new();
+        if let Some((_, receiver)) = &mut heir_now {
+            direct = published(receiver, SHARED / 2).await;
+        }
+        let lent = published(&mut receiver, SHARED - direct.len()).await;
+        sender.acknowledge(lent[0].0).await.expect("acknowledged");
+        // Until it is stored that it has.
+        sleep(Duration::from_secs(1)).await;
+        brokers.kill(two, Crash::Kill);
+        let (_sender, mut receiver) = match heir_now {
+            Some(heir_now) => heir_now,
+            None => {
+                let (sender, receiver, present) =
+                    client::connect(&brokers.dial(three), &heir).await.expect("the heir again");
+                assert!(present);
+                (sender, receiver)
+            }
+        };
+        let inherited = published(&mut receiver, lent.len() - 1).await;
+        let payloads =
+            |messages: &[(u16, String)]| messages.iter().map(|(_, payload)| payload.clone()).collect::<Vec<_>>();
+        assert_eq!(payloads(&inherited), payloads(&lent[1..]));
+        let more = tokio::time::timeout(Duration::from_secs(5), receiver.next()).await;
+        assert!(more.is_err(), "one came twice: {more:?}");
+    });
+}
+
+#[test]
+fn k1_what_an_ephemeral_member_has_not_acknowledged_a_persistent_one_gets_when_its_node_dies() {
+    for seed in seeds(1) {
+        println!("SIMULATION_SEED={seed}");
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            for heir_stays in [false, true] {
+                println!("at {qos:?}, the heir stays: {heir_stays}");
+                death_of_a_borrower(seed, qos, heir_stays);
+            }
+        }
+    }
+}
+
+/// A shared subscription with one persistent member, while it and others and brokers come and go.
+fn sharing_with_borrowers(seed: u64) -> anyhow::Result<()> {
+    let (checked, _) = simulate(seed, async |world| {
+        let brokers = Brokers::start(&world, spoilt::honest);
+        brokers.until_whole().await;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let dials = brokers::HOSTS.map(|host| brokers.dial(host)).to_vec();
+        let sharing = Sharing::start(&dials, Members::Mixed, 2, 4, || StdRng::from_rng(&mut rng));
+        sharing.until_subscribed().await?;
+        for _ in 0..FAULTS {
+            let at = world.draw(0..3) as usize;
+            let [host, other] = [0, 1].map(|step| brokers::HOSTS[(at + step) % 3]);
+            match world.draw(0..4) {
+                0 => {
+                    world.isolate(host, true);
+                    world.wait_ms(50..6_000).await;
+                    world.isolate(host, false);
+                }
+                1 => {
+                    world.part(host, other, true);
+                    world.wait_ms(50..6_000).await;
+                    world.part(host, other, false);
+                }
+                kind => {
+                    brokers.kill(host, if kind == 2 { Crash::Kill } else { Crash::PowerCut });
+                    world.wait_ms(0..3_000).await;
+                    brokers.boot(host);
+                }
+            }
+            world.wait_ms(0..3_000).await;
+        }
+        brokers.until_whole().await;
+        sharing.check().await
+    });
+    checked
+}
+
+#[test]
+fn k1_what_is_shared_with_sessions_that_end_with_their_connections_reaches_a_member_under_faults() {
+    for seed in seeds(3) {
+        println!("SIMULATION_SEED={seed}");
+        sharing_with_borrowers(seed).unwrap_or_else(|error| panic!("{error:?}"));
+    }
 }
 
 /// Which file of a damaged disk has a byte flipped.
