@@ -152,6 +152,11 @@ pub const STREAM_BYTES_MAX: usize = 64 << 20;
 pub const MEMBER_LOANS_ITEMS_MAX: usize = 512;
 /// Bytes of topics, properties and payloads of them, the last one not counted; policy as above.
 pub const MEMBER_LOANS_BYTES_MAX: usize = 512 << 10;
+/// Of those, how many there may be for more to be lent that waited, or was left, elsewhere: all shards together may not lend a
+/// member more than may wait for its client. At the bound it waits on.
+pub const MEMBER_HAND_OVERS_ITEMS_MAX: usize = 64;
+/// Bytes of them; policy as above.
+pub const MEMBER_HAND_OVERS_BYTES_MAX: usize = 64 << 10;
 /// Bytes of all that one shard has lent, the last one not counted; policy as above.
 pub const SHARD_LOANS_BYTES_MAX: usize = 64 << 20;
 /// Sessions with shared subscriptions that are looked at before others have their turn.

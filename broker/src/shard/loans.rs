@@ -43,6 +43,13 @@ struct Borrowed {
     bytes: usize,
 }
 
+impl Borrowed {
+    /// It has more than half of what it may be handed over. Each time that it has less again, more is looked for.
+    fn is_much(&self) -> bool {
+        self.items > limits::MEMBER_HAND_OVERS_ITEMS_MAX / 2 || self.bytes > limits::MEMBER_HAND_OVERS_BYTES_MAX / 2
+    }
+}
+
 /// What a snapshot says of a loan; `message` is its place among the messages.
 #[derive(Serialize, Deserialize)]
 pub(super) struct LoanRecord {
@@ -58,11 +65,9 @@ impl Loans {
         self.bytes
     }
 
-    /// Whether this member may have one more.
-    fn may_have(&self, borrower: &str) -> bool {
-        let within = |borrowed: &Borrowed| {
-            borrowed.items < limits::MEMBER_LOANS_ITEMS_MAX && borrowed.bytes < limits::MEMBER_LOANS_BYTES_MAX
-        };
+    /// Whether this member may have one more, of so many.
+    fn may_have(&self, borrower: &str, items_max: usize, bytes_max: usize) -> bool {
+        let within = |borrowed: &Borrowed| borrowed.items < items_max && borrowed.bytes < bytes_max;
         self.bytes < limits::SHARD_LOANS_BYTES_MAX && self.borrowers.get(borrower).is_none_or(within)
     }
 
@@ -78,25 +83,27 @@ impl Loans {
         self.lent.insert((run, number), loan);
     }
 
-    fn take(&mut self, run: Origin, number: u64) -> Option<Loan> {
+    /// Ends a loan; and tells whether its borrower has no longer much.
+    fn take(&mut self, run: Origin, number: u64) -> Option<(Loan, bool)> {
         let loan = self.lent.remove(&(run, number))?;
         let bytes = loan.message.size();
         self.bytes -= bytes;
-        if let Some(borrowed) = self.borrowers.get_mut(&loan.borrower) {
-            borrowed.items -= 1;
-            borrowed.bytes -= bytes;
-            if borrowed.items == 0 {
-                self.borrowers.remove(&loan.borrower);
-            }
+        let Some(borrowed) = self.borrowers.get_mut(&loan.borrower) else { return Some((loan, false)) };
+        let had_much = borrowed.is_much();
+        borrowed.items -= 1;
+        borrowed.bytes -= bytes;
+        let eased = had_much && !borrowed.is_much();
+        if borrowed.items == 0 {
+            self.borrowers.remove(&loan.borrower);
         }
-        Some(loan)
+        Some((loan, eased))
     }
 
     /// The runs of a node up to this one are over: what they had, in the order it was lent.
     fn forget(&mut self, gone: Origin) -> Vec<Loan> {
         let (first, last) = (Origin { incarnation: Default::default(), ..gone }, (gone, u64::MAX));
         let over: Vec<(Origin, u64)> = self.lent.range((first, 0)..=last).map(|(key, _)| *key).collect();
-        over.into_iter().filter_map(|(run, number)| self.take(run, number)).collect()
+        over.into_iter().filter_map(|(run, number)| Some(self.take(run, number)?.0)).collect()
     }
 
     /// For a snapshot; `place` says where among its messages one is.
@@ -132,7 +139,8 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         let borrower = message.recipient.clone().unwrap_or_default();
-        if !self.may_lend(run, &borrower) {
+        let (items_max, bytes_max) = (limits::MEMBER_LOANS_ITEMS_MAX, limits::MEMBER_LOANS_BYTES_MAX);
+        if !self.has_room_to_lend(run) || !self.loans.may_have(&borrower, items_max, bytes_max) {
             return self.bequeath(message, heir, effects);
         }
         let (to, message) = (Destination::Borrower(run), Stored::new(&self.shelf, &message));
@@ -144,10 +152,14 @@ impl Shard {
 
     /// A run says what became of loans: of the first nothing is owed any more, the others are somebody else's.
     pub(super) fn end_loans(&mut self, run: Origin, done: &[u64], returned: &[u64], effects: &mut Vec<Effect>) {
+        let mut eased = false;
         for number in done {
-            self.loans.take(run, *number);
+            eased |= self.loans.take(run, *number).is_some_and(|(_, eased)| eased);
         }
-        let returned: Vec<Loan> = returned.iter().filter_map(|number| self.loans.take(run, *number)).collect();
+        if eased {
+            effects.push(Effect::Unplaced);
+        }
+        let returned = returned.iter().filter_map(|number| Some(self.loans.take(run, *number)?.0)).collect();
         self.inherit(returned, effects);
     }
 
@@ -179,14 +191,17 @@ impl Shard {
             }
         }
     }
+
+    fn has_room_to_lend(&self, run: Origin) -> bool {
+        self.streams.expected(run) != Expected::Nothing && self.traffic.bytes() < limits::SHARD_OUTBOX_BYTES_MAX
+    }
 }
 
 /// What the shard's leader reads.
 impl Shard {
-    /// Whether a member that is connected to `run` may be lent one more message.
-    pub fn may_lend(&self, run: Origin, borrower: &str) -> bool {
-        self.streams.expected(run) != Expected::Nothing
-            && self.traffic.bytes() < limits::SHARD_OUTBOX_BYTES_MAX
-            && self.loans.may_have(borrower)
+    /// Whether a member that is connected to `run` may be lent one more message that waited elsewhere, or was left.
+    pub fn may_hand_over(&self, run: Origin, borrower: &str) -> bool {
+        let (items_max, bytes_max) = (limits::MEMBER_HAND_OVERS_ITEMS_MAX, limits::MEMBER_HAND_OVERS_BYTES_MAX);
+        self.has_room_to_lend(run) && self.loans.may_have(borrower, items_max, bytes_max)
     }
 }

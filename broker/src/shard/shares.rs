@@ -204,7 +204,7 @@ impl Shard {
     fn takes(&self, to: &Onward) -> bool {
         match to {
             Onward::Nowhere | Onward::Here(_) => true,
-            Onward::To(Destination::Borrower(run), recipient) => self.may_lend(*run, recipient),
+            Onward::To(Destination::Borrower(run), recipient) => self.may_hand_over(*run, recipient),
             Onward::To(Destination::Node(run), _) if self.streams.expected(*run) == Expected::Nothing => false,
             Onward::To(..) => self.traffic.bytes() < limits::SHARD_OUTBOX_BYTES_MAX,
         }

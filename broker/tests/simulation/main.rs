@@ -213,8 +213,7 @@ fn death_of_a_borrower(seed: u64, qos: QoS, heir_stays: bool) {
         let (mut sender, mut receiver, _) = client::connect(&brokers.dial(one), &heir).await.expect("the heir");
         sender.subscribe(1, qos, &["$share/g/t"]).await.expect("subscribed");
         assert!(matches!(receiver.next().await, Ok(Event::SubAck { .. })));
-        let heir_now = (sender, receiver);
-        let mut heir_now = if heir_stays { Some(heir_now) } else { None };
+        let mut heir_now = Some((sender, receiver)).filter(|_| heir_stays);
         let borrower = identity("borrower", false);
         let (mut sender, mut receiver, _) = client::connect(&brokers.dial(two), &borrower).await.expect("the borrower");
         sender.subscribe(1, QoS::AtLeastOnce, &["$share/g/t"]).await.expect("subscribed");

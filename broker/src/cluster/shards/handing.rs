@@ -80,12 +80,12 @@ impl ShardRooms {
         }
     }
 
-    /// Where a message of `shard` goes whose next member is `recipient`. One that may be lent no more leaves a stray to its heir.
+    /// Where a message of `shard` goes whose next member is `recipient`. One that may not be lent it leaves a stray to its heir.
     fn onward(&self, shard: ShardId, stray: bool, recipient: Recipient) -> Option<Onward> {
         let mut to = self.destination_of(&recipient)?;
         let Recipient { mut text, heir, .. } = recipient;
         if let (Destination::Borrower(run), Some(heir)) = (to, heir)
-            && self.with_led(shard, |group, _| group.with(|state| state.may_lend(run, &text))) == Some(false)
+            && self.with_led(shard, |group, _| group.with(|state| state.may_hand_over(run, &text))) == Some(false)
         {
             if !stray {
                 return None;

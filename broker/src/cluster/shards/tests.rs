@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 
 use self::world::{SHARED, World, node, simulate};
 use crate::door::Fate;
-use crate::limits::MEMBER_LOANS_ITEMS_MAX;
+use crate::limits::{MEMBER_HAND_OVERS_ITEMS_MAX, MEMBER_LOANS_ITEMS_MAX};
 use crate::shard::Outcome;
 
 #[test]
@@ -257,13 +257,20 @@ fn a_stray_is_lent_to_the_member_that_is_chosen_and_is_the_heirs_if_that_has_as_
         world.choose(node(2), "c");
         world.publish_shared(node(3), "stray", "nobody");
         world.within(5, || (world.lent(node(2)) == ["stray"]).then_some(())).await;
-        for number in 1..MEMBER_LOANS_ITEMS_MAX {
-            world.publish_lent(node(3), &number.to_string(), node(2), "c");
+        let mut lent = 1;
+        for (max, more) in [(MEMBER_HAND_OVERS_ITEMS_MAX, "stray again"), (MEMBER_LOANS_ITEMS_MAX, "lent again")] {
+            while lent < max {
+                world.publish_lent(node(3), &lent.to_string(), node(2), "c");
+                lent += 1;
+            }
+            world.within(5, || (world.lent(node(2)).len() == max).then_some(())).await;
+            if more.starts_with("stray") {
+                world.publish_shared(node(3), more, "nobody");
+            } else {
+                world.publish_lent(node(3), more, node(2), "c");
+            }
+            world.within(5, || world.received(heir).contains(&more.to_owned()).then_some(())).await;
         }
-        world.within(5, || (world.lent(node(2)).len() == MEMBER_LOANS_ITEMS_MAX).then_some(())).await;
-        world.publish_lent(node(3), "one more", node(2), "c");
-        world.publish_shared(node(3), "stray again", "nobody");
-        world.within(5, || (world.received(heir).len() == 2).then_some(())).await;
         world.all_are_stored().await;
     });
 }

@@ -158,13 +158,35 @@ fn what_a_member_may_not_be_lent_any_more_is_the_heirs() {
         assert_eq!(given.say(NODE_A, lend(&number.to_string(), "c")), Outcome::Stored(1));
     }
     assert_eq!((given.lent().len(), given.queue("c").len()), (limits::MEMBER_LOANS_ITEMS_MAX, 2));
-    assert!(!given.shard.may_lend(NODE_B, &text(Kind::Ephemeral, "e")));
-    assert!(given.shard.may_lend(NODE_B, &text(Kind::Ephemeral, "another")));
     given.restored();
-    assert!(!given.shard.may_lend(NODE_B, &text(Kind::Ephemeral, "e")), "a restart counts again");
+    given.say(NODE_A, lend("x", "c"));
+    assert_eq!(given.queue("c").len(), 3, "a restart counts again");
     given.say(NODE_B, end(&[1], &[]));
     given.say(NODE_A, lend("again", "c"));
-    assert_eq!(given.queue("c").len(), 2);
+    assert_eq!(given.queue("c").len(), 3);
+}
+
+#[test]
+fn a_member_is_handed_less_than_it_may_be_lent_and_more_when_it_has_done_half() {
+    let mut given = Given::default();
+    given.heir();
+    let may_hand_over = |given: &Given| given.shard.may_hand_over(NODE_B, &text(Kind::Ephemeral, "e"));
+    for _ in 0..limits::MEMBER_HAND_OVERS_ITEMS_MAX {
+        assert!(may_hand_over(&given));
+        given.say(NODE_A, lend("x", "c"));
+    }
+    assert!(!may_hand_over(&given) && given.shard.may_hand_over(NODE_B, &text(Kind::Ephemeral, "another")));
+    given
+        .say(NODE_A, Command::Publish(Message { recipient: Some(text(Kind::Connected, "gone")), ..message("t", "y") }));
+    let to = Onward::To(BORROWER, text(Kind::Ephemeral, "e"));
+    let hand_over = Command::HandOver(vec![HandOver { from: None, number: 1, to }]);
+    assert_eq!(given.say(NODE_A, hand_over.clone()), Outcome::Stored(0));
+    let half = limits::MEMBER_HAND_OVERS_ITEMS_MAX as u64 / 2;
+    given.say(NODE_B, end(&(1..half).collect::<Vec<_>>(), &[]));
+    assert!(!given.has(|effect| *effect == Effect::Unplaced));
+    given.say(NODE_B, end(&[half], &[]));
+    assert!(given.has(|effect| *effect == Effect::Unplaced), "what waits is looked for");
+    assert_eq!(given.say(NODE_A, hand_over), Outcome::Stored(1));
 }
 
 #[test]
