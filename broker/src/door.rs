@@ -41,7 +41,7 @@ pub struct Heir {
 
 /// What became of a loan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum LoanEnd {
     /// The member's client has acknowledged it, or nothing more is owed to it: it expired, or is too large, or goes at QoS 0.
     Done,
     /// The member takes it at QoS 2: once this is stored nobody else gets it ([MQTT-4.8.2-5]), and it comes again as
@@ -241,7 +241,7 @@ pub enum ToCluster {
         chosen: Vec<Option<Recipient>>,
     },
     /// What became of what [`ToWorker::Lend`] brought. Each once.
-    Loans(Vec<(Loan, Fate)>),
+    Loans(Vec<(Loan, LoanEnd)>),
     /// A subscriber reads the retained messages that match its filter. Answered by [`ToWorker::Retained`], a piece at a time.
     ReadRetained {
         /// Who asks.

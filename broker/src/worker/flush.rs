@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use super::core::Core;
 use super::lifetime::acknowledge;
 use crate::connection::{Pauses, State};
-use crate::door::{Fate, ToCluster};
+use crate::door::{LoanEnd, ToCluster};
 use crate::identity::ConnectionId;
 use crate::limits::PUMPS_PER_TURN_MAX;
 
@@ -94,7 +94,7 @@ impl Core {
                     self.to_cluster.push(acknowledge);
                 }
                 if session.has_returned_loans() {
-                    let done = session.take_returned_loans().into_iter().map(|loan| (loan, Fate::Done));
+                    let done = session.take_returned_loans().into_iter().map(|loan| (loan, LoanEnd::Done));
                     self.table.loans.extend(done);
                 }
                 // It takes more at once than a turn allows: go on in the next.

@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::wheel::ticks;
 use crate::connection::{Pauses, State, Stream};
-use crate::door::{Fate, ToCluster};
+use crate::door::{LoanEnd, ToCluster};
 use crate::identity::ConnectionId;
 use crate::message::Message;
 use crate::protocol::{Disconnect, Packet, ReasonCode, Version, Why, encode_explained};
@@ -130,11 +130,11 @@ impl Core {
         for subscription in session.subscriptions.iter() {
             self.unroute(slot, &session.terms.client_id, &subscription.filter);
         }
-        let done = session.take_returned_loans().into_iter().map(|loan| (loan, Fate::Done));
+        let done = session.take_returned_loans().into_iter().map(|loan| (loan, LoanEnd::Done));
         self.table.loans.extend(done);
         for (message, loan) in session.take_unfinished() {
             match loan {
-                Some(loan) => self.table.loans.push((loan, Fate::Returned)),
+                Some(loan) => self.table.loans.push((loan, LoanEnd::Returned)),
                 None => self.pass_on(Message::clone(&message)),
             }
         }

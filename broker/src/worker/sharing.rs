@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use super::core::Core;
 use super::table::{Source, Table};
 use crate::connection::{Content, Payload};
-use crate::door::{Fate, Recipients, RouteOwner, Targets, ToCluster, Wanted};
+use crate::door::{LoanEnd, Recipients, RouteOwner, Targets, ToCluster, Wanted};
 use crate::identity::ConnectionId;
 use crate::message::{Message, QoS, Subscription};
 use crate::router::{Choice, Chosen, Subscriber};
@@ -44,7 +44,7 @@ pub(super) fn deliver_to_member(
     if source.qos == QoS::AtMostOnce || member.qos == QoS::AtMostOnce {
         let delivered = table.deliver(source, topic, member, identifiers);
         if let (true, Some(loan)) = (delivered, loan) {
-            table.loans.push((loan, Fate::Done));
+            table.loans.push((loan, LoanEnd::Done));
         }
         return delivered;
     }
@@ -123,10 +123,10 @@ impl Core {
         let text = message.recipient.clone().unwrap_or_default();
         match self.router.member(&text).copied() {
             Some(member) if member.qos.min(message.qos) == QoS::ExactlyOnce => {
-                self.table.loans.push((loan, Fate::Begun(message)));
+                self.table.loans.push((loan, LoanEnd::Begun(message)));
             }
             Some(member) if self.hand_to(message, &text, &member, Some(loan)) => {}
-            _ => self.table.loans.push((loan, Fate::Returned)),
+            _ => self.table.loans.push((loan, LoanEnd::Returned)),
         }
         self.flush_soon();
     }
@@ -190,7 +190,7 @@ impl Core {
         let message = Rc::new(message);
         let Some(source) = Source::of(&message, now_ms) else {
             self.table.counters.dropped_expired += 1;
-            self.table.loans.extend(loan.map(|loan| (loan, Fate::Done)));
+            self.table.loans.extend(loan.map(|loan| (loan, LoanEnd::Done)));
             return true;
         };
         self.table.publisher_must_wait = false;

@@ -11,7 +11,7 @@ use slab::Slab;
 use super::counters::Counters;
 use super::wheel::Timed;
 use crate::connection::{Congestion, Connection, Content, Form, Layouts, Pauses, Payload, Spares, State, packet_bytes};
-use crate::door::Fate;
+use crate::door::LoanEnd;
 use crate::limits::ClientLimits;
 use crate::message::{Message, QoS};
 use crate::router::Subscriber;
@@ -34,7 +34,7 @@ pub(super) struct Table {
     /// A receiver of the message being delivered wants its publisher to wait.
     pub(super) publisher_must_wait: bool,
     /// What became of loans, until the end of this turn.
-    pub(super) loans: Vec<(Loan, Fate)>,
+    pub(super) loans: Vec<(Loan, LoanEnd)>,
 }
 
 /// A message being delivered.
@@ -168,7 +168,7 @@ impl Table {
             && packet_bytes(&source.content, &form) > session.terms.packet_bytes_max as usize
         {
             self.counters.dropped_too_large += 1;
-            self.loans.extend(source.loan.map(|loan| (loan, Fate::Done)));
+            self.loans.extend(source.loan.map(|loan| (loan, LoanEnd::Done)));
             return true;
         }
         let room = connection.output.len() < self.limits.output_bytes_max
@@ -206,7 +206,7 @@ impl Table {
                 let unwanted = refused.and_then(|waiting| waiting.loan);
                 // Who lent it has it still.
                 self.counters.dropped_slow_client += dropped - u64::from(unwanted.is_some());
-                self.loans.extend(unwanted.map(|loan| (loan, Fate::Unwanted)));
+                self.loans.extend(unwanted.map(|loan| (loan, LoanEnd::Unwanted)));
                 if session.waiting_bytes() > bounds.bytes_max / 2 || session.waiting_items() > bounds.items_max / 2 {
                     self.congest(slot, source.publisher);
                 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::ShardRooms;
 use crate::cluster::shard_client::Waiter;
 use crate::cluster::shard_frames::ShardFrame;
-use crate::door::{Fate, Heir, Recipient, RouteOwner};
+use crate::door::{Heir, LoanEnd, Recipient, RouteOwner};
 use crate::identity::{Incarnation, Origin, ShardId};
 use crate::message::Message;
 use crate::shard::{Command, Destination, Outcome};
@@ -28,13 +28,13 @@ struct Ended {
 }
 
 impl EndedLoans {
-    fn put(&mut self, loan: Loan, fate: Fate) {
+    fn put(&mut self, loan: Loan, end: LoanEnd) {
         let ended = self.shards.entry(loan.shard).or_default();
-        match fate {
-            Fate::Done => ended.done.push(loan.number),
-            Fate::Returned => ended.returned.push(loan.number),
-            Fate::Unwanted => self.unwanted.push(loan),
-            Fate::Begun(message) => {
+        match end {
+            LoanEnd::Done => ended.done.push(loan.number),
+            LoanEnd::Returned => ended.returned.push(loan.number),
+            LoanEnd::Unwanted => self.unwanted.push(loan),
+            LoanEnd::Begun(message) => {
                 ended.done.push(loan.number);
                 ended.begun.push(message);
             }
@@ -43,7 +43,7 @@ impl EndedLoans {
 
     pub(super) fn tick(&mut self) {
         for loan in std::mem::take(&mut self.unwanted) {
-            self.put(loan, Fate::Returned);
+            self.put(loan, LoanEnd::Returned);
         }
     }
 }
@@ -99,11 +99,11 @@ impl ShardRooms {
     }
 
     /// A worker says what became of loans.
-    pub(super) fn loans_ended(&self, ended: Vec<(Loan, Fate)>) {
+    pub(super) fn loans_ended(&self, ended: Vec<(Loan, LoanEnd)>) {
         let run = self.around.mesh.me().incarnation;
         // What an earlier run of this node was lent has gone to others.
-        for (loan, fate) in ended.into_iter().filter(|(loan, _)| loan.run == run) {
-            self.ended_loans.borrow_mut().put(loan, fate);
+        for (loan, end) in ended.into_iter().filter(|(loan, _)| loan.run == run) {
+            self.ended_loans.borrow_mut().put(loan, end);
         }
         self.work.notify_one();
     }

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use self::world::{SHARED, World, node, simulate};
-use crate::door::Fate;
+use crate::door::LoanEnd;
 use crate::limits::{MEMBER_HAND_OVERS_ITEMS_MAX, MEMBER_LOANS_ITEMS_MAX};
 use crate::shard::Outcome;
 
@@ -202,7 +202,7 @@ fn k1_what_is_lent_arrives_once_and_is_the_heirs_if_its_node_goes() {
             assert_eq!(world.lent(node(2)), expected, "seed {seed}");
             let (done, left): (Vec<_>, Vec<_>) = expected.into_iter().partition(|_| random.random_bool(0.5));
             for payload in &done {
-                world.end_loan(node(2), payload, |_| Fate::Done);
+                world.end_loan(node(2), payload, |_| LoanEnd::Done);
                 if random.random_bool(0.05) {
                     world.move_leader().await;
                 }
@@ -229,15 +229,15 @@ fn what_a_member_gives_back_is_the_heirs_and_what_it_begins_is_its_own_once_that
             world.publish_lent(node(3), payload, node(2), "c");
         }
         world.within(5, || (world.lent(node(2)).len() == 3).then_some(())).await;
-        world.end_loan(node(2), "unwanted", |_| Fate::Unwanted);
-        world.end_loan(node(2), "returned", |_| Fate::Returned);
+        world.end_loan(node(2), "unwanted", |_| LoanEnd::Unwanted);
+        world.end_loan(node(2), "returned", |_| LoanEnd::Returned);
         world.within(5, || (world.received(heir).len() == 2).then_some(())).await;
         assert_eq!(world.received(heir), ["returned", "unwanted"], "the latter not at once");
         let leader = world.leader().await;
         let (one, other) = world.others(leader);
         world.cut(leader, one);
         world.cut(leader, other);
-        world.end_loan(node(2), "begun", Fate::Begun);
+        world.end_loan(node(2), "begun", LoanEnd::Begun);
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(world.forwarded(node(2)).is_empty(), "nobody has stored it");
         world.heal_all();

@@ -1,5 +1,5 @@
 use super::fixture::*;
-use crate::door::{Fate, Heir, Recipient, Recipients, RouteOwner, ToCluster, ToWorker, Wanted};
+use crate::door::{Heir, LoanEnd, Recipient, Recipients, RouteOwner, ToCluster, ToWorker, Wanted};
 use crate::identity::{Incarnation, NodeId, ShardId};
 use crate::message::{Message, QoS};
 use crate::protocol::{Acknowledgement, Packet, Properties, PropertiesBuilder, PropertyId, ReasonCode, Version};
@@ -139,12 +139,12 @@ fn loan(number: u64) -> Loan {
 }
 
 /// What the cluster was told of loans.
-fn loans(told: &[ToCluster]) -> Vec<(u64, Fate)> {
+fn loans(told: &[ToCluster]) -> Vec<(u64, LoanEnd)> {
     let ended = told.iter().filter_map(|what| match what {
         ToCluster::Loans(ended) => Some(ended.clone()),
         _ => None,
     });
-    ended.flatten().map(|(loan, fate)| (loan.number, fate)).collect()
+    ended.flatten().map(|(loan, end)| (loan.number, end)).collect()
 }
 
 #[test]
@@ -162,9 +162,9 @@ fn a_loan_is_done_when_the_client_has_acknowledged_it_and_returned_when_it_goes_
         member.expect_publish().await;
         assert!(loans(&node.cluster.borrow().told).is_empty(), "sent is not acknowledged");
         member.send(puback(packet_id)).await;
-        node.until("one is done", |cluster| loans(&cluster.told) == [(1, Fate::Done)]).await;
+        node.until("one is done", |cluster| loans(&cluster.told) == [(1, LoanEnd::Done)]).await;
         drop(member);
-        let rest = [(1, Fate::Done), (2, Fate::Returned), (3, Fate::Returned)];
+        let rest = [(1, LoanEnd::Done), (2, LoanEnd::Returned), (3, LoanEnd::Returned)];
         node.until("the others are returned", |cluster| loans(&cluster.told) == rest).await;
         let told = recipients(&node.cluster.borrow().told);
         assert!(told.is_empty(), "the shard finds another member: {told:?}");
@@ -176,7 +176,7 @@ fn a_loan_to_a_member_that_has_gone_is_returned_at_once() {
     run_test(async {
         let node = Node::start(1);
         node.command(0, ToWorker::Lend { loan: loan(7), message: message("1", "gone") });
-        node.until("it is returned", |cluster| loans(&cluster.told) == [(7, Fate::Returned)]).await;
+        node.until("it is returned", |cluster| loans(&cluster.told) == [(7, LoanEnd::Returned)]).await;
         assert_eq!(node.counters(0).await.dropped_without_member, 0);
     });
 }
@@ -189,7 +189,7 @@ fn a_loan_that_goes_at_qos_2_is_sent_when_nobody_else_can_get_it_and_one_at_qos_
         twice.subscribe(GROUP, Q2, 2).await;
         let begun = Message { qos: Q2, ..message("2", "twice") };
         node.command(0, ToWorker::Lend { loan: loan(1), message: begun.clone() });
-        node.until("it is begun", |cluster| loans(&cluster.told) == [(1, Fate::Begun(begun.clone()))]).await;
+        node.until("it is begun", |cluster| loans(&cluster.told) == [(1, LoanEnd::Begun(begun.clone()))]).await;
         twice.expect_nothing().await;
         node.command(0, ToWorker::Forward(vec![begun]));
         assert_eq!(twice.expect_publish().await.1, "2");
@@ -197,7 +197,7 @@ fn a_loan_that_goes_at_qos_2_is_sent_when_nobody_else_can_get_it_and_one_at_qos_
         fleeting.subscribe(GROUP, Q0, 0).await;
         node.command(0, ToWorker::Lend { loan: loan(2), message: message("0", "fleeting") });
         fleeting.expect_payload("0").await;
-        node.until("it is done", |cluster| loans(&cluster.told).last() == Some(&(2, Fate::Done))).await;
+        node.until("it is done", |cluster| loans(&cluster.told).last() == Some(&(2, LoanEnd::Done))).await;
     });
 }
 
@@ -214,7 +214,7 @@ fn what_a_client_that_does_not_keep_up_has_no_room_for_stays_with_the_shard() {
         for number in 1..=waiting_max + 2 {
             node.command(0, ToWorker::Lend { loan: loan(number), message: message("x", "slow") });
         }
-        node.until("one is too much", |cluster| loans(&cluster.told) == [(waiting_max + 2, Fate::Unwanted)]).await;
+        node.until("one is too much", |cluster| loans(&cluster.told) == [(waiting_max + 2, LoanEnd::Unwanted)]).await;
         assert_eq!(node.counters(0).await.dropped_slow_client, 0);
     });
 }

@@ -18,7 +18,7 @@ use crate::cluster::mesh::{
 };
 use crate::cluster::replica::Replica;
 use crate::cluster::tasks::Tasks;
-use crate::door::{Fate, Heir, Recipient, RouteOwner, Targets, ToCluster, ToWorker, Wanted};
+use crate::door::{Heir, LoanEnd, Recipient, RouteOwner, Targets, ToCluster, ToWorker, Wanted};
 use crate::identity::{ConnectionId, GroupId, Incarnation, NodeId, Origin, ShardId};
 use crate::message::{Message, QoS, Subscription, SubscriptionOptions};
 use crate::replication::{Settings, Transport, TransportError, seed};
@@ -409,14 +409,14 @@ impl World {
     }
 
     /// A worker says what became of the loan of this payload.
-    pub(super) fn end_loan(&self, at: NodeId, payload: &str, fate: impl FnOnce(Message) -> Fate) {
+    pub(super) fn end_loan(&self, at: NodeId, payload: &str, end: impl FnOnce(Message) -> LoanEnd) {
         let (loan, message) = {
             let mut lent = self.0.lent.borrow_mut();
             let lent = lent.get_mut(&at).unwrap();
             let place = lent.iter().position(|(_, message)| message.payload == payload.as_bytes()).unwrap();
             lent.remove(place)
         };
-        self.0.node(at).unwrap().rooms.worker(ToCluster::Loans(vec![(loan, fate(message))]));
+        self.0.node(at).unwrap().rooms.worker(ToCluster::Loans(vec![(loan, end(message))]));
     }
 
     /// From now on workers choose the ephemeral member at `to`.
