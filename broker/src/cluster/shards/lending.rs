@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::ShardRooms;
+use super::relaying::take_next;
 use crate::cluster::shard_client::Waiter;
 use crate::cluster::shard_frames::ShardFrame;
 use crate::door::{Heir, LoanEnd, Recipient, RouteOwner};
@@ -84,17 +85,9 @@ impl ShardRooms {
         if to != self.around.mesh.me().incarnation {
             return;
         }
-        let last = {
-            let mut borrowed = self.borrowed.borrow_mut();
-            let last = borrowed.entry(shard).or_default();
-            if number == *last + 1 {
-                *last = number;
-                self.around.workers.lend(Loan { shard, run: to, number }, message);
-            }
-            *last
-        };
-        if number <= last {
-            self.send(from.node, ShardFrame::Lent { shard, to, number: last });
+        let lend = || self.around.workers.lend(Loan { shard, run: to, number }, message);
+        if let Some(number) = take_next(&self.borrowed, shard, number, lend) {
+            self.send(from.node, ShardFrame::Lent { shard, to, number });
         }
     }
 

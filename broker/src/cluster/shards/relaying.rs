@@ -1,6 +1,9 @@
 //! QoS 2 from persistent sessions, and wills, as they pass between nodes: into the publisher's shard, and from its outboxes to the
 //! shards and nodes that its messages are for.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use super::ShardRooms;
 use super::handing::Choosing;
 use crate::cluster::shard_client::Waiter;
@@ -160,17 +163,25 @@ impl ShardRooms {
         if to != self.around.mesh.me().incarnation {
             return;
         }
-        let last = {
-            let mut taken = self.taken.borrow_mut();
-            let last = taken.entry(shard).or_default();
-            if number == *last + 1 {
-                *last = number;
-                self.around.workers.hand_over(message);
-            }
-            *last
-        };
-        if number <= last {
-            self.send(from.node, ShardFrame::Relayed { shard, to, number: last });
+        if let Some(number) = take_next(&self.taken, shard, number, || self.around.workers.hand_over(message)) {
+            self.send(from.node, ShardFrame::Relayed { shard, to, number });
         }
     }
+}
+
+/// Calls `take` for what came from the outbox of `shard` under `number` if it is the next, and remembers that in `last`. Gives
+/// the number of the last that was taken, unless some before `number` are missing.
+pub(super) fn take_next(
+    last: &RefCell<BTreeMap<ShardId, u64>>,
+    shard: ShardId,
+    number: u64,
+    take: impl FnOnce(),
+) -> Option<u64> {
+    let mut last = last.borrow_mut();
+    let last = last.entry(shard).or_default();
+    if number == *last + 1 {
+        *last = number;
+        take();
+    }
+    (number <= *last).then_some(*last)
 }

@@ -126,6 +126,19 @@ fn a_session_goes_on_where_its_client_connects_next() {
     });
 }
 
+/// A link is lost for a moment, perhaps, and another node leads, perhaps.
+async fn disturb(world: &World, random: &mut SmallRng) {
+    let (one, other) = (random.random_range(1..=3_u64), random.random_range(1..=3_u64));
+    if one != other && random.random_bool(0.3) {
+        world.cut(node(one), node(other));
+    }
+    tokio::time::sleep(Duration::from_millis(random.random_range(0..20))).await;
+    world.heal_all();
+    if random.random_bool(0.1) {
+        world.move_leader().await;
+    }
+}
+
 #[test]
 fn a_message_of_qos_2_is_everywhere_once_over_lost_links_changes_of_leader_and_repetitions() {
     for seed in 0..6 {
@@ -136,15 +149,7 @@ fn a_message_of_qos_2_is_everywhere_once_over_lost_links_changes_of_leader_and_r
             let mut publisher = world.open("p", node(2)).await;
             for number in 1..=100_u16 {
                 world.publish_once(publisher, number, "t", &number.to_string());
-                let (one, other) = (random.random_range(1..=3_u64), random.random_range(1..=3_u64));
-                if one != other && random.random_bool(0.3) {
-                    world.cut(node(one), node(other));
-                }
-                tokio::time::sleep(Duration::from_millis(random.random_range(0..20))).await;
-                world.heal_all();
-                if random.random_bool(0.1) {
-                    world.move_leader().await;
-                }
+                disturb(world, &mut random).await;
                 if random.random_bool(0.1) {
                     // On another node, and again what it has no answer to.
                     world.close(publisher);
@@ -185,15 +190,7 @@ fn k1_what_is_lent_arrives_once_and_is_the_heirs_if_its_node_goes() {
             world.subscribe(heir, SHARED).await;
             for number in 1..=100_u32 {
                 world.publish_lent(node(3), &number.to_string(), node(2), "c");
-                let (one, other) = (random.random_range(1..=3_u64), random.random_range(1..=3_u64));
-                if one != other && random.random_bool(0.3) {
-                    world.cut(node(one), node(other));
-                }
-                tokio::time::sleep(Duration::from_millis(random.random_range(0..20))).await;
-                world.heal_all();
-                if random.random_bool(0.1) {
-                    world.move_leader().await;
-                }
+                disturb(world, &mut random).await;
             }
             world.all_are_stored().await;
             let expected: Vec<String> = (1..=100_u32).map(|number| number.to_string()).collect();
