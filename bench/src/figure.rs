@@ -42,6 +42,8 @@ pub struct Trie {
     pub many: u64,
     /// Memory per filter, its own text not counted.
     pub bytes_per_filter: f64,
+    /// The longest that one filter took to come, while the trie grew to many: milliseconds.
+    pub longest_insert_ms: f64,
 }
 
 impl Throughput {
@@ -115,6 +117,7 @@ pub fn median(rounds: &[Figure]) -> Option<Figure> {
                 few_ns: middle(all.iter().map(|trie| trie.few_ns))?,
                 many_ns: middle(all.iter().map(|trie| trie.many_ns))?,
                 bytes_per_filter: middle(all.iter().map(|trie| trie.bytes_per_filter))?,
+                longest_insert_ms: middle(all.iter().map(|trie| trie.longest_insert_ms))?,
             })
         }
     })

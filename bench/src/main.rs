@@ -47,7 +47,8 @@ enum What {
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
     },
-    /// Measure the broker's topic trie; prints ns per match among 1,000, among many, how many, bytes per filter.
+    /// Measure the broker's topic trie; prints ns per match among 1,000, among many, how many, bytes per filter, ms
+    /// of the longest insert.
     Trie {
         /// How many are many.
         #[arg(long, default_value_t = FILTERS)]

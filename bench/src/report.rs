@@ -115,14 +115,15 @@ impl Report {
     fn tries(&self, out: &mut String) {
         self.table(
             out,
-            "| trie | broker | filters | ns per match among 1,000 | among all | bytes per filter beyond its text |\n\
-             | --- | --- | ---: | ---: | ---: | ---: |\n",
+            "| trie | broker | filters | ns per match among 1,000 | among all | bytes per filter beyond its text | ms of the longest insert |\n\
+             | --- | --- | ---: | ---: | ---: | ---: | ---: |\n",
             |figure| match figure {
                 Figure::Trie(trie) => Some(*trie),
                 _ => None,
             },
             |_, trie: Trie| {
-                format!("{} | {:.0} | {:.0} | {:.0}", trie.many, trie.few_ns, trie.many_ns, trie.bytes_per_filter)
+                let Trie { few_ns, many_ns, many, bytes_per_filter, longest_insert_ms } = trie;
+                format!("{many} | {few_ns:.0} | {many_ns:.0} | {bytes_per_filter:.0} | {longest_insert_ms:.0}")
             },
         );
     }
@@ -219,7 +220,8 @@ pub(crate) mod tests {
     #[test]
     fn every_kind_of_figure_has_its_table() {
         let latency = Figure::Latency { median_ns: 20_000.0, p99_ns: 61_500.0 };
-        let trie = Trie { few_ns: 50.0, many_ns: 200.0, many: 10_000_000, bytes_per_filter: 99.0 };
+        let trie =
+            Trie { few_ns: 50.0, many_ns: 200.0, many: 10_000_000, bytes_per_filter: 99.0, longest_insert_ms: 30.0 };
         let text = report(&[
             ("latency", "mqtt-broker", Ok(latency)),
             ("idle", "mqtt-broker", Ok(Figure::Memory(1234.0))),
@@ -228,7 +230,7 @@ pub(crate) mod tests {
         .markdown();
         assert!(text.contains("| 5,000 a second, QoS 1 | mqtt-broker | 20.0 | 61.5 |"), "{text}");
         assert!(text.contains("| mqtt-broker | 1234 |"), "{text}");
-        assert!(text.contains("| mqtt-broker | 10000000 | 50 | 200 | 99 |"), "{text}");
+        assert!(text.contains("| mqtt-broker | 10000000 | 50 | 200 | 99 | 30 |"), "{text}");
         assert!(!text.contains("CPU ns"), "no table without a line: {text}");
     }
 

@@ -35,7 +35,13 @@ pub fn run(many: u64, wildcards: bool, memory: impl Fn() -> Result<u64>) -> Resu
     let few_ns = few.match_ns().context("few filters")?;
     drop(few);
     let filters = Filters::new(many, wildcards, &memory)?;
-    Ok(figure::Trie { few_ns, many_ns: filters.match_ns()?, many, bytes_per_filter: filters.bytes_per_filter() })
+    Ok(figure::Trie {
+        few_ns,
+        many_ns: filters.match_ns()?,
+        many,
+        bytes_per_filter: filters.bytes_per_filter(),
+        longest_insert_ms: filters.longest_insert.as_secs_f64() * 1e3,
+    })
 }
 
 /// Topics one after the other, as they lie in what was read from a client: to fetch the topic is not a part of the match.
@@ -70,6 +76,7 @@ struct Filters {
     topics: Topics,
     text_bytes: u64,
     taken_bytes: u64,
+    longest_insert: Duration,
 }
 
 impl Filters {
@@ -78,10 +85,13 @@ impl Filters {
         let before = memory()?;
         let mut trie = Trie::new();
         let mut text_bytes = 0;
+        let mut longest_insert = Duration::ZERO;
         while (trie.len() as u64) < count {
             let filter = draw_filter(wildcards, &mut random);
             let slot = trie.len() as u32;
+            let start = Instant::now();
             let (_, subscribers, new) = trie.entry(&filter, Subscribers::default);
+            longest_insert = longest_insert.max(start.elapsed());
             if new {
                 text_bytes += filter.len() as u64;
                 let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
@@ -89,7 +99,8 @@ impl Filters {
             }
         }
         let taken_bytes = memory()?.saturating_sub(before);
-        Ok(Filters { topics: Topics::of(&draw_topics(&trie, &mut random)), trie, text_bytes, taken_bytes })
+        let topics = Topics::of(&draw_topics(&trie, &mut random));
+        Ok(Filters { topics, trie, text_bytes, taken_bytes, longest_insert })
     }
 
     fn bytes_per_filter(&self) -> f64 {
@@ -157,7 +168,8 @@ fn fill_in(filter: &str, random: &mut StdRng) -> String {
 
 /// The numbers of [`run`] as one line, for whoever has started this as a process of its own.
 pub fn to_line(trie: &figure::Trie) -> String {
-    format!("{} {} {} {}", trie.few_ns, trie.many_ns, trie.many, trie.bytes_per_filter)
+    let figure::Trie { few_ns, many_ns, many, bytes_per_filter, longest_insert_ms } = trie;
+    format!("{few_ns} {many_ns} {many} {bytes_per_filter} {longest_insert_ms}")
 }
 
 /// Reads what [`to_line`] wrote.
@@ -166,9 +178,9 @@ pub fn from_line(line: &str) -> Result<figure::Trie> {
         .split_whitespace()
         .map(|word| word.parse().with_context(|| format!("not a number: {word:?}")))
         .collect::<Result<_>>()?;
-    let [few_ns, many_ns, many, bytes_per_filter] =
-        numbers[..].try_into().with_context(|| format!("not four numbers: {line:?}"))?;
-    Ok(figure::Trie { few_ns, many_ns, many: many as u64, bytes_per_filter })
+    let [few_ns, many_ns, many, bytes_per_filter, longest_insert_ms] =
+        numbers[..].try_into().with_context(|| format!("not five numbers: {line:?}"))?;
+    Ok(figure::Trie { few_ns, many_ns, many: many as u64, bytes_per_filter, longest_insert_ms })
 }
 
 #[cfg(test)]
@@ -200,8 +212,13 @@ mod tests {
 
     #[test]
     fn memory_counts_without_the_text() {
-        let filters = Filters { trie: Trie::new(), topics: Topics::default(), text_bytes: 40, taken_bytes: 240 };
-        let mut filters = filters;
+        let mut filters = Filters {
+            trie: Trie::new(),
+            topics: Topics::default(),
+            text_bytes: 40,
+            taken_bytes: 240,
+            longest_insert: Duration::ZERO,
+        };
         filters.trie.insert("a", Subscribers::default());
         filters.trie.insert("b", Subscribers::default());
         assert_eq!(filters.bytes_per_filter(), 100.0);
@@ -209,9 +226,15 @@ mod tests {
 
     #[test]
     fn a_line_reads_back() {
-        let trie = figure::Trie { few_ns: 10.5, many_ns: 40.0, many: 10_000_000, bytes_per_filter: 99.25 };
+        let trie = figure::Trie {
+            few_ns: 10.5,
+            many_ns: 40.0,
+            many: 10_000_000,
+            bytes_per_filter: 99.25,
+            longest_insert_ms: 30.5,
+        };
         assert_eq!(from_line(&to_line(&trie)).expect("a line"), trie);
-        assert!(from_line("1 2 3").is_err());
-        assert!(from_line("1 2 three 4").is_err());
+        assert!(from_line("1 2 3 4").is_err());
+        assert!(from_line("1 2 three 4 5").is_err());
     }
 }

@@ -6,10 +6,13 @@
 mod cache;
 mod filters;
 mod hints;
+mod keys;
+mod leading;
 mod level_map;
 mod levels;
 mod prefixes;
 mod routes;
+mod segments;
 mod shares;
 mod subscribers;
 mod trie;
@@ -18,8 +21,8 @@ use std::sync::Arc;
 
 use crate::door::{RouteChange, RouteOwner, Targets};
 
-pub use filters::ValueId;
 pub use level_map::LevelMap;
+pub use segments::ValueId;
 pub use shares::{Choice, Chosen, Group};
 pub use subscribers::{Subscriber, Subscribers};
 pub use trie::Trie;

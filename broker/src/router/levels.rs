@@ -100,7 +100,7 @@ fn eight(text: &[u8], at: usize) -> u64 {
 
 /// The highest bit of each byte of `word` that is `wanted`.
 #[inline]
-fn bytes_equal(word: u64, wanted: u8) -> u64 {
+pub(super) fn bytes_equal(word: u64, wanted: u8) -> u64 {
     const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     let different = word ^ u64::from_ne_bytes([wanted; 8]);
     // A byte's low bits carry into its highest unless they are all 0; no carry leaves a byte.

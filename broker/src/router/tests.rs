@@ -110,7 +110,34 @@ fn the_table_of_prefixes_grows_and_shrinks_with_the_filters() {
         assert!(matched(&trie, &filter.replace('+', "x")).is_empty());
         assert_eq!(trie.get(&filters[filters.len() - 1]).is_some(), number + 1 < filters.len());
     }
-    assert_eq!((trie.prefixes_used(), trie.prefix_places()), (0, 4));
+    assert_eq!((trie.prefixes_used(), trie.prefix_places()), (0, 0));
+}
+
+#[test]
+fn no_filter_that_comes_moves_more_than_a_segment() {
+    let mut trie = Trie::with_few_keys(u64::MAX, 1000);
+    let mut most = 0;
+    for number in 0..200_000_u32 {
+        let before = trie.moves();
+        trie.insert(&format!("{}/{number}", number % 10), ());
+        most = most.max(trie.moves() - before);
+    }
+    assert!((500..=1000).contains(&most), "{most}");
+    for number in 0..200_000_u32 {
+        assert_eq!(trie.get(&format!("{}/{number}", number % 10)), Some(&()));
+    }
+}
+
+#[test]
+fn what_led_somewhere_once_is_forgotten() {
+    let mut trie = Trie::with_few_keys(u64::MAX, 1000);
+    for number in 0..50_000 {
+        trie.insert(&format!("{number}/+"), ());
+        trie.remove(&format!("{}/+", number - 100));
+    }
+    let others = (50_000..100_000).filter(|number| trie.leads(&number.to_string())).count();
+    assert!(others < 5_000, "{others}");
+    assert!((49_900..50_000).all(|number| trie.leads(&number.to_string())));
 }
 
 #[test]
@@ -179,8 +206,9 @@ proptest! {
         steps in prop::collection::vec((filter(), any::<bool>()), 1..60),
         topics in prop::collection::vec(topic(), 1..20),
         keys in prop_oneof![Just(u64::MAX), 1_u64..40],
+        segment_max in 1_usize..20,
     ) {
-        let mut trie = Trie::with_few_keys(keys);
+        let mut trie = Trie::with_few_keys(keys, segment_max);
         let mut model = BTreeMap::new();
         for (number, (filter, insert)) in steps.into_iter().enumerate() {
             if insert {

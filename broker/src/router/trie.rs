@@ -1,34 +1,37 @@
 //! From a topic to the filters that match it, at the cost of the topic's depth.
 //!
 //! The trie has no nodes that point at each other. What leads to a filter is its *prefixes*: those of `a/+/b/#` are nothing at
-//! all, `a`, `a/+` and `a/+/b`. Each has a *key*, the key of the prefix before it mixed with a hash of its last level,
-//! and [`Prefixes`] is one flat table from keys to how a filter can go on from there. So the keys of all prefixes of a topic are
-//! known before any is looked up, and the processor is asked to fetch them all at once; among millions of filters,
-//! what costs is not to read memory but to wait for one read in order to know the next.
+//! all, `a`, `a/+` and `a/+/b`. Each has a *key*, the key of the prefix before it mixed with a hash of its last level
+//! ([`Keys`]), and so has the filter itself. Among millions of filters, what costs is not to read memory but to wait for one
+//! read in order to know the next. So what a match reads follows from keys, and is fetched before it is known whether it will
+//! be needed.
 //!
-//! - A filter without wildcards is found by the key of the whole topic. Nothing leads to it. Where there are no others, it
-//!   is fetched together with the table's line, and all that is to be waited for are these two, at the same time.
-//! - The others are found by a walk: from a prefix that matches, on to the topic's next level as long as a filter goes on
-//!   there. Where one goes on with `+`, another walk begins behind it, and its keys are fetched meanwhile. A walk
-//!   reads no prefix but those of filters, and rarely one more at its end; so filters can make it no longer than they are
-//!   many. What leads nowhere is known without reading it ([`Prefixes::may_lead`]).
+//! - A filter without wildcards has the key of the whole topic. Nothing leads to it. Its tag and the places where it is
+//!   expected are fetched together ([`Filters`](super::filters::Filters)).
+//! - The others are found level by level: from a prefix that matches, on to the topic's next level or to `+` as long as
+//!   a filter goes on there. [`Leading`] says whether one does, so nothing is read of prefixes but a word of bits each, and
+//!   where a walk begins, the words of its prefixes are fetched at once. It says yes by chance so rarely
+//!   that walks end soon where no filter goes on: filters can make a match no longer than they are many.
 //! - Topics that begin with `$` have prefixes of their own, among which none begins with a wildcard ([MQTT-4.7.2-1]).
 //!
-//! Keys are not the truth: two prefixes may have the same one, and then share what is known of them. What a walk finds is
-//! compared with the topic itself before it is called a match; no choice of keys can make an answer wrong, and
-//! the seed of the hash ([`seed_hashes`](crate::identity::seed_hashes)) keeps others from making many alike.
+//! Keys are not the truth: two prefixes may have the same one. What is found is compared with the topic itself before it is
+//! called a match; no choice of keys can make an answer wrong, and the seed of the hash
+//! ([`seed_hashes`](crate::identity::seed_hashes)) keeps others from making many alike.
 //!
-//! Where a filter is kept ([`Filters`]) follows from its key, mostly, so that it can be fetched before the table has said
-//! where it is. An answer can be remembered by [`ValueId`] until the filters are moved ([`Trie::moves`]).
+//! Filters, and what is to be known of prefixes when filters go, lie in [`Segments`], which grow one at a time. An answer can be
+//! remembered by [`ValueId`] until filters are moved ([`Trie::moves`]).
 
-use std::{iter, mem};
+use std::mem;
+use std::num::NonZeroU64;
 
 use smallvec::SmallVec;
 
-use super::filters::{Filter, Filters, Text, ValueId};
+use super::filters::{Filter, Text};
+use super::hints::fetch;
+use super::keys::{Keys, Path};
+use super::leading::{Leading, Mark};
 use super::levels::{for_each_level, literal_run, matches};
-use super::prefixes::{PLUS, Prefix, Prefixes, REST};
-use crate::identity::HashSeed;
+use super::segments::{SEGMENT_MAX, Segments, ValueId};
 
 /// How many levels of a walk are fetched ahead: more than most topics have.
 const FETCHED_LEVELS: usize = 8;
@@ -37,21 +40,28 @@ const FETCHED_LEVELS: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Trie<T> {
     keys: Keys,
-    prefixes: Prefixes,
-    filters: Filters<T>,
-    /// How often filters were given other numbers.
-    moves: u64,
+    leading: Leading,
+    segments: Segments<T>,
+    len: usize,
+    /// How many prefixes lead to filters with wildcards.
+    prefixes: usize,
 }
 
-/// The filters, each the first of its key, at which walks end.
+/// Filters that may match.
 type Candidates = SmallVec<[ValueId; 8]>;
 
-/// The keys of the prefixes of a filter or topic, the shortest first: one more than there are levels.
-type Path = SmallVec<[u64; 16]>;
+/// The processor's cache has nearly all of so many, and to fetch early costs more than it saves.
+const NEAR_MAX: usize = if cfg!(test) { 8 } else { 4096 };
 
 impl<T> Default for Trie<T> {
     fn default() -> Self {
-        Trie { keys: Keys::new(), prefixes: Prefixes::default(), filters: Filters::with_places(0), moves: 0 }
+        Trie {
+            keys: Keys::new(),
+            leading: Leading::default(),
+            segments: Segments::new(SEGMENT_MAX),
+            len: 0,
+            prefixes: 0,
+        }
     }
 }
 
@@ -63,7 +73,7 @@ impl<T> Trie<T> {
 
     /// How many filters there are.
     pub fn len(&self) -> usize {
-        self.filters.len()
+        self.len
     }
 
     /// Whether there are none.
@@ -73,30 +83,31 @@ impl<T> Trie<T> {
 
     /// What is kept at exactly `filter`.
     pub fn get(&self, filter: &str) -> Option<&T> {
-        self.value(self.find(filter)?)
+        self.value(self.find(filter, self.keys.whole(filter))?)
     }
 
     /// What is kept at exactly `filter`, to change.
     pub fn get_mut(&mut self, filter: &str) -> Option<&mut T> {
-        let id = self.find(filter)?;
-        self.filters.get_mut(id).map(|filter| &mut filter.value)
+        let id = self.find(filter, self.keys.whole(filter))?;
+        self.segments.get_mut(id).map(|filter| &mut filter.value)
     }
 
-    /// How often filters were given other numbers: what was remembered by [`ValueId`] before that means nothing now.
+    /// How often a filter was given another number: what was remembered by [`ValueId`] before that means nothing now.
     pub fn moves(&self) -> u64 {
-        self.moves
+        self.segments.moves()
     }
 
     /// What is kept under a number that [`Trie::for_each_match`] gave.
     pub fn value(&self, id: ValueId) -> Option<&T> {
-        self.filters.get(id).map(|filter| &filter.value)
+        self.segments.get(id).map(|filter| &filter.value)
     }
 
     /// What is kept at `filter`, made if it is new (the flag says so).
     pub fn entry(&mut self, filter: &str, make: impl FnOnce() -> T) -> (ValueId, &mut T, bool) {
-        let known = self.find(filter);
-        let id = known.unwrap_or_else(|| self.add(filter, make()));
-        match self.filters.get_mut(id) {
+        let key = self.keys.whole(filter);
+        let known = self.find(filter, key);
+        let id = known.unwrap_or_else(|| self.add(filter, key, make()));
+        match self.segments.get_mut(id) {
             Some(kept) => (id, &mut kept.value, known.is_none()),
             None => unreachable!("a filter that is found has a place"),
         }
@@ -111,35 +122,30 @@ impl<T> Trie<T> {
 
     /// Removes `filter`; returns what was kept there.
     pub fn remove(&mut self, filter: &str) -> Option<T> {
-        let id = self.find(filter)?;
-        let path = self.keys.path(filter);
-        let end = path[path.len() - 1];
-        let first = self.prefixes.get(end)?.filter();
-        let before = self.alike(first).find(|(_, filter)| filter.next == Some(id)).map(|(before, _)| before);
-        let Filter { next, value, .. } = self.filters.take(id)?;
-        match before.and_then(|before| self.filters.get_mut(before)) {
-            Some(before) => before.next = next,
-            None => self.prefixes.entry(end).set_filter(next),
+        let id = self.find(filter, self.keys.whole(filter))?;
+        let Filter { value, .. } = self.segments.take(id)?;
+        self.len -= 1;
+        if has_wildcard(filter) {
+            self.unlead(filter);
         }
-        self.forget(filter, &path);
         Some(value)
     }
 
     /// Visits what is kept at every filter that matches `topic`, a topic name without wildcards. The order means
     /// nothing: it depends on the seed of the hash.
     pub fn for_each_match<'t>(&'t self, topic: &str, mut visit: impl FnMut(ValueId, &'t T)) {
-        for first in self.candidates(topic) {
-            for (id, filter) in self.alike(Some(first)) {
-                if matches(&filter.text, topic.as_bytes()) {
-                    visit(id, &filter.value);
-                }
+        for id in self.candidates(topic) {
+            if let Some(filter) = self.segments.get(id)
+                && matches(&filter.text, topic.as_bytes())
+            {
+                visit(id, &filter.value);
             }
         }
     }
 
     /// Visits every filter and what is kept there, in an order that means nothing: it depends on the seed of the hash.
     pub fn for_each(&self, mut visit: impl FnMut(&str, &T)) {
-        for filter in self.filters.iter() {
+        for filter in self.segments.iter().flat_map(|segment| segment.filters.iter()) {
             // It came as text.
             if let Ok(text) = str::from_utf8(&filter.text) {
                 visit(text, &filter.value);
@@ -147,74 +153,64 @@ impl<T> Trie<T> {
         }
     }
 
-    /// The filters of one key, of which this is the first.
-    fn alike(&self, first: Option<ValueId>) -> impl Iterator<Item = (ValueId, &Filter<T>)> {
-        let with_id = |id| self.filters.get(id).map(|filter| (id, filter));
-        iter::successors(first.and_then(with_id), move |(_, filter)| filter.next.and_then(with_id))
-    }
-
-    /// The filters, each the first of its key, at which walks of `topic` end; each once.
+    /// The filters, each once, that may match `topic`: all that do, and hardly any other.
     fn candidates(&self, topic: &str) -> Candidates {
         let root = self.keys.root(topic);
         let mut hashes: SmallVec<[u64; 16]> = SmallVec::new();
         let mut whole = root;
         for_each_level(topic, |level| {
-            let hash = self.keys.seed.hash(level);
+            let hash = self.keys.level(level);
             whole = self.keys.below(whole, hash);
             hashes.push(hash);
         });
-        let far = self.filters.are_far();
-        if far {
-            self.prefixes.fetch(whole);
-        }
         let mut found = Candidates::new();
-        if !self.prefixes.may_lead(root) {
-            if far {
-                self.filters.fetch_expected(whole);
-            }
-            self.note(self.prefixes.get(whole), &mut found);
+        let far = self.len > NEAR_MAX;
+        if far {
+            self.segments.of(whole).filters.fetch(whole);
+        }
+        if !self.leading.has(root, Mark::Leads) {
+            self.note(whole, &mut found);
             return found;
         }
-
-        // What is still to be walked; a topic's depth is the client's choice, so this is no recursion.
-        let mut walks: SmallVec<[(u64, usize); 16]> = SmallVec::new();
-        walks.push((root, 0));
         if far {
             self.fetch_walk(root, &hashes);
         }
-        let mut begun = 0;
-        while let Some(&(mut key, mut depth)) = walks.get(begun) {
-            begun += 1;
-            while self.prefixes.may_lead(key)
-                && let Some(prefix) = self.prefixes.get(key)
-            {
+
+        // Prefixes that match, level by level; those of the last level begin with `next`.
+        let mut prefixes: SmallVec<[u64; 32]> = SmallVec::new();
+        let mut next = 0;
+        prefixes.push(root);
+        for (depth, hash) in hashes.iter().enumerate() {
+            let of_level = next..prefixes.len();
+            next = of_level.end;
+            for at in of_level {
+                let key = prefixes[at];
                 // `#` also stands for the level above it (section 4.7.1.2).
-                if prefix.has(REST) {
-                    self.note(self.prefixes.get(self.keys.below(key, self.keys.rest)), &mut found);
+                if self.leading.has(key, Mark::Rest) {
+                    self.note(self.keys.below(key, self.keys.rest), &mut found);
                 }
-                let Some(level) = hashes.get(depth) else {
-                    self.note(Some(prefix), &mut found);
-                    break;
-                };
-                depth += 1;
-                if prefix.has(PLUS) {
+                if self.leading.has(key, Mark::Plus) {
                     let plus = self.keys.below(key, self.keys.plus);
-                    walks.push((plus, depth));
+                    prefixes.push(plus);
                     if far {
-                        self.fetch_walk(plus, &hashes[depth..]);
+                        self.leading.fetch(plus);
+                        self.fetch_walk(plus, &hashes[depth + 1..]);
                     }
                 }
-                if !prefix.goes_on() {
-                    break;
+                let literal = self.keys.below(key, *hash);
+                if self.leading.has(literal, Mark::Leads) {
+                    prefixes.push(literal);
                 }
-                key = self.keys.below(key, *level);
-            }
-            // After the first walk its line has come; the filter comes during the others.
-            if begun == 1 {
-                self.note(self.prefixes.get(whole), &mut found);
             }
         }
-        // Two walks with the same keys, or the first and the whole topic, may have ended at the same.
+        self.note(whole, &mut found);
+        for key in &prefixes[next..] {
+            if self.leading.has(*key, Mark::Rest) {
+                self.note(self.keys.below(*key, self.keys.rest), &mut found);
+            }
+            self.note(*key, &mut found);
+        }
+        // Two prefixes with the same key are one end, and so is the whole topic with one.
         if found.len() > 1 {
             found.sort_unstable();
             found.dedup();
@@ -223,176 +219,128 @@ impl<T> Trie<T> {
     }
 
     fn fetch_walk(&self, mut key: u64, levels: &[u64]) {
-        self.prefixes.fetch(key);
         for level in &levels[..levels.len().min(FETCHED_LEVELS)] {
             key = self.keys.below(key, *level);
-            if !self.prefixes.may_lead(key) {
-                return;
-            }
-            self.prefixes.fetch(key);
+            self.leading.fetch(key);
         }
     }
 
+    /// Notes the filters that may have this key.
     #[inline]
-    fn note(&self, end: Option<&Prefix>, found: &mut Candidates) {
-        if let Some(id) = end.and_then(Prefix::filter) {
-            if self.filters.are_far() {
-                self.filters.fetch(id);
-            }
+    fn note(&self, key: u64, found: &mut Candidates) {
+        self.segments.for_each_of(key, |id, filter| {
+            fetch(filter);
             found.push(id);
-        }
+        });
     }
 
-    fn find(&self, filter: &str) -> Option<ValueId> {
-        let path = self.keys.path(filter);
-        let first = self.prefixes.get(path[path.len() - 1])?.filter();
-        self.alike(first).find(|(_, known)| *known.text == *filter.as_bytes()).map(|(id, _)| id)
+    fn find(&self, filter: &str, key: u64) -> Option<ValueId> {
+        self.segments.with_key(key).find(|(_, known)| *known.text == *filter.as_bytes()).map(|(id, _)| id)
     }
 
     /// Adds a filter that is not there, and what leads to it.
-    fn add(&mut self, text: &str, value: T) -> ValueId {
-        if let Some(places) = self.filters.places_wanted() {
-            self.move_filters(places);
-        }
-        let path = self.keys.path(text);
-        let key = path[path.len() - 1];
-        let end = self.prefixes.entry(key);
-        let id = self.filters.put(key, Filter { text: Text::from_slice(text.as_bytes()), next: end.filter(), value });
-        end.set_filter(Some(id));
+    fn add(&mut self, text: &str, key: u64, value: T) -> ValueId {
         if has_wildcard(text) {
-            self.prefixes.end(key);
-            let mut keys = path.iter();
-            for_each_level(text, |level| {
-                if let Some(key) = keys.next() {
-                    self.prefixes.go_on(*key, flag(level));
-                }
-            });
+            self.lead(text);
         }
+        self.len += 1;
+        let key = NonZeroU64::new(key).expect("no level has the key 0");
+        let id = self.segments.put(Filter { text: Text::from_slice(text.as_bytes()), key, value });
+        self.tidy();
         id
     }
 
-    /// Puts all filters into so many places.
-    fn move_filters(&mut self, places: usize) {
-        let mut filters = Filters::with_places(places);
-        for (key, first) in self.prefixes.ends_mut() {
-            let (mut from, mut to) = (Some(*first), None);
-            while let Some(mut filter) = from.and_then(|id| self.filters.take(id)) {
-                from = mem::replace(&mut filter.next, to);
-                to = Some(filters.put(key, filter));
-            }
-            *first = to.unwrap_or(*first);
-        }
-        self.filters = filters;
-        self.moves += 1;
+    /// Adds what leads to a filter.
+    fn lead(&mut self, text: &str) {
+        let path = self.keys.path(text);
+        self.prefixes += path.iter().filter(|key| self.segments.need(**key)).count();
+        self.mark(path[0], Mark::Leads);
+        for_each_mark(text, &path, |key, mark| {
+            self.mark(key, mark);
+        });
+    }
+
+    fn mark(&mut self, key: u64, mark: Mark) {
+        self.segments.of_mut(key).prefixes.mark(key, mark);
+        self.leading.put(key, mark);
+        self.tidy();
     }
 
     /// Removes what led to a filter that is no longer there, where nothing else needs it.
-    fn forget(&mut self, text: &str, path: &Path) {
-        let mut gone = self.remove_unused(path[path.len() - 1]);
-        if !has_wildcard(text) {
-            return;
-        }
-        let mut flags: SmallVec<[u32; 16]> = SmallVec::new();
-        for_each_level(text, |level| flags.push(flag(level)));
-        for (key, flag) in path.iter().zip(flags).rev() {
-            if let Some(prefix) = self.prefixes.get_mut(*key) {
-                prefix.take(if gone { flag } else { 0 });
+    fn unlead(&mut self, text: &str) {
+        let path = self.keys.path(text);
+        let mut wildcards: SmallVec<[Option<Mark>; 16]> = SmallVec::new();
+        for_each_level(text, |level| wildcards.push(wildcard(level)));
+        wildcards.push(None);
+        let mut gone = false;
+        for (key, wildcard) in path.iter().zip(wildcards).rev() {
+            let prefixes = &mut self.segments.of_mut(*key).prefixes;
+            if let Some(mark) = wildcard
+                && gone
+            {
+                prefixes.unmark(*key, mark);
             }
-            gone = self.remove_unused(*key);
+            gone = prefixes.release(*key);
+            self.prefixes -= usize::from(gone);
         }
+        self.tidy();
     }
 
-    /// Whether nothing needed it.
-    fn remove_unused(&mut self, key: u64) -> bool {
-        let unused = self.prefixes.get(key).is_none_or(|prefix| prefix.is_unused());
-        if unused {
-            self.prefixes.remove(key);
+    /// Does a little of what keeps the marks few.
+    fn tidy(&mut self) {
+        self.leading.fit(self.prefixes, self.segments.places());
+        if let Some(key) = self.leading.unclear() {
+            self.leading.clear(self.segments.keys(key), self.segments.of(key).prefixes.marks());
         }
-        unused
     }
 
     #[cfg(test)]
     pub(super) fn prefixes_used(&self) -> usize {
-        self.prefixes.len()
+        assert_eq!(self.prefixes, self.segments.iter().map(|segment| segment.prefixes.len()).sum::<usize>());
+        self.prefixes
     }
 
     #[cfg(test)]
     pub(super) fn prefix_places(&self) -> usize {
-        self.prefixes.places()
+        self.segments.iter().map(|segment| segment.prefixes.places()).sum()
     }
 
-    /// A trie in which there are only so many keys, so that prefixes share them.
+    /// Whether a filter may go on from `prefix`.
     #[cfg(test)]
-    pub(super) fn with_few_keys(count: u64) -> Self {
-        Trie { keys: Keys { few: count, ..Keys::new() }, ..Self::default() }
+    pub(super) fn leads(&self, prefix: &str) -> bool {
+        self.leading.has(self.keys.whole(prefix), Mark::Leads)
+    }
+
+    /// A trie in which there are only so many keys, so that prefixes share them, and segments of so many.
+    #[cfg(test)]
+    pub(super) fn with_few_keys(count: u64, segment_max: usize) -> Self {
+        let keys = Keys::few(count);
+        Trie { keys, segments: Segments::new(segment_max), ..Self::default() }
     }
 }
 
-fn flag(level: &[u8]) -> u32 {
+/// Visits the marks that lead to a filter with wildcards, of which `path` has the keys.
+fn for_each_mark(text: &str, path: &Path, mut visit: impl FnMut(u64, Mark)) {
+    let mut keys = path.windows(2);
+    for_each_level(text, |level| {
+        if let Some(&[above, below]) = keys.next() {
+            match wildcard(level) {
+                Some(mark) => visit(above, mark),
+                None => visit(below, Mark::Leads),
+            }
+        }
+    });
+}
+
+/// How a prefix is marked that goes on with this level, if it is a wildcard.
+fn wildcard(level: &[u8]) -> Option<Mark> {
     match level {
-        b"+" => PLUS,
-        b"#" => REST,
-        _ => 0,
+        b"+" => Some(Mark::Plus),
+        b"#" => Some(Mark::Rest),
+        _ => None,
     }
 }
 
 fn has_wildcard(filter: &str) -> bool {
     literal_run(filter).1.is_some()
 }
-
-/// How keys are made.
-#[derive(Clone, Debug)]
-struct Keys {
-    seed: &'static HashSeed,
-    root: u64,
-    dollar_root: u64,
-    /// The hashes of the wildcards' levels.
-    plus: u64,
-    rest: u64,
-    #[cfg(test)]
-    few: u64,
-}
-
-impl Keys {
-    fn new() -> Keys {
-        let seed = HashSeed::get();
-        Keys {
-            seed,
-            root: seed.hash(b"/"),
-            dollar_root: seed.hash(b"/$"),
-            plus: seed.hash(b"+"),
-            rest: seed.hash(b"#"),
-            #[cfg(test)]
-            few: u64::MAX,
-        }
-    }
-
-    /// The key of the prefix that has no level yet.
-    fn root(&self, text: &str) -> u64 {
-        if text.as_bytes().first() == Some(&b'$') { self.dollar_root } else { self.root }
-    }
-
-    /// The key of the prefix that is longer by a level with this hash.
-    #[inline]
-    fn below(&self, key: u64, level: u64) -> u64 {
-        let product = u128::from(key ^ level) * u128::from(MIX);
-        let key = product as u64 ^ (product >> 64) as u64;
-        #[cfg(test)]
-        let key = key % self.few;
-        key.max(1)
-    }
-
-    fn path(&self, text: &str) -> Path {
-        let mut path = Path::new();
-        let mut key = self.root(text);
-        path.push(key);
-        for_each_level(text, |level| {
-            key = self.below(key, self.seed.hash(level));
-            path.push(key);
-        });
-        path
-    }
-}
-
-/// Arbitrary, odd, its bits half ones.
-const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
