@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mqtt_e2e::cluster::Cluster;
-use mqtt_e2e::command::Program;
 use mqtt_e2e::installation::{BROKER, Installation, NAMESPACE};
 use mqtt_e2e::resource::Resource;
-use mqtt_e2e::wait::{self, seen};
+use mqtt_e2e::wait::{self, Seen, seen};
 use serde_json::{Value, json};
 
 use super::TRAFFIC_DEADLINE;
@@ -99,8 +98,7 @@ pub async fn one_becomes_five_and_one_again(cluster: &Cluster) -> Result<()> {
 async fn it_comes_back_to_its_volume(cluster: &Cluster, broker: &Resource<'_>) -> Result<()> {
     broker.patch(&json!({ "persistence": { "deletionPolicy": "Retain" } })).await?;
     broker.available(1, TRAFFIC_DEADLINE).await?;
-    let publish = ["-q", "1", "-r", "-m", "from before"];
-    mosquitto(cluster, "mosquitto_pub", "small").await?.args(publish).output().await?;
+    mosquitto(cluster, "mosquitto_pub", "small", &["-q", "1", "-r", "-m", "from before"]).await?;
     broker.delete(GONE_DEADLINE).await?;
     wait::until("the pod is gone", GONE_DEADLINE, async || {
         let pods = broker.owned("pod").await?.len();
@@ -110,7 +108,7 @@ async fn it_comes_back_to_its_volume(cluster: &Cluster, broker: &Resource<'_>) -
     ensure!(broker.owned("pvc").await?.len() == 1, "the volume was to be retained");
     broker.apply(&reachable(cluster)).await?;
     broker.available(1, ROLL_DEADLINE).await?;
-    let kept = mosquitto(cluster, "mosquitto_sub", "small").await?.args(["-C", "1", "-W", "20"]).output().await?;
+    let kept = mosquitto(cluster, "mosquitto_sub", "small", &["-C", "1", "-W", "5"]).await?;
     ensure!(kept.trim() == "from before", "after it was made again it has {kept:?}");
     Ok(())
 }
@@ -121,11 +119,16 @@ fn reachable(cluster: &Cluster) -> Value {
     small(json!({ "listeners": { "service": { "type": service } } }))
 }
 
-/// One of Mosquitto's tools at the Service of a resource in the side namespace.
-async fn mosquitto(cluster: &Cluster, tool: &str, service: &str) -> Result<Program> {
+/// What one of Mosquitto's tools says at the Service of a resource in the side namespace. Again and again until it has come
+/// through: the nodes learn a little later than the resource's status where the Service's pods are now.
+async fn mosquitto(cluster: &Cluster, tool: &str, service: &str, arguments: &[&str]) -> Result<String> {
     let address = cluster.endpoint(SIDE, service).await?.address;
     let (host, port) = (address.ip().to_string(), address.port().to_string());
-    Ok(cluster.program(tool).args(["-h", &host, "-p", &port, "-t", "kept"]))
+    wait::until(&format!("{tool} at the Service {service}"), TRAFFIC_DEADLINE, async || {
+        let program = cluster.program(tool).args(["-h", &host, "-p", &port, "-t", "kept"]);
+        Ok(Seen::Yes(program.args(arguments).output().await?))
+    })
+    .await
 }
 
 pub async fn a_bad_image_stops_the_roll(cluster: &Cluster) -> Result<()> {
