@@ -123,9 +123,11 @@ impl<S: StateMachine> Machine<S> {
 
     fn replace(&self, meta: &Meta, bytes: &Bytes) -> io::Result<()> {
         self.state.borrow_mut().restore(bytes)?;
-        let mut applied = self.applied.borrow_mut();
-        applied.last = meta.last_log_id;
-        applied.membership = meta.last_membership.clone();
+        {
+            let mut applied = self.applied.borrow_mut();
+            applied.last = meta.last_log_id;
+            applied.membership = meta.last_membership.clone();
+        }
         (self.sink)(meta.last_log_id.as_ref().map(position).unwrap_or_default(), None);
         Ok(())
     }
